@@ -1,0 +1,138 @@
+//! The small words that describe what a consumer may do: interval, environment, role, state, method.
+
+/// Makes an enum with one lower-case word per variant: `Display`, `FromStr`, serde, sqlx `text`.
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vdoc])* $variant,)+ }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &'static [$name] = &[$($name::$variant),+];
+            /// The word for it in SQL, JSON and URLs.
+            pub fn word(self) -> &'static str {
+                match self { $($name::$variant => $word,)+ }
+            }
+        }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.word())
+            }
+        }
+        impl std::str::FromStr for $name {
+            type Err = WordError;
+            fn from_str(text: &str) -> Result<Self, WordError> {
+                match text {
+                    $($word => Ok($name::$variant),)+
+                    _ => Err(WordError { given: text.chars().take(40).collect(), accepted: &[$($word),+] }),
+                }
+            }
+        }
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(self.word())
+            }
+        }
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<str>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+        crate::id::sqlx_text!($name);
+    )+};
+}
+
+/// A word that is none of those accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is none of {}", accepted.join(", "))]
+pub struct WordError {
+    /// What was given, at most 40 characters of it.
+    pub given: String,
+    /// What would have been right.
+    pub accepted: &'static [&'static str],
+}
+
+words! {
+    /// How long a billing period is.
+    Interval {
+        /// A calendar month.
+        Month = "month",
+        /// A calendar year.
+        Year = "year",
+    }
+    /// Which world a key belongs to. Test keys are limited like the free plan and never billed.
+    Environment {
+        /// Counted and billed.
+        Live = "live",
+        /// Counted apart, never billed.
+        Test = "test",
+    }
+    /// What a member may do in a consumer account.
+    Role {
+        /// Everything, and the account's last owner cannot leave.
+        Owner = "owner",
+        /// Everything but ownership.
+        Admin = "admin",
+        /// Keys and usage, not money.
+        Developer = "developer",
+        /// Looks, changes nothing.
+        Viewer = "viewer",
+    }
+    /// Where a subscription stands. The words are Stripe's where Stripe has them.
+    SubscriptionStatus {
+        /// Paid for, or free.
+        Active = "active",
+        /// The first payment is not through; no access.
+        Incomplete = "incomplete",
+        /// A renewal failed; access stays until the grace period ends.
+        PastDue = "past_due",
+        /// The grace period ended; keys are refused until payment.
+        Suspended = "suspended",
+        /// Ended.
+        Cancelled = "cancelled",
+    }
+    /// Who settles a subscription.
+    Settlement {
+        /// Stripe invoices it.
+        Stripe = "stripe",
+        /// Costs nothing by its terms.
+        Free = "free",
+        /// The provider gave it away: metered, never billed.
+        Complimentary = "complimentary",
+    }
+    /// An HTTP method a route can be bound to.
+    Method {
+        /// GET, and HEAD with it.
+        Get = "GET",
+        /// POST.
+        Post = "POST",
+        /// PUT.
+        Put = "PUT",
+        /// PATCH.
+        Patch = "PATCH",
+        /// DELETE.
+        Delete = "DELETE",
+    }
+    /// Why the gateway refuses a consumer whole, whatever the request.
+    Suspension {
+        /// A payment failed and the grace period ended.
+        Payment = "payment",
+        /// The provider suspended the account.
+        Provider = "provider",
+        /// There is no subscription.
+        NoPlan = "no_plan",
+    }
+}
+
+impl Role {
+    /// May create, rotate and revoke keys.
+    pub fn manages_keys(self) -> bool {
+        matches!(self, Role::Owner | Role::Admin | Role::Developer)
+    }
+    /// May change the plan, the card and the spend cap.
+    pub fn manages_billing(self) -> bool {
+        matches!(self, Role::Owner | Role::Admin)
+    }
+}

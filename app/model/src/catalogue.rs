@@ -1,0 +1,555 @@
+//! What is sold: the catalogue file that `turnpike plan publish` takes, and the checked form of it.
+//!
+//! The file is TOML. Prices in it are in major units (`"29.00"`, `"0.0006"`), because people read it; everything past
+//! [`CatalogueFile::check`] is in exact minor units.
+
+use crate::access::{Interval, Method};
+use crate::money::{Currency, Money, minor_units};
+use crate::price::{Overage, OverageTier, TierModel};
+use serde::{Deserialize, Serialize};
+
+/// Most plans, routes, meters or features in one file: what a person can still oversee.
+pub const MAX_ENTRIES: usize = 500;
+/// Longest slug.
+pub const MAX_SLUG_LEN: usize = 40;
+
+/// The file as it is written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CatalogueFile {
+    /// The API product.
+    pub product: ProductFile,
+    /// The services behind the gateway.
+    pub upstreams: Vec<UpstreamFile>,
+    /// What is counted.
+    pub meters: Vec<MeterFile>,
+    /// What plans can grant beyond plain access.
+    #[serde(default)]
+    pub features: Vec<FeatureFile>,
+    /// What is forwarded where.
+    pub routes: Vec<RouteFile>,
+    /// What can be bought.
+    pub plans: Vec<PlanFile>,
+}
+
+/// A set of routes sold together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProductFile {
+    /// Short name in URLs.
+    pub slug: String,
+    /// Name on pages and invoices.
+    pub name: String,
+    /// One sentence for the landing page.
+    pub summary: String,
+    /// The currency of all its prices.
+    pub currency: Currency,
+}
+
+/// A service of the provider.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamFile {
+    /// Name that routes refer to.
+    pub slug: String,
+    /// `http://host:port`, without a path.
+    pub url: String,
+    /// Longest wait for the first byte of an answer.
+    #[serde(default = "default_first_byte_ms")]
+    pub first_byte_timeout_ms: u32,
+    /// Longest silence inside an answer.
+    #[serde(default = "default_idle_ms")]
+    pub idle_timeout_ms: u32,
+}
+
+fn default_first_byte_ms() -> u32 {
+    30_000
+}
+fn default_idle_ms() -> u32 {
+    60_000
+}
+
+/// What is counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeterFile {
+    /// Name that routes and plans refer to; also the event name in Stripe, with the product's slug before it.
+    pub slug: String,
+    /// Name on pages and invoices.
+    pub name: String,
+    /// One of what is counted, in the singular: `call`.
+    pub unit: String,
+    /// Which answers count: `2xx`, `404`, ... By default 2xx and 3xx.
+    #[serde(default = "default_statuses")]
+    pub statuses: Vec<String>,
+}
+
+fn default_statuses() -> Vec<String> {
+    vec!["2xx".to_owned(), "3xx".to_owned()]
+}
+
+/// One capability that a plan can grant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeatureFile {
+    /// Name that routes and plans refer to.
+    pub slug: String,
+    /// Name on the pricing page.
+    pub name: String,
+}
+
+/// Host, method and path pattern mapped to an upstream and a meter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteFile {
+    /// Name in usage and on keys.
+    pub slug: String,
+    /// Methods; GET answers HEAD too.
+    #[serde(default = "default_methods")]
+    pub methods: Vec<Method>,
+    /// `/v1/countries/{code}`; a last segment `{*rest}` takes the rest.
+    pub path: String,
+    /// Where it goes.
+    pub upstream: String,
+    /// What it counts into.
+    pub meter: String,
+    /// Units one request consumes.
+    #[serde(default = "default_weight")]
+    pub weight: u32,
+    /// The feature a plan must grant.
+    #[serde(default)]
+    pub feature: Option<String>,
+}
+
+fn default_methods() -> Vec<Method> {
+    vec![Method::Get]
+}
+fn default_weight() -> u32 {
+    1
+}
+
+/// A named offer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanFile {
+    /// Short name in URLs; the plan's identity across versions.
+    pub slug: String,
+    /// Name on pages and invoices.
+    pub name: String,
+    /// One line under the name.
+    pub tagline: String,
+    /// Shown as the one most chosen.
+    #[serde(default)]
+    pub popular: bool,
+    /// Features granted.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// Short-window limit.
+    pub rate_limit: RateLimit,
+    /// Days of access after a renewal failed.
+    #[serde(default = "default_grace_days")]
+    pub grace_days: u16,
+    /// The monthly offer.
+    pub month: OfferFile,
+    /// The yearly offer, where there is one.
+    #[serde(default)]
+    pub year: Option<OfferFile>,
+}
+
+fn default_grace_days() -> u16 {
+    7
+}
+
+/// Requests let through: `per_second` on average, `burst` at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// Steady rate, in requests per second.
+    pub per_second: u32,
+    /// Requests allowed at once; at least 1.
+    pub burst: u32,
+}
+
+/// A price for an interval.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfferFile {
+    /// What is paid in advance, in major units.
+    pub flat: String,
+    /// What usage costs.
+    pub meters: Vec<OfferMeterFile>,
+}
+
+/// Allowance and overage of a meter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfferMeterFile {
+    /// The meter.
+    pub meter: String,
+    /// Units covered by the flat price in each period.
+    pub included: u64,
+    /// What happens above: a price, or nothing here, and then requests are refused (a hard quota).
+    #[serde(default)]
+    pub overage: Option<OverageFile>,
+}
+
+/// Prices above the allowance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OverageFile {
+    /// `graduated`, `volume` or `package`.
+    pub model: TierModel,
+    /// Units in a package; 1 for the others.
+    #[serde(default = "default_package")]
+    pub package_units: u64,
+    /// Steps; the last has no `up_to`.
+    pub tiers: Vec<OverageTierFile>,
+}
+
+fn default_package() -> u64 {
+    1
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OverageTierFile {
+    /// Last unit of the step, counted from the first unit of the period; none on the last step.
+    #[serde(default)]
+    pub up_to: Option<u64>,
+    /// Price of a unit (of a package), in major units.
+    pub unit: String,
+}
+
+/// What is wrong with a catalogue file, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct CatalogueError {
+    /// Such as `plans.pro.month.flat`.
+    pub place: String,
+    /// What to do about it.
+    pub problem: String,
+}
+
+fn wrong<T>(place: impl Into<String>, problem: impl Into<String>) -> Result<T, CatalogueError> {
+    Err(CatalogueError {
+        place: place.into(),
+        problem: problem.into(),
+    })
+}
+
+/// The terms of one plan version, checked: what is stored, sold and enforced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanTerms {
+    /// The plan's identity.
+    pub slug: String,
+    /// Name on pages and invoices.
+    pub name: String,
+    /// One line under the name.
+    pub tagline: String,
+    /// Shown as the one most chosen.
+    pub popular: bool,
+    /// Slugs of the features granted.
+    pub features: Vec<String>,
+    /// Short-window limit.
+    pub rate_limit: RateLimit,
+    /// Days of access after a renewal failed.
+    pub grace_days: u16,
+    /// Month first, then year where there is one.
+    pub offers: Vec<Offer>,
+}
+
+/// A checked price for an interval.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
+    /// How long a period is.
+    pub interval: Interval,
+    /// Paid in advance.
+    pub flat: Money,
+    /// Allowance and overage per meter.
+    pub meters: Vec<MeterTerms>,
+}
+
+/// Allowance and overage of a meter, checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeterTerms {
+    /// Slug of the meter.
+    pub meter: String,
+    /// Units covered by the flat price in each period.
+    pub included: u64,
+    /// Prices above; none makes the allowance a hard quota.
+    pub overage: Option<Overage>,
+}
+
+impl PlanTerms {
+    /// The offer for an interval.
+    pub fn offer(&self, interval: Interval) -> Option<&Offer> {
+        self.offers.iter().find(|o| o.interval == interval)
+    }
+    /// Whether it costs nothing and can cost nothing.
+    pub fn is_free(&self) -> bool {
+        self.offers
+            .iter()
+            .all(|o| o.flat.minor == 0 && o.meters.iter().all(|m| m.overage.is_none()))
+    }
+}
+
+impl CatalogueFile {
+    /// Checks every rule that does not need a database and gives the terms of each plan, in the file's order.
+    ///
+    /// # Errors
+    /// The first thing wrong, with its place in the file.
+    pub fn check(&self) -> Result<Vec<PlanTerms>, CatalogueError> {
+        check_slug("product.slug", &self.product.slug)?;
+        let upstreams = slugs("upstreams", self.upstreams.iter().map(|u| &u.slug))?;
+        let meters = slugs("meters", self.meters.iter().map(|m| &m.slug))?;
+        let features = slugs("features", self.features.iter().map(|f| &f.slug))?;
+        slugs("routes", self.routes.iter().map(|r| &r.slug))?;
+        slugs("plans", self.plans.iter().map(|p| &p.slug))?;
+        for u in &self.upstreams {
+            check_url(&u.slug, &u.url)?;
+        }
+        for m in &self.meters {
+            for s in &m.statuses {
+                if StatusSet::bit_range(s).is_none() {
+                    return wrong(
+                        format!("meters.{}.statuses", m.slug),
+                        format!("{s:?} is neither a class (2xx) nor a status (404)"),
+                    );
+                }
+            }
+        }
+        for r in &self.routes {
+            let place = format!("routes.{}", r.slug);
+            known(&place, "upstream", &upstreams, &r.upstream)?;
+            known(&place, "meter", &meters, &r.meter)?;
+            if let Some(f) = &r.feature {
+                known(&place, "feature", &features, f)?;
+            }
+            check_path(&place, &r.path)?;
+            if r.methods.is_empty() || r.weight > 1_000_000 {
+                return wrong(place, "needs a method, and a weight of at most 1,000,000");
+            }
+        }
+        self.plans
+            .iter()
+            .map(|p| p.check(self.product.currency, &meters, &features))
+            .collect()
+    }
+}
+
+impl PlanFile {
+    fn check(&self, currency: Currency, meters: &[&str], features: &[&str]) -> Result<PlanTerms, CatalogueError> {
+        let place = format!("plans.{}", self.slug);
+        for f in &self.features {
+            known(&place, "features", features, f)?;
+        }
+        if self.rate_limit.per_second == 0 || self.rate_limit.burst == 0 {
+            return wrong(format!("{place}.rate_limit"), "per_second and burst must be at least 1");
+        }
+        let mut offers = vec![
+            self.month
+                .check(&format!("{place}.month"), Interval::Month, currency, meters)?,
+        ];
+        if let Some(year) = &self.year {
+            offers.push(year.check(&format!("{place}.year"), Interval::Year, currency, meters)?);
+        }
+        Ok(PlanTerms {
+            slug: self.slug.clone(),
+            name: self.name.clone(),
+            tagline: self.tagline.clone(),
+            popular: self.popular,
+            features: self.features.clone(),
+            rate_limit: self.rate_limit,
+            grace_days: self.grace_days,
+            offers,
+        })
+    }
+}
+
+impl OfferFile {
+    fn check(
+        &self,
+        place: &str,
+        interval: Interval,
+        currency: Currency,
+        meters: &[&str],
+    ) -> Result<Offer, CatalogueError> {
+        let flat = match Money::parse_major(&self.flat, currency) {
+            Ok(m) if m.minor >= 0 => m,
+            Ok(_) => return wrong(format!("{place}.flat"), "must not be negative"),
+            Err(e) => return wrong(format!("{place}.flat"), e.to_string()),
+        };
+        slugs(&format!("{place}.meters"), self.meters.iter().map(|m| &m.meter))?;
+        let mut terms = Vec::new();
+        for m in &self.meters {
+            let place = format!("{place}.meters.{}", m.meter);
+            known(&place, "meter", meters, &m.meter)?;
+            let overage = m
+                .overage
+                .as_ref()
+                .map(|o| o.check(&place, m.included, currency))
+                .transpose()?;
+            terms.push(MeterTerms {
+                meter: m.meter.clone(),
+                included: m.included,
+                overage,
+            });
+        }
+        Ok(Offer {
+            interval,
+            flat,
+            meters: terms,
+        })
+    }
+}
+
+impl OverageFile {
+    fn check(&self, place: &str, included: u64, currency: Currency) -> Result<Overage, CatalogueError> {
+        let place = format!("{place}.overage");
+        let mut floor = included;
+        let mut tiers = Vec::new();
+        for (i, t) in self.tiers.iter().enumerate() {
+            let last = i + 1 == self.tiers.len();
+            match t.up_to {
+                Some(_) if last => return wrong(place, "the last tier must have no up_to"),
+                None if !last => return wrong(place, "only the last tier may have no up_to"),
+                Some(up_to) if up_to <= floor => return wrong(place, format!("up_to {up_to} must be above {floor}")),
+                Some(up_to) => floor = up_to,
+                None => {}
+            }
+            let unit = minor_units(&t.unit, currency).or_else(|e| wrong(&place, e.to_string()))?;
+            if unit.is_sign_negative() || unit.scale() > 12 {
+                return wrong(
+                    place,
+                    format!(
+                        "{} must not be negative or finer than 12 decimals of a minor unit",
+                        t.unit
+                    ),
+                );
+            }
+            tiers.push(OverageTier {
+                up_to: t.up_to,
+                unit_minor: unit,
+            });
+        }
+        if tiers.is_empty() || self.package_units == 0 {
+            return wrong(place, "needs a tier, and packages of at least one unit");
+        }
+        if self.model == TierModel::Package && (tiers.len() != 1 || included != 0) {
+            return wrong(place, "a package price has one tier and no included units");
+        }
+        Ok(Overage {
+            model: self.model,
+            package_units: self.package_units,
+            tiers,
+        })
+    }
+}
+
+/// Which HTTP statuses a meter counts: one bit for each of 100 to 599.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusSet([u64; 8]);
+
+impl StatusSet {
+    fn bit_range(word: &str) -> Option<std::ops::Range<u16>> {
+        if let Some(class) = word.strip_suffix("xx") {
+            let class: u16 = class.parse().ok().filter(|c| (1..=5).contains(c))?;
+            return Some(class * 100..class * 100 + 100);
+        }
+        let status: u16 = word.parse().ok().filter(|s| (100..600).contains(s))?;
+        Some(status..status + 1)
+    }
+
+    /// From the words of a catalogue file; a word that is none is left out (the file's check refuses it).
+    pub fn from_words<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut set = [0u64; 8];
+        for status in words.into_iter().filter_map(Self::bit_range).flatten() {
+            let bit = status - 100;
+            set[usize::from(bit / 64)] |= 1 << (bit % 64);
+        }
+        Self(set)
+    }
+
+    /// Whether the status counts.
+    pub fn contains(&self, status: u16) -> bool {
+        (100..600).contains(&status) && {
+            let bit = status - 100;
+            self.0[usize::from(bit / 64)] & (1 << (bit % 64)) != 0
+        }
+    }
+}
+
+fn check_slug(place: &str, slug: &str) -> Result<(), CatalogueError> {
+    let good = !slug.is_empty()
+        && slug.len() <= MAX_SLUG_LEN
+        && slug
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && slug.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
+    if good {
+        Ok(())
+    } else {
+        wrong(
+            place,
+            format!("{slug:?} must be lower-case letters, digits and -, at most {MAX_SLUG_LEN}"),
+        )
+    }
+}
+
+fn slugs<'a>(place: &str, all: impl Iterator<Item = &'a String>) -> Result<Vec<&'a str>, CatalogueError> {
+    let mut seen: Vec<&str> = Vec::new();
+    for slug in all {
+        check_slug(place, slug)?;
+        if seen.contains(&slug.as_str()) {
+            return wrong(place, format!("{slug} is there twice"));
+        }
+        seen.push(slug);
+    }
+    if seen.len() > MAX_ENTRIES {
+        wrong(place, format!("at most {MAX_ENTRIES}"))
+    } else {
+        Ok(seen)
+    }
+}
+
+fn known(place: &str, what: &str, all: &[&str], slug: &str) -> Result<(), CatalogueError> {
+    if all.contains(&slug) {
+        return Ok(());
+    }
+    wrong(
+        format!("{place}.{what}"),
+        format!("{slug:?} is none of {}", all.join(", ")),
+    )
+}
+
+fn check_url(slug: &str, url: &str) -> Result<(), CatalogueError> {
+    let rest = url.strip_prefix("http://");
+    let good = rest.is_some_and(|r| !r.is_empty() && !r.contains(['/', '@', '?', '#', ' ']));
+    if good {
+        Ok(())
+    } else {
+        wrong(
+            format!("upstreams.{slug}.url"),
+            format!("{url:?} must be http://host or http://host:port, without a path"),
+        )
+    }
+}
+
+fn check_path(place: &str, path: &str) -> Result<(), CatalogueError> {
+    let good = path.starts_with('/')
+        && path.len() <= 512
+        && !path.contains("//")
+        && path
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%' | b'\\' | b';'))
+        && path.split('/').all(|s| s != "." && s != "..");
+    if good {
+        Ok(())
+    } else {
+        wrong(
+            format!("{place}.path"),
+            format!("{path:?} must begin with / and be a plain path"),
+        )
+    }
+}

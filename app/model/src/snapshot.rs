@@ -1,0 +1,157 @@
+//! What the control plane tells the gateway: routes, keys and one flat entitlement per consumer and environment.
+//!
+//! Everything has a version from one sequence that grows in commit order. A gateway asks for what changed since the
+//! version it has; what it is given replaces what it had under the same id. Nothing is ever deleted, only ended.
+
+use crate::access::{Environment, Method, Suspension};
+use crate::catalogue::{MeterTerms, RateLimit};
+use crate::{ConsumerId, Currency, KeyId, Period, PlanVersionId, SubscriptionId, Time};
+use serde::{Deserialize, Serialize};
+
+/// What changed since a version.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Changes {
+    /// The version these changes lead to.
+    pub version: i64,
+    /// The whole routing table, when anything in it changed.
+    pub routing: Option<Routing>,
+    /// Keys that are new or changed.
+    pub keys: Vec<KeyRecord>,
+    /// Entitlements that are new or changed.
+    pub entitlements: Vec<Entitlement>,
+    /// The last ledger sequence number of the asking gateway that is counted in `used` of these entitlements.
+    pub shipped_through: u64,
+}
+
+/// Where requests go.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Routing {
+    /// Services behind the gateway.
+    pub upstreams: Vec<UpstreamRecord>,
+    /// Routes, in no order: the path tree decides.
+    pub routes: Vec<RouteRecord>,
+    /// What is counted.
+    pub meters: Vec<MeterRecord>,
+    /// Where refusals link to, without a slash at the end: the portal's address.
+    pub portal_url: String,
+}
+
+/// A service behind the gateway.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UpstreamRecord {
+    /// Small number, never reused.
+    pub number: u16,
+    /// Its name in metrics.
+    pub slug: String,
+    /// `http://host:port`.
+    pub url: String,
+    /// Longest wait for the first byte of an answer.
+    pub first_byte_timeout_ms: u32,
+    /// Longest silence inside an answer.
+    pub idle_timeout_ms: u32,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MeterRecord {
+    /// Small number, never reused.
+    pub number: u16,
+    /// Name that terms refer to.
+    pub slug: String,
+    /// Which answers count: `2xx`, `404`.
+    pub statuses: Vec<String>,
+}
+
+/// Method and path pattern, and what a request there means.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouteRecord {
+    /// Small number, never reused.
+    pub number: u16,
+    /// Name in usage and on keys.
+    pub slug: String,
+    /// Methods; GET answers HEAD too.
+    pub methods: Vec<Method>,
+    /// `/v1/countries/{code}`.
+    pub path: String,
+    /// Number of the upstream.
+    pub upstream: u16,
+    /// Number of the meter.
+    pub meter: u16,
+    /// Units a request consumes.
+    pub weight: u32,
+    /// Feature that a plan must grant.
+    pub feature: Option<String>,
+}
+
+/// A key as the gateway knows it.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// Its id.
+    pub id: KeyId,
+    /// The public part that finds it, as a number ([`crate::key::Lookup`]).
+    pub lookup: u64,
+    /// HMAC-SHA-256 of the whole key under the pepper.
+    pub mac: [u8; 32],
+    /// Number of the pepper.
+    pub pepper: u16,
+    /// Whose it is.
+    pub consumer: ConsumerId,
+    /// Live or test.
+    pub environment: Environment,
+    /// Revoked: refused from now on, whatever else.
+    pub revoked: bool,
+    /// Refused from then on.
+    pub expires_at: Option<Time>,
+    /// Numbers of the routes it may use; none means all.
+    pub routes: Option<Vec<u16>>,
+}
+
+impl std::fmt::Debug for KeyRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyRecord")
+            .field("id", &self.id)
+            .field("revoked", &self.revoked)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All that a consumer may do in an environment, flat.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entitlement {
+    /// Whose.
+    pub consumer: ConsumerId,
+    /// Live, or test (then limited like the free plan and never billed).
+    pub environment: Environment,
+    /// The agreement behind it.
+    pub subscription: Option<SubscriptionId>,
+    /// The plan version behind it.
+    pub plan_version: Option<PlanVersionId>,
+    /// Slug of the plan, for `X-Plan`.
+    pub plan: String,
+    /// Everything is refused, and why.
+    pub suspended: Option<Suspension>,
+    /// Slugs of the features granted.
+    pub features: Vec<String>,
+    /// Short-window limit, over all keys of the consumer.
+    pub rate_limit: RateLimit,
+    /// The billing period that usage counts in. Past its end the gateway counts from zero in a period of the same
+    /// length that begins there, until it is told otherwise.
+    pub period: Period,
+    /// Allowance, overage and what is used, per meter.
+    pub meters: Vec<MeterEntitlement>,
+    /// Currency of the prices.
+    pub currency: Currency,
+    /// The consumer's ceiling on usage charges in a period, in minor units.
+    pub spend_cap_minor: Option<i64>,
+}
+
+/// Allowance, overage and what is used of a meter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MeterEntitlement {
+    /// Number of the meter.
+    pub meter: u16,
+    /// Allowance and prices; no overage means a hard quota at the allowance.
+    pub terms: MeterTerms,
+    /// Units used in the period, as far as shipped ([`Changes::shipped_through`]).
+    pub used: u64,
+}

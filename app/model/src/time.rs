@@ -1,0 +1,232 @@
+//! One type for instants, one trait for clocks, and the half-open period `[start, end)`.
+
+use crate::access::Interval;
+
+/// An instant, kept to the microsecond (what PostgreSQL keeps).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Time(jiff::Timestamp);
+
+impl Time {
+    /// The instant that many milliseconds after 1970; clamped to what a calendar can show.
+    pub fn from_unix_ms(ms: i64) -> Self {
+        Self(jiff::Timestamp::from_millisecond(ms).unwrap_or(if ms < 0 {
+            jiff::Timestamp::MIN
+        } else {
+            jiff::Timestamp::MAX
+        }))
+    }
+    /// The instant that many seconds after 1970.
+    pub fn from_unix_s(s: i64) -> Self {
+        Self::from_unix_ms(s.saturating_mul(1000))
+    }
+    /// Milliseconds since 1970.
+    pub fn unix_ms(self) -> i64 {
+        self.0.as_millisecond()
+    }
+    /// Whole seconds since 1970.
+    pub fn unix_s(self) -> i64 {
+        self.0.as_second()
+    }
+    /// For calendar arithmetic and formatting.
+    pub fn jiff(self) -> jiff::Timestamp {
+        self.0
+    }
+    /// This instant moved by milliseconds, forward or back.
+    #[must_use]
+    pub fn plus_ms(self, ms: i64) -> Self {
+        Self::from_unix_ms(self.unix_ms().saturating_add(ms))
+    }
+    /// This instant moved by seconds, forward or back.
+    #[must_use]
+    pub fn plus_s(self, s: i64) -> Self {
+        self.plus_ms(s.saturating_mul(1000))
+    }
+    /// `end - self` in milliseconds, negative when `end` is earlier.
+    pub fn ms_until(self, end: Time) -> i64 {
+        end.unix_ms().saturating_sub(self.unix_ms())
+    }
+    /// The start of the UTC hour.
+    #[must_use]
+    pub fn hour(self) -> Self {
+        Self::from_unix_s(self.unix_s().div_euclid(3600) * 3600)
+    }
+    /// `2026-11-21`, in UTC.
+    pub fn date(self) -> String {
+        self.0
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .strftime("%Y-%m-%d")
+            .to_string()
+    }
+    /// `21 Nov 2026`, in UTC.
+    pub fn day(self) -> String {
+        self.0
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .strftime("%-d %b %Y")
+            .to_string()
+    }
+    /// `21 Nov 2026, 14:05 UTC`.
+    pub fn minute(self) -> String {
+        self.0
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .strftime("%-d %b %Y, %H:%M UTC")
+            .to_string()
+    }
+}
+
+impl From<jiff::Timestamp> for Time {
+    fn from(t: jiff::Timestamp) -> Self {
+        Self(t)
+    }
+}
+
+impl std::fmt::Display for Time {
+    /// RFC 3339 in UTC.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::fmt::Debug for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where the time comes from. Business time may be ahead of the machine's (a Stripe test clock); the time that
+/// sessions and one-time links expire by never is.
+pub trait Clock: Send + Sync {
+    /// Business time: periods, usage, invoices.
+    fn now(&self) -> Time;
+    /// Time for security: sessions, links, log-in delays.
+    fn security_now(&self) -> Time {
+        self.now()
+    }
+}
+
+/// A half-open stretch of time: `start` is in it, `end` is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Period {
+    /// The first instant.
+    pub start: Time,
+    /// The first instant after it.
+    pub end: Time,
+}
+
+impl Period {
+    /// Whether the instant lies in it.
+    pub fn contains(&self, t: Time) -> bool {
+        self.start <= t && t < self.end
+    }
+
+    /// The period with number `index` (0 is the first) of an agreement that began at `anchor`, by the UTC calendar.
+    /// The day is that of the anchor, or the month's last where it has no such day (Jan 31, Feb 28, Mar 31).
+    pub fn nth(anchor: Time, interval: Interval, index: i64) -> Self {
+        let months = match interval {
+            Interval::Month => 1,
+            Interval::Year => 12,
+        };
+        let at = |n: i64| {
+            let zoned = anchor.jiff().to_zoned(jiff::tz::TimeZone::UTC);
+            let span = jiff::Span::new()
+                .try_months(n.saturating_mul(months))
+                .unwrap_or_default();
+            Time(zoned.checked_add(span).map_or(jiff::Timestamp::MAX, |z| z.timestamp()))
+        };
+        Self {
+            start: at(index),
+            end: at(index + 1),
+        }
+    }
+
+    /// The period around `now` of an agreement that began at `anchor`; the first one when `now` is before it.
+    pub fn around(anchor: Time, interval: Interval, now: Time) -> Self {
+        let days = anchor.ms_until(now).max(0) / 86_400_000;
+        let mut index = match interval {
+            Interval::Month => days / 32,
+            Interval::Year => days / 367,
+        };
+        loop {
+            let period = Self::nth(anchor, interval, index);
+            if now < period.end {
+                return period;
+            }
+            index += 1;
+        }
+    }
+}
+
+#[cfg(feature = "sqlx")]
+mod sqlx_impls {
+    use super::Time;
+    use sqlx::{Decode, Encode, Postgres, Type, encode::IsNull, error::BoxDynError, postgres::*};
+
+    /// PostgreSQL counts microseconds from 2000-01-01.
+    const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+    impl Type<Postgres> for Time {
+        fn type_info() -> PgTypeInfo {
+            PgTypeInfo::with_name("TIMESTAMPTZ")
+        }
+    }
+    impl PgHasArrayType for Time {
+        fn array_type_info() -> PgTypeInfo {
+            PgTypeInfo::with_name("_TIMESTAMPTZ")
+        }
+    }
+    impl Encode<'_, Postgres> for Time {
+        fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+            let us = self.0.as_microsecond().saturating_sub(POSTGRES_EPOCH_US);
+            <i64 as Encode<Postgres>>::encode(us, buf)
+        }
+    }
+    impl Decode<'_, Postgres> for Time {
+        fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+            match value.format() {
+                PgValueFormat::Binary => {
+                    let us = <i64 as Decode<Postgres>>::decode(value)?;
+                    Ok(Self(jiff::Timestamp::from_microsecond(
+                        us.saturating_add(POSTGRES_EPOCH_US),
+                    )?))
+                }
+                PgValueFormat::Text => Ok(Self(value.as_str()?.replace(' ', "T").parse()?)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Time {
+        Time(text.parse().unwrap())
+    }
+
+    #[test]
+    fn month_ends_clamp_and_come_back() {
+        let anchor = at("2026-01-31T10:00:00Z");
+        assert_eq!(Period::nth(anchor, Interval::Month, 0).end, at("2026-02-28T10:00:00Z"));
+        assert_eq!(Period::nth(anchor, Interval::Month, 1).end, at("2026-03-31T10:00:00Z"));
+        assert_eq!(
+            Period::around(anchor, Interval::Month, at("2026-03-31T09:59:59Z")).start,
+            at("2026-02-28T10:00:00Z")
+        );
+        assert_eq!(
+            Period::around(anchor, Interval::Month, at("2026-03-31T10:00:00Z")).start,
+            at("2026-03-31T10:00:00Z")
+        );
+    }
+
+    #[test]
+    fn periods_follow_each_other_without_gap() {
+        let anchor = at("2024-02-29T00:00:00Z");
+        for i in 0..60 {
+            for interval in [Interval::Month, Interval::Year] {
+                assert_eq!(
+                    Period::nth(anchor, interval, i).end,
+                    Period::nth(anchor, interval, i + 1).start
+                );
+            }
+        }
+    }
+}
