@@ -1,0 +1,58 @@
+-- What Stripe tells us: the inbox of its events and the mirror of its invoices.
+CREATE TABLE stripe_events (
+    id           text        PRIMARY KEY,
+    type         text        NOT NULL,
+    object_id    text        NOT NULL DEFAULT '',
+    customer     text        NOT NULL DEFAULT '',
+    livemode     boolean     NOT NULL,
+    raw          jsonb       NOT NULL,
+    received_at  timestamptz NOT NULL,
+    state        text        NOT NULL CHECK (state IN ('received', 'done', 'ignored', 'dead')),
+    attempts     integer     NOT NULL DEFAULT 0,
+    last_error   text,
+    done_at      timestamptz
+);
+CREATE INDEX stripe_events_open ON stripe_events (received_at) WHERE state = 'received';
+
+CREATE TABLE stripe_endpoints (
+    url          text        PRIMARY KEY,
+    stripe_id    text        NOT NULL,
+    -- Signs deliveries. Kept here because Stripe shows it once.
+    secret       text        NOT NULL,
+    api_version  text        NOT NULL,
+    created_at   timestamptz NOT NULL
+);
+
+CREATE TABLE invoices (
+    id              text        PRIMARY KEY CHECK (id LIKE 'inv\_%'),
+    consumer_id     text        NOT NULL REFERENCES consumers (id),
+    stripe_invoice  text        NOT NULL UNIQUE,
+    number          text,
+    status          text        NOT NULL,
+    currency        text        NOT NULL,
+    total_minor     bigint      NOT NULL,
+    amount_due_minor bigint     NOT NULL,
+    amount_paid_minor bigint    NOT NULL,
+    period_start    timestamptz NOT NULL,
+    period_end      timestamptz NOT NULL,
+    hosted_url      text,
+    pdf_url         text,
+    created_at      timestamptz NOT NULL,
+    -- What our own rating says of the usage on it, once it is final; differs from Stripe's only when something is wrong.
+    rated_usage_minor bigint,
+    billed_usage_minor bigint
+);
+CREATE INDEX invoices_by_consumer ON invoices (consumer_id, created_at DESC);
+
+CREATE TABLE invoice_lines (
+    invoice_id    text    NOT NULL REFERENCES invoices (id) ON DELETE CASCADE,
+    position      integer NOT NULL,
+    description   text    NOT NULL,
+    quantity      bigint,
+    unit_minor    text,
+    amount_minor  bigint  NOT NULL,
+    metered       boolean NOT NULL,
+    period_start  timestamptz NOT NULL,
+    period_end    timestamptz NOT NULL,
+    PRIMARY KEY (invoice_id, position)
+);

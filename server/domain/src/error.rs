@@ -1,0 +1,62 @@
+//! Domain errors: what a person can do something about is a variant, the rest is [`DomainError::Internal`] and is
+//! logged with its cause where it is turned into an answer.
+
+/// Why a rule refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DomainError {
+    /// Not there, or not yours: the same answer, so that nobody learns which.
+    #[error("not found")]
+    NotFound,
+    /// A field of a form or request is wrong; the text says what to do.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Name of the field.
+        field: &'static str,
+        /// One sentence for the person who filled it in.
+        problem: String,
+    },
+    /// The rules forbid it now; one sentence that says why and what to do.
+    #[error("{0}")]
+    Conflict(String),
+    /// Too often; try again after that many seconds.
+    #[error("try again in {retry_after_s} s")]
+    TooMany {
+        /// Seconds.
+        retry_after_s: u64,
+    },
+    /// Stripe cannot be reached or answers with an error that may pass.
+    #[error("payments are unavailable")]
+    PaymentsUnavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Ours to mend.
+    #[error("internal error")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What a rule returns.
+pub type Result<T, E = DomainError> = std::result::Result<T, E>;
+
+impl DomainError {
+    /// A wrong field.
+    pub fn invalid(field: &'static str, problem: impl Into<String>) -> Self {
+        Self::Invalid {
+            field,
+            problem: problem.into(),
+        }
+    }
+    /// A failure that is ours, with what led to it.
+    pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(cause.into())
+    }
+}
+
+impl From<sqlx::Error> for DomainError {
+    fn from(e: sqlx::Error) -> Self {
+        Self::Internal(Box::new(e))
+    }
+}
+
+impl From<serde_json::Error> for DomainError {
+    fn from(e: serde_json::Error) -> Self {
+        Self::Internal(Box::new(e))
+    }
+}
