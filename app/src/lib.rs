@@ -1,1 +1,21 @@
-//! See Cargo.toml.
+//! The portal: pages, forms and islands.
+//!
+//! A page is an axum handler: it takes the right it needs as an extractor, loads what it shows from the domain and
+//! renders a Leptos view to HTML in one go. A form posts to the address of its page. Nothing needs JavaScript;
+//! islands make a few places live. Everything but islands exists on the server only (feature `ssr`), so the wasm that
+//! a browser loads (feature `hydrate`) holds the islands and `model`.
+
+#[cfg(feature = "ssr")]
+pub mod error;
+#[cfg(feature = "ssr")]
+pub mod render;
+#[cfg(feature = "ssr")]
+pub mod routes;
+#[cfg(feature = "ssr")]
+pub mod site;
+pub mod ui;
+
+#[cfg(feature = "ssr")]
+pub use error::AppError;
+#[cfg(feature = "ssr")]
+pub use site::Site;

@@ -161,10 +161,7 @@ async fn fail(domain: &Domain, id: i64, kind: &str, attempts: i32, error: &crate
     let backoff = 2i64
         .saturating_pow(u32::try_from(attempts).unwrap_or(0))
         .min(MAX_BACKOFF_S);
-    let cause = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ");
+    let cause = error.chain();
     tracing::warn!(job = kind, id, attempts, dead, cause, "job failed");
     sqlx::query!(
         "UPDATE jobs SET last_error = $2, run_at = $3, dead_at = CASE WHEN $4 THEN $5::timestamptz END WHERE id = $1",

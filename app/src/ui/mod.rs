@@ -1,0 +1,13 @@
+//! The parts that pages are made of.
+
+#[cfg(feature = "ssr")]
+mod form;
+#[cfg(feature = "ssr")]
+mod parts;
+
+pub mod copy;
+
+#[cfg(feature = "ssr")]
+pub use form::{FormState, field, hidden, select, submit};
+#[cfg(feature = "ssr")]
+pub use parts::{Tone, badge, banner, card, empty, meter_bar, page_head, stat, when};
