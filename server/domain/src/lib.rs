@@ -6,11 +6,17 @@
 
 pub mod access;
 pub mod audit;
+pub mod catalogue;
+pub mod entitlements;
 pub mod cluster;
 pub mod error;
 pub mod jobs;
+pub mod keys;
 pub mod payments;
 pub mod settings;
+pub mod subscriptions;
+pub mod snapshot;
+pub mod usage;
 
 pub use access::{Actor, BillingManager, KeyManager, Provider, Viewer};
 pub use error::{DomainError, Result};

@@ -1,0 +1,288 @@
+//! What a gateway is told: everything newer than the version it has, read in one snapshot of the database, so that
+//! versions, usage and the ledger's cursor agree with each other.
+
+use crate::{Domain, DomainError, Result};
+use futures::TryStreamExt as _;
+use model::access::{Environment, Method};
+use model::snapshot::{Changes, Entitlement, KeyRecord, MeterRecord, RouteRecord, Routing, UpstreamRecord};
+use model::{ConsumerId, Period, Time};
+use sqlx::PgConnection;
+use sqlx::postgres::PgListener;
+use std::collections::HashMap;
+
+/// Wait before a lost connection is tried again, in milliseconds.
+const RECONNECT_MS: u64 = 500;
+
+/// What changed since `version`; 0 asks for everything. `ledger` is the asking gateway's.
+///
+/// # Errors
+/// When the database fails or holds an entitlement that this program cannot read.
+pub async fn changes_since(domain: &Domain, ledger: &str, version: i64) -> Result<Changes> {
+    let mut tx = domain.pool.begin().await?;
+    sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .execute(&mut *tx)
+        .await?;
+    // Versions become visible in order, so whatever is at or below the highest one visible is visible too.
+    let newest = sqlx::query!(
+        r#"SELECT greatest((SELECT max(version) FROM keys), (SELECT max(version) FROM entitlements),
+                           (SELECT max(version) FROM routing_state), 0) AS "newest!",
+                  (SELECT version FROM routing_state) AS "routing!",
+                  coalesce((SELECT shipped_through FROM ledgers WHERE id = $1), 0) AS "shipped!""#,
+        ledger,
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let changes = Changes {
+        version: newest.newest,
+        routing: if newest.routing > version {
+            Some(routing(domain, &mut tx).await?)
+        } else {
+            None
+        },
+        keys: keys(&mut tx, version).await?,
+        entitlements: entitlements(&mut tx, version, domain.clock.now()).await?,
+        shipped_through: u64::try_from(newest.shipped).unwrap_or(0),
+    };
+    tx.commit().await?;
+    Ok(changes)
+}
+
+fn number(n: i16) -> Result<u16> {
+    u16::try_from(n).map_err(DomainError::internal)
+}
+
+async fn routing(domain: &Domain, connection: &mut PgConnection) -> Result<Routing> {
+    let upstreams = sqlx::query!("SELECT number, slug, url, first_byte_timeout_ms, idle_timeout_ms FROM upstreams")
+        .fetch_all(&mut *connection)
+        .await?
+        .into_iter()
+        .map(|u| {
+            Ok(UpstreamRecord {
+                number: number(u.number)?,
+                slug: u.slug,
+                url: u.url,
+                first_byte_timeout_ms: u32::try_from(u.first_byte_timeout_ms).map_err(DomainError::internal)?,
+                idle_timeout_ms: u32::try_from(u.idle_timeout_ms).map_err(DomainError::internal)?,
+            })
+        })
+        .collect::<Result<_>>()?;
+    let meters = sqlx::query!("SELECT number, slug, statuses FROM meters")
+        .fetch_all(&mut *connection)
+        .await?
+        .into_iter()
+        .map(|m| {
+            Ok(MeterRecord {
+                number: number(m.number)?,
+                slug: m.slug,
+                statuses: m.statuses,
+            })
+        })
+        .collect::<Result<_>>()?;
+    let routes = sqlx::query!(
+        r#"SELECT number, slug, methods AS "methods: Vec<Method>", path, upstream, meter, weight, feature
+           FROM routes WHERE retired_at IS NULL"#
+    )
+    .fetch_all(&mut *connection)
+    .await?
+    .into_iter()
+    .map(|r| {
+        Ok(RouteRecord {
+            number: number(r.number)?,
+            slug: r.slug,
+            methods: r.methods,
+            path: r.path,
+            upstream: number(r.upstream)?,
+            meter: number(r.meter)?,
+            weight: u32::try_from(r.weight).map_err(DomainError::internal)?,
+            feature: r.feature,
+        })
+    })
+    .collect::<Result<_>>()?;
+    Ok(Routing {
+        upstreams,
+        routes,
+        meters,
+        portal_url: domain.settings.portal_url.clone(),
+    })
+}
+
+async fn keys(connection: &mut PgConnection, version: i64) -> Result<Vec<KeyRecord>> {
+    // A slug that no route has any more allows nothing: the list gets shorter, never absent.
+    let mut rows = sqlx::query!(
+        r#"SELECT id, consumer_id, environment, lookup, mac, pepper, revoked_at IS NOT NULL AS "revoked!", expires_at,
+                  CASE WHEN routes IS NOT NULL
+                       THEN ARRAY (SELECT r.number FROM routes r WHERE r.slug = ANY(keys.routes) ORDER BY 1) END
+                  AS "routes?: Vec<i16>"
+           FROM keys WHERE version > $1"#,
+        version,
+    )
+    .fetch(connection);
+    let mut keys = Vec::new();
+    while let Some(k) = rows.try_next().await? {
+        let routes = k.routes.map(|all| all.into_iter().map(number).collect::<Result<_>>());
+        keys.push(KeyRecord {
+            id: k.id,
+            lookup: u64::try_from(k.lookup).map_err(DomainError::internal)?,
+            mac: k
+                .mac
+                .try_into()
+                .map_err(|_| DomainError::internal("a MAC is not 32 bytes"))?,
+            pepper: number(k.pepper)?,
+            consumer: k.consumer_id,
+            environment: k.environment,
+            revoked: k.revoked,
+            expires_at: k.expires_at,
+            routes: routes.transpose()?,
+        });
+    }
+    Ok(keys)
+}
+
+async fn entitlements(connection: &mut PgConnection, version: i64, now: Time) -> Result<Vec<Entitlement>> {
+    let records = sqlx::query_scalar!("SELECT record FROM entitlements WHERE version > $1", version)
+        .fetch_all(&mut *connection)
+        .await?;
+    let records = records
+        .into_iter()
+        .map(serde_json::from_value)
+        .collect::<Result<Vec<_>, _>>()?;
+    with_usage(connection, records, now).await
+}
+
+/// The consumer's entitlement as the gateway has it now, with what is used.
+pub(crate) async fn entitlement_of(
+    connection: &mut PgConnection,
+    consumer: ConsumerId,
+    environment: Environment,
+    now: Time,
+) -> Result<Option<Entitlement>> {
+    let record = sqlx::query_scalar!(
+        "SELECT record FROM entitlements WHERE consumer_id = $1 AND environment = $2",
+        consumer as ConsumerId,
+        environment as Environment,
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(record) = record else { return Ok(None) };
+    Ok(with_usage(connection, vec![serde_json::from_value(record)?], now)
+        .await?
+        .pop())
+}
+
+/// Fills in what is used of each meter in the period that holds `now`, over all plan versions of that period.
+async fn with_usage(
+    connection: &mut PgConnection,
+    mut records: Vec<Entitlement>,
+    now: Time,
+) -> Result<Vec<Entitlement>> {
+    for record in &mut records {
+        record.period = rolled(record.period, now);
+    }
+    let consumers: Vec<String> = records.iter().map(|r| r.consumer.to_string()).collect();
+    let environments: Vec<String> = records.iter().map(|r| r.environment.to_string()).collect();
+    let starts: Vec<Time> = records.iter().map(|r| r.period.start).collect();
+    let rows = sqlx::query!(
+        r#"SELECT u.consumer_id, u.environment, u.meter, sum(u.units)::bigint AS "units!"
+           FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS w (consumer_id, environment, period_start)
+           JOIN usage_periods u USING (consumer_id, environment, period_start)
+           GROUP BY u.consumer_id, u.environment, u.meter"#,
+        &consumers,
+        &environments,
+        &starts as &[Time],
+    )
+    .fetch_all(connection)
+    .await?;
+    let used: HashMap<(ConsumerId, Environment, i16), u64> = rows
+        .into_iter()
+        .map(|r| {
+            let units = u64::try_from(r.units).unwrap_or(0);
+            ((r.consumer_id, r.environment, r.meter), units)
+        })
+        .collect();
+    for record in &mut records {
+        for meter in &mut record.meters {
+            let key = (
+                record.consumer,
+                record.environment,
+                i16::try_from(meter.meter).unwrap_or(0),
+            );
+            meter.used = used.get(&key).copied().unwrap_or(0);
+        }
+    }
+    Ok(records)
+}
+
+/// The period that holds `now`, by the gateway's rule for a record whose period has ended: periods of the same length
+/// follow it until the record is renewed.
+pub(crate) fn rolled(period: Period, now: Time) -> Period {
+    let length = period.start.ms_until(period.end);
+    if now < period.end || length <= 0 {
+        return period;
+    }
+    let passed = period.start.ms_until(now) / length;
+    let start = period.start.plus_ms(passed.saturating_mul(length));
+    Period {
+        start,
+        end: start.plus_ms(length),
+    }
+}
+
+/// Hints that something changed.
+pub struct Hints(PgListener);
+
+/// Begins to listen.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn listen(domain: &Domain) -> Result<Hints> {
+    let mut listener = PgListener::connect_with(&domain.pool).await?;
+    listener.listen("snapshot").await?;
+    Ok(Hints(listener))
+}
+
+impl Hints {
+    /// Waits for the next hint. A lost connection is made again, and that is a hint too, because notifications may
+    /// have been missed. Hints that came together are one.
+    pub async fn next(&mut self) {
+        match self.0.try_recv().await {
+            Ok(_) => while self.0.next_buffered().is_some() {},
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "hints of changes cannot be heard"
+                );
+                tokio::time::sleep(std::time::Duration::from_millis(RECONNECT_MS)).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_period_that_ended_is_followed_by_its_like() {
+        let at = Time::from_unix_s;
+        let first = Period {
+            start: at(100),
+            end: at(200),
+        };
+        assert_eq!(rolled(first, at(199)), first);
+        assert_eq!(rolled(first, at(50)), first);
+        assert_eq!(
+            rolled(first, at(200)),
+            Period {
+                start: at(200),
+                end: at(300)
+            }
+        );
+        assert_eq!(
+            rolled(first, at(450)),
+            Period {
+                start: at(400),
+                end: at(500)
+            }
+        );
+    }
+}
