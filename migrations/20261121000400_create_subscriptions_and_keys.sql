@@ -49,6 +49,7 @@ CREATE TABLE subscriptions (
 );
 -- At most one agreement in force.
 CREATE UNIQUE INDEX subscriptions_one_open ON subscriptions (consumer_id) WHERE ended_at IS NULL;
+CREATE INDEX subscriptions_to_roll ON subscriptions (period_end) WHERE ended_at IS NULL AND settlement <> 'stripe';
 CREATE INDEX subscriptions_by_version ON subscriptions (plan_version_id) WHERE ended_at IS NULL;
 
 -- A Checkout in progress: one open session for each account.
@@ -101,8 +102,11 @@ CREATE TABLE entitlements (
     consumer_id text   NOT NULL REFERENCES consumers (id),
     environment text   NOT NULL CHECK (environment IN ('live', 'test')),
     record      jsonb  NOT NULL,
+    -- End of the record's period: what the job that rolls calendar periods looks for.
+    period_end  timestamptz NOT NULL,
     version     bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (consumer_id, environment)
 );
+CREATE INDEX entitlements_by_period_end ON entitlements (period_end) WHERE environment = 'test';
 CREATE INDEX entitlements_by_version ON entitlements (version);
 CREATE TRIGGER entitlements_version BEFORE INSERT OR UPDATE ON entitlements FOR EACH ROW EXECUTE FUNCTION bump_version();

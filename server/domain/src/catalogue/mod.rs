@@ -1,0 +1,43 @@
+//! What is sold: products, meters, features, routes, and plans with their unchangeable versions.
+//!
+//! [`publish`] takes a catalogue file, writes what differs and leaves the rest; a plan gets a new version only when
+//! its terms are new. Subscribers keep the version they agreed to. [`stripe::PublishToStripe`] then makes the version's
+//! prices in Stripe, and only after that can it be bought.
+
+mod current;
+mod preview;
+mod publish;
+pub mod stripe;
+
+pub(crate) use current::meters;
+pub use current::{
+    Catalogue, CurrentPlan, Feature, Meter, PlanOverview, Product, VersionOverview, current, free_plan, overview,
+};
+pub use preview::{Change, ChangeKind, MAX_FILE_BYTES, parse, preview};
+pub use publish::{Published, PublishedVersion, publish};
+
+use crate::Result;
+use crate::jobs::Registry;
+use model::PlanVersionId;
+use model::catalogue::PlanTerms;
+
+/// The jobs of the catalogue.
+#[must_use]
+pub fn register(registry: Registry) -> Registry {
+    registry.with::<stripe::PublishToStripe>()
+}
+
+/// The terms of a version.
+///
+/// # Errors
+/// [`crate::DomainError::NotFound`] when there is none.
+pub async fn terms(connection: &mut sqlx::PgConnection, version: PlanVersionId) -> Result<PlanTerms> {
+    let row = sqlx::query!(
+        "SELECT terms FROM plan_versions WHERE id = $1",
+        version as PlanVersionId
+    )
+    .fetch_optional(connection)
+    .await?
+    .ok_or(crate::DomainError::NotFound)?;
+    Ok(serde_json::from_value(row.terms)?)
+}

@@ -1,0 +1,228 @@
+//! What publishing a file would change, in words, before anybody does it.
+
+use crate::{Domain, DomainError, Provider, Result};
+use model::catalogue::{CatalogueFile, Offer, PlanTerms};
+use model::price::{Overage, TierModel, unit_price_words};
+use model::{Currency, money::grouped};
+
+/// Longest catalogue file, in bytes: far above any that a person writes.
+pub const MAX_FILE_BYTES: usize = 512 * 1024;
+
+/// One thing that publishing would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What happens to it.
+    pub kind: ChangeKind,
+    /// Such as `Plan Pro`.
+    pub subject: String,
+    /// One sentence each, such as `Month: $29.00 becomes $35.00`.
+    pub details: Vec<String>,
+}
+
+/// What happens to a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// It changes.
+    Changed,
+    /// It is no longer in the file, and so no longer served or sold.
+    Retired,
+}
+
+/// Reads the text of a catalogue file.
+///
+/// # Errors
+/// [`DomainError::Invalid`] with the place of the mistake.
+pub fn parse(text: &str) -> Result<CatalogueFile> {
+    if text.len() > MAX_FILE_BYTES {
+        return Err(DomainError::invalid("file", "is longer than 512 KiB"));
+    }
+    let file: CatalogueFile = toml::from_str(text).map_err(|e| DomainError::invalid("file", e.to_string()))?;
+    file.check().map_err(|e| DomainError::invalid("file", e.to_string()))?;
+    Ok(file)
+}
+
+/// What publishing this file would change; nothing when it is what is published.
+///
+/// # Errors
+/// [`DomainError::Invalid`] when the file is wrong.
+pub async fn preview(domain: &Domain, provider: &Provider, file: &CatalogueFile) -> Result<Vec<Change>> {
+    let plans = file.check().map_err(|e| DomainError::invalid("file", e.to_string()))?;
+    let mut changes = Vec::new();
+    changes.extend(routes(domain, file).await?);
+    let known = super::overview(domain, provider).await?;
+    for terms in &plans {
+        let newest = known
+            .iter()
+            .find(|p| p.slug == terms.slug)
+            .and_then(|p| Some((p, p.versions.first()?)));
+        let subject = format!("Plan {}", terms.name);
+        match newest {
+            None => changes.push(Change {
+                kind: ChangeKind::Added,
+                subject,
+                details: terms.offers.iter().map(offer_words).collect(),
+            }),
+            Some((plan, newest)) if newest.terms != *terms || plan.retired_at.is_some() => {
+                let staying: i64 = plan.versions.iter().map(|v| v.subscribers).sum();
+                let mut details = differences(&newest.terms, terms);
+                if plan.retired_at.is_some() {
+                    details.insert(0, "It is sold again.".to_owned());
+                }
+                if staying > 0 && newest.terms != *terms {
+                    details.push(format!("{staying} subscribed; they keep the version they have."));
+                }
+                changes.push(Change {
+                    kind: ChangeKind::Changed,
+                    subject,
+                    details,
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    for plan in known.iter().filter(|p| p.retired_at.is_none()) {
+        if !plans.iter().any(|t| t.slug == plan.slug) {
+            let staying: i64 = plan.versions.iter().map(|v| v.subscribers).sum();
+            let name = plan
+                .versions
+                .first()
+                .map_or(plan.slug.as_str(), |v| v.terms.name.as_str());
+            changes.push(Change {
+                kind: ChangeKind::Retired,
+                subject: format!("Plan {name}"),
+                details: vec![format!("No longer sold; {staying} subscribed keep it.")],
+            });
+        }
+    }
+    Ok(changes)
+}
+
+async fn routes(domain: &Domain, file: &CatalogueFile) -> Result<Vec<Change>> {
+    let known = sqlx::query!(
+        "SELECT r.slug, r.methods, r.path, r.weight, r.feature, u.slug AS upstream, m.slug AS meter
+         FROM routes r JOIN upstreams u ON u.number = r.upstream JOIN meters m ON m.number = r.meter
+         WHERE r.retired_at IS NULL"
+    )
+    .fetch_all(&domain.pool)
+    .await?;
+    let words = |methods: &[String], path: &str, upstream: &str, meter: &str, weight: i64, feature: Option<&str>| {
+        let feature = feature.map_or_else(String::new, |f| format!(", needs {f}"));
+        format!(
+            "{} {path} to {upstream}, {weight} of {meter}{feature}",
+            methods.join(", ")
+        )
+    };
+    let mut changes = Vec::new();
+    for r in &file.routes {
+        let methods: Vec<String> = r.methods.iter().map(ToString::to_string).collect();
+        let new = words(
+            &methods,
+            &r.path,
+            &r.upstream,
+            &r.meter,
+            i64::from(r.weight),
+            r.feature.as_deref(),
+        );
+        let old = known.iter().find(|k| k.slug == r.slug).map(|k| {
+            words(
+                &k.methods,
+                &k.path,
+                &k.upstream,
+                &k.meter,
+                i64::from(k.weight),
+                k.feature.as_deref(),
+            )
+        });
+        let subject = format!("Route {}", r.slug);
+        match old {
+            None => changes.push(Change {
+                kind: ChangeKind::Added,
+                subject,
+                details: vec![new],
+            }),
+            Some(old) if old != new => changes.push(Change {
+                kind: ChangeKind::Changed,
+                subject,
+                details: vec![format!("{old} becomes {new}")],
+            }),
+            Some(_) => {}
+        }
+    }
+    for gone in known.iter().filter(|k| !file.routes.iter().any(|r| r.slug == k.slug)) {
+        changes.push(Change {
+            kind: ChangeKind::Retired,
+            subject: format!("Route {}", gone.slug),
+            details: vec![format!("{} answers 404 from then on.", gone.path)],
+        });
+    }
+    Ok(changes)
+}
+
+/// How two versions' terms differ, a sentence each.
+fn differences(old: &PlanTerms, new: &PlanTerms) -> Vec<String> {
+    let mut out = Vec::new();
+    if old.name != new.name || old.tagline != new.tagline || old.popular != new.popular {
+        out.push("Its name or the words on the pricing page change.".to_owned());
+    }
+    for feature in new.features.iter().filter(|f| !old.features.contains(f)) {
+        out.push(format!("Feature {feature} is added."));
+    }
+    for feature in old.features.iter().filter(|f| !new.features.contains(f)) {
+        out.push(format!("Feature {feature} is removed."));
+    }
+    if old.rate_limit != new.rate_limit {
+        let words = |t: &PlanTerms| format!("{} a second, {} at once", t.rate_limit.per_second, t.rate_limit.burst);
+        out.push(format!("Rate limit: {} becomes {}.", words(old), words(new)));
+    }
+    if old.grace_days != new.grace_days {
+        out.push(format!(
+            "Grace period: {} days become {}.",
+            old.grace_days, new.grace_days
+        ));
+    }
+    for offer in &new.offers {
+        match old.offer(offer.interval) {
+            Some(before) if before == offer => {}
+            Some(before) => out.push(format!("{} becomes {}", offer_words(before), offer_words(offer))),
+            None => out.push(format!("New: {}", offer_words(offer))),
+        }
+    }
+    for gone in old.offers.iter().filter(|o| new.offer(o.interval).is_none()) {
+        out.push(format!("No longer offered: {}", offer_words(gone)));
+    }
+    out
+}
+
+/// `$29.00 a month; calls: 50,000 included, then $0.60 per 1,000`.
+fn offer_words(offer: &Offer) -> String {
+    let mut out = format!("{} a {}", offer.flat, offer.interval);
+    for m in &offer.meters {
+        out.push_str(&format!("; {}: {} included, ", m.meter, grouped(m.included)));
+        match &m.overage {
+            None => out.push_str("then refused"),
+            Some(overage) => out.push_str(&overage_words(overage, offer.flat.currency)),
+        }
+    }
+    out
+}
+
+/// `then $0.60 per 1,000, $0.45 per 1,000 past 500,000`.
+fn overage_words(overage: &Overage, currency: Currency) -> String {
+    let mut out = String::new();
+    let mut floor = None;
+    for tier in &overage.tiers {
+        let price = unit_price_words(tier.unit_minor, currency);
+        match floor {
+            None => out.push_str(&format!("then {price}")),
+            Some(floor) => out.push_str(&format!(", {price} past {}", grouped(floor))),
+        }
+        floor = tier.up_to;
+    }
+    match overage.model {
+        TierModel::Graduated => out,
+        TierModel::Volume => out + ", one price for all",
+        TierModel::Package => format!("{out}, in packages of {}", grouped(overage.package_units)),
+    }
+}

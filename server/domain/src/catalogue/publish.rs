@@ -1,0 +1,297 @@
+//! Publishing: the catalogue file into tables, in one transaction.
+
+use crate::{Domain, DomainError, Provider, Result, audit, entitlements, jobs};
+use model::catalogue::{CatalogueFile, PlanTerms};
+use model::{PlanId, PlanVersionId, Time};
+use sqlx::PgConnection;
+
+use super::stripe::PublishToStripe;
+
+/// Advisory lock under which one catalogue is published at a time.
+const PUBLISHING: i64 = 7_770_002;
+
+/// What publishing did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The new versions; empty when no terms changed.
+    pub versions: Vec<PublishedVersion>,
+}
+
+/// A new plan version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedVersion {
+    /// Slug of the plan.
+    pub plan: String,
+    /// The version.
+    pub id: PlanVersionId,
+    /// Its number, from 1.
+    pub number: i32,
+    /// It can be bought at once; otherwise as soon as Stripe has its prices.
+    pub ready: bool,
+}
+
+/// Publishes a catalogue: writes what differs, retires routes and plans that the file no longer has, and makes a new
+/// version of each plan whose terms changed. Publishing the same file again changes nothing.
+///
+/// # Errors
+/// [`DomainError::Invalid`] when the file is wrong, names another product than the one published before, or another
+/// currency.
+pub async fn publish(domain: &Domain, provider: &Provider, file: &CatalogueFile) -> Result<Published> {
+    let plans = file.check().map_err(|e| DomainError::invalid("file", e.to_string()))?;
+    let now = domain.clock.now();
+    let mut tx = domain.pool.begin().await?;
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", PUBLISHING)
+        .fetch_one(&mut *tx)
+        .await?;
+    refuse_other_product(&mut tx, file).await?;
+    write_product(&mut tx, file, now).await?;
+    write_meters_and_features(&mut tx, file).await?;
+    write_routes(&mut tx, file, now).await?;
+    let mut versions = Vec::new();
+    for (position, terms) in (0i32..).zip(&plans) {
+        let plan = write_plan(domain, &mut tx, &file.product.slug, position, terms, now).await?;
+        if let Some(version) = write_version(domain, &mut tx, plan, terms, now).await? {
+            audit::record(
+                domain,
+                &mut tx,
+                provider.actor(),
+                None,
+                "plan.publish",
+                &version.id.to_string(),
+            )
+            .await?;
+            versions.push(version);
+        }
+    }
+    let slugs: Vec<String> = plans.iter().map(|p| p.slug.clone()).collect();
+    sqlx::query!(
+        "UPDATE plans SET retired_at = $2 WHERE NOT (slug = ANY($1)) AND retired_at IS NULL",
+        &slugs,
+        now
+    )
+    .execute(&mut *tx)
+    .await?;
+    // Test keys are limited like the free plan, whose terms may be new.
+    jobs::enqueue(domain, &mut tx, &entitlements::RecompileAll { after: None }, now).await?;
+    sqlx::query!("UPDATE routing_state SET version = 0")
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(Published { versions })
+}
+
+async fn refuse_other_product(connection: &mut PgConnection, file: &CatalogueFile) -> Result<()> {
+    let known = sqlx::query!("SELECT slug, currency FROM products")
+        .fetch_optional(connection)
+        .await?;
+    match known {
+        Some(row) if row.slug != file.product.slug => Err(DomainError::invalid(
+            "file",
+            format!(
+                "product.slug: must stay {}: an installation sells one product",
+                row.slug
+            ),
+        )),
+        Some(row) if row.currency != file.product.currency.code() => Err(DomainError::invalid(
+            "file",
+            format!("product.currency: must stay {}: subscribers pay in it", row.currency),
+        )),
+        _ => Ok(()),
+    }
+}
+
+async fn write_product(connection: &mut PgConnection, file: &CatalogueFile, now: Time) -> Result<()> {
+    let p = &file.product;
+    sqlx::query!(
+        "INSERT INTO products (slug, name, summary, currency, updated_at) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (slug) DO UPDATE SET name = excluded.name, summary = excluded.summary, updated_at = excluded.updated_at",
+        p.slug,
+        p.name,
+        p.summary,
+        p.currency.code(),
+        now
+    )
+    .execute(&mut *connection)
+    .await?;
+    for u in &file.upstreams {
+        let (first_byte_ms, idle_ms) = (millis(u.first_byte_timeout_ms)?, millis(u.idle_timeout_ms)?);
+        // Not an upsert: that would use up a number each time, and there are 32,767.
+        let updated = sqlx::query!(
+            "UPDATE upstreams SET url = $2, first_byte_timeout_ms = $3, idle_timeout_ms = $4 WHERE slug = $1",
+            u.slug,
+            u.url,
+            first_byte_ms,
+            idle_ms
+        )
+        .execute(&mut *connection)
+        .await?;
+        if updated.rows_affected() == 0 {
+            sqlx::query!(
+                "INSERT INTO upstreams (slug, url, first_byte_timeout_ms, idle_timeout_ms) VALUES ($1, $2, $3, $4)",
+                u.slug,
+                u.url,
+                first_byte_ms,
+                idle_ms
+            )
+            .execute(&mut *connection)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+fn millis(ms: u32) -> Result<i32> {
+    i32::try_from(ms).map_err(|_| DomainError::invalid("file", "upstreams: a timeout is at most 24 days"))
+}
+
+async fn write_meters_and_features(connection: &mut PgConnection, file: &CatalogueFile) -> Result<()> {
+    for m in &file.meters {
+        let updated = sqlx::query!(
+            "UPDATE meters SET name = $2, unit = $3, statuses = $4 WHERE slug = $1",
+            m.slug,
+            m.name,
+            m.unit,
+            &m.statuses
+        )
+        .execute(&mut *connection)
+        .await?;
+        if updated.rows_affected() == 0 {
+            sqlx::query!(
+                "INSERT INTO meters (slug, name, unit, statuses, event_name) VALUES ($1, $2, $3, $4, $5)",
+                m.slug,
+                m.name,
+                m.unit,
+                &m.statuses,
+                format!("{}_{}", file.product.slug, m.slug)
+            )
+            .execute(&mut *connection)
+            .await?;
+        }
+    }
+    for f in &file.features {
+        sqlx::query!(
+            "INSERT INTO features (slug, name) VALUES ($1, $2) ON CONFLICT (slug) DO UPDATE SET name = excluded.name",
+            f.slug,
+            f.name
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn write_routes(connection: &mut PgConnection, file: &CatalogueFile, now: Time) -> Result<()> {
+    for r in &file.routes {
+        let methods: Vec<String> = r.methods.iter().map(ToString::to_string).collect();
+        let weight = i32::try_from(r.weight).map_err(DomainError::internal)?;
+        let updated = sqlx::query!(
+            "UPDATE routes SET methods = $2, path = $3, weight = $4, feature = $5, retired_at = NULL,
+                    upstream = (SELECT number FROM upstreams WHERE slug = $6),
+                    meter = (SELECT number FROM meters WHERE slug = $7)
+             WHERE slug = $1",
+            r.slug,
+            &methods,
+            r.path,
+            weight,
+            r.feature.as_deref(),
+            r.upstream,
+            r.meter
+        )
+        .execute(&mut *connection)
+        .await?;
+        if updated.rows_affected() == 0 {
+            sqlx::query!(
+                "INSERT INTO routes (slug, product, methods, path, weight, feature, upstream, meter)
+                 VALUES ($1, $2, $3, $4, $5, $6, (SELECT number FROM upstreams WHERE slug = $7),
+                         (SELECT number FROM meters WHERE slug = $8))",
+                r.slug,
+                file.product.slug,
+                &methods,
+                r.path,
+                weight,
+                r.feature.as_deref(),
+                r.upstream,
+                r.meter
+            )
+            .execute(&mut *connection)
+            .await?;
+        }
+    }
+    let slugs: Vec<String> = file.routes.iter().map(|r| r.slug.clone()).collect();
+    sqlx::query!(
+        "UPDATE routes SET retired_at = $2 WHERE NOT (slug = ANY($1)) AND retired_at IS NULL",
+        &slugs,
+        now
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn write_plan(
+    domain: &Domain,
+    connection: &mut PgConnection,
+    product: &str,
+    position: i32,
+    terms: &PlanTerms,
+    now: Time,
+) -> Result<PlanId> {
+    let row = sqlx::query!(
+        "INSERT INTO plans (id, slug, product, position, created_at) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (slug) DO UPDATE SET position = excluded.position, retired_at = NULL
+         RETURNING id",
+        PlanId::new(now, &*domain.random) as PlanId,
+        terms.slug,
+        product,
+        position,
+        now
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(row.id)
+}
+
+/// A new version when the newest has other terms.
+async fn write_version(
+    domain: &Domain,
+    connection: &mut PgConnection,
+    plan: PlanId,
+    terms: &PlanTerms,
+    now: Time,
+) -> Result<Option<PublishedVersion>> {
+    let newest = sqlx::query!(
+        "SELECT number, terms FROM plan_versions WHERE plan_id = $1 ORDER BY number DESC LIMIT 1",
+        plan as PlanId
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let mut number = 1;
+    if let Some(newest) = newest {
+        if serde_json::from_value::<PlanTerms>(newest.terms)? == *terms {
+            return Ok(None);
+        }
+        number = newest.number + 1;
+    }
+    let id = PlanVersionId::new(now, &*domain.random);
+    let ready = terms.is_free();
+    sqlx::query!(
+        "INSERT INTO plan_versions (id, plan_id, number, terms, published_at, ready_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        id as PlanVersionId,
+        plan as PlanId,
+        number,
+        serde_json::to_value(terms)?,
+        now,
+        ready.then_some(now)
+    )
+    .execute(&mut *connection)
+    .await?;
+    if !ready {
+        jobs::enqueue(domain, connection, &PublishToStripe { version: id }, now).await?;
+    }
+    Ok(Some(PublishedVersion {
+        plan: terms.slug.clone(),
+        id,
+        number,
+        ready,
+    }))
+}
