@@ -19,3 +19,9 @@ pub mod ui;
 pub use error::AppError;
 #[cfg(feature = "ssr")]
 pub use site::Site;
+
+/// Prepares the browser's reactive runtime; `public/boot.js` then starts each island by its name.
+#[cfg(feature = "hydrate")]
+pub fn start() {
+    leptos::mount::hydrate_islands();
+}

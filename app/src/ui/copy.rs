@@ -1,5 +1,7 @@
 //! A button that copies text. Without JavaScript it is not there, and the text can be selected.
 
+#![expect(missing_docs, reason = "the island macro makes a struct of its own and takes no docs for it")]
+
 use leptos::prelude::*;
 
 /// Copies `text` and says so to eyes and screen readers. `label` is the verb phrase on the button.
