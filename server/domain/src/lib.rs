@@ -7,12 +7,16 @@
 pub mod access;
 pub mod audit;
 pub mod catalogue;
+pub mod email;
 pub mod entitlements;
 pub mod cluster;
 pub mod error;
+pub mod identity;
 pub mod jobs;
 pub mod keys;
+pub mod links;
 pub mod payments;
+pub mod sessions;
 pub mod settings;
 pub mod subscriptions;
 pub mod snapshot;
