@@ -291,7 +291,9 @@ fn reachable_home(folder: &Path, other: bool) -> Result<PathBuf, ClusterError> {
     if !other || folder.ancestors().skip(1).all(open) {
         return Ok(folder);
     }
-    Ok(Path::new("/var/lib/turnpike").join(mark(&folder)))
+    let elsewhere = Path::new("/var/lib/turnpike").join(mark(&folder));
+    std::fs::write(folder.join("elsewhere"), elsewhere.as_os_str().as_encoded_bytes()).map_err(io("cannot note where PostgreSQL lives"))?;
+    Ok(elsewhere)
 }
 
 fn socket_dir(home: &Path) -> PathBuf {

@@ -1,0 +1,63 @@
+//! The gateway's two doors, opened onto the domain.
+
+use async_trait::async_trait;
+use domain::Domain;
+use gateway::{SnapshotSource, SourceError, UsageSink};
+use model::snapshot::Changes;
+use model::usage::UsageBatch;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Pause after the listening connection could not be made.
+const RELISTEN: Duration = Duration::from_secs(1);
+
+/// Answers the gateway from the database.
+pub(crate) struct Bridge {
+    domain: Domain,
+    changed: Notify,
+}
+
+impl Bridge {
+    /// Listens for changes from now on.
+    pub(crate) fn start(domain: Domain) -> std::sync::Arc<Self> {
+        let bridge = std::sync::Arc::new(Self { domain, changed: Notify::new() });
+        let listener = bridge.clone();
+        tokio::spawn(async move {
+            loop {
+                match domain::snapshot::listen(&listener.domain).await {
+                    Ok(mut hints) => loop {
+                        listener.changed.notify_one();
+                        hints.next().await;
+                    },
+                    Err(error) => tracing::warn!(cause = error.chain(), "cannot listen for changes; polling goes on"),
+                }
+                tokio::time::sleep(RELISTEN).await;
+            }
+        });
+        bridge
+    }
+}
+
+fn source_error(error: domain::DomainError) -> SourceError {
+    SourceError::new(error.chain())
+}
+
+#[async_trait]
+impl SnapshotSource for Bridge {
+    async fn changes_since(&self, ledger: &str, version: i64) -> Result<Changes, SourceError> {
+        domain::snapshot::changes_since(&self.domain, ledger, version).await.map_err(source_error)
+    }
+    async fn hint(&self) {
+        self.changed.notified().await;
+    }
+}
+
+#[async_trait]
+impl UsageSink for Bridge {
+    async fn ship(&self, batch: &UsageBatch) -> Result<(), SourceError> {
+        domain::usage::ship(&self.domain, batch).await.map_err(source_error)
+    }
+    async fn shipped_through(&self, ledger: &str) -> Result<u64, SourceError> {
+        domain::usage::shipped_through(&self.domain, ledger).await.map_err(source_error)
+    }
+}

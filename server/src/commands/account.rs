@@ -1,0 +1,98 @@
+//! `turnpike admin` and `turnpike consumer`.
+
+use super::Context;
+use crate::output::{self, Failure};
+use clap::Subcommand;
+use model::access::Interval;
+use std::io::Read as _;
+
+/// Longest password read from standard input, in bytes.
+const MAX_PASSWORD_BYTES: u64 = 4_096;
+
+/// The provider's people.
+#[derive(Subcommand)]
+pub(crate) enum Admin {
+    /// Make an admin, or make an existing member one.
+    Create {
+        /// Address to log in with.
+        #[arg(long)]
+        email: String,
+        /// The password; better given on standard input with --password-stdin, where no process list shows it.
+        #[arg(long, env = "TURNPIKE_ADMIN_PASSWORD", hide_env_values = true, required_unless_present = "password_stdin")]
+        password: Option<String>,
+        /// Read the password from standard input.
+        #[arg(long, conflicts_with = "password")]
+        password_stdin: bool,
+    },
+}
+
+/// Accounts that subscribe and hold keys.
+#[derive(Subcommand)]
+pub(crate) enum Consumer {
+    /// Make a consumer without a member, on a plan.
+    Create {
+        /// Where bills and notices go.
+        #[arg(long)]
+        email: String,
+        /// Slug of the plan.
+        #[arg(long)]
+        plan: String,
+        /// Name of the account; by default the address.
+        #[arg(long)]
+        name: Option<String>,
+        /// month or year.
+        #[arg(long, default_value = "month")]
+        interval: Interval,
+        /// Give a paid plan away: metered, never billed.
+        #[arg(long)]
+        complimentary: bool,
+    },
+}
+
+/// Runs `admin`.
+pub(crate) async fn admin(context: &Context, admin: Admin) -> Result<(), Failure> {
+    let Admin::Create { email, password, password_stdin } = admin;
+    let password = if password_stdin { read_password()? } else { password.unwrap_or_default() };
+    let id = domain::bootstrap::create_admin(&context.domain, &email, &password).await?;
+    output::result(context.json, &serde_json::json!({ "member_id": id, "email": email }), &format!("{email} is an admin"));
+    Ok(())
+}
+
+fn read_password() -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = std::io::stdin().take(MAX_PASSWORD_BYTES).read_to_string(&mut text);
+    read.map_err(|e| Failure(format!("cannot read the password: {e}")))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Runs `consumer`.
+pub(crate) async fn consumer(context: &Context, consumer: Consumer) -> Result<(), Failure> {
+    let Consumer::Create { email, plan, name, interval, complimentary } = consumer;
+    let name = name.unwrap_or_else(|| email.clone());
+    let id = create(context, &email, &name, &plan, interval, complimentary).await?;
+    output::result(context.json, &serde_json::json!({ "consumer_id": id }), &id.to_string());
+    Ok(())
+}
+
+/// Makes a consumer on a plan: the free one, or any as a gift.
+pub(crate) async fn create(
+    context: &Context,
+    email: &str,
+    name: &str,
+    plan: &str,
+    interval: Interval,
+    complimentary: bool,
+) -> Result<model::ConsumerId, Failure> {
+    let provider = domain::Provider::console();
+    let catalogue = domain::catalogue::current(&context.domain).await?;
+    let known = catalogue.as_ref().map(|c| c.plans.iter().map(|p| p.terms.slug.as_str()).collect::<Vec<_>>().join(", ")).unwrap_or_default();
+    let Some(found) = catalogue.as_ref().and_then(|c| c.plan(plan)) else {
+        let hint = if known.is_empty() { "nothing is published yet: turnpike plan publish FILE".to_owned() } else { format!("one of {known} is wanted") };
+        return Err(Failure(format!("--plan {plan}: {hint}")));
+    };
+    if !found.terms.is_free() && !complimentary {
+        return Err(Failure(format!("--plan {plan} is paid: a member buys it in the portal, or give it away with --complimentary")));
+    }
+    let gift = complimentary.then_some((plan, interval));
+    Ok(domain::consumers::provision(&context.domain, &provider, email, name, gift).await?)
+}

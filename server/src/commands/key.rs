@@ -1,0 +1,54 @@
+//! `turnpike key`.
+
+use super::Context;
+use crate::output::{self, Failure};
+use clap::Subcommand;
+use domain::keys::NewKey;
+use model::access::Environment;
+use model::{ConsumerId, KeyId};
+
+/// Keys.
+#[derive(Subcommand)]
+pub(crate) enum Key {
+    /// Make keys. A key is printed once and never again.
+    Create {
+        /// Whose (con_...).
+        #[arg(long)]
+        consumer: ConsumerId,
+        /// A name to know it by.
+        #[arg(long, default_value = "console")]
+        name: String,
+        /// live or test.
+        #[arg(long, default_value = "live")]
+        environment: Environment,
+        /// How many, a line each.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        count: u32,
+    },
+    /// End a key now.
+    Revoke {
+        /// Which (key_...).
+        id: KeyId,
+    },
+}
+
+/// Runs it.
+pub(crate) async fn run(context: &Context, key: Key) -> Result<(), Failure> {
+    let provider = domain::Provider::console();
+    match key {
+        Key::Create { consumer, name, environment, count } => {
+            let manager = provider.key_manager(consumer);
+            let new = NewKey { name, environment, expires_at: None, routes: None };
+            for made in domain::keys::create_many(&context.domain, &manager, new, count).await? {
+                let key = made.plain.reveal();
+                output::result(context.json, &serde_json::json!({ "key_id": made.id, "key": key }), key);
+            }
+        }
+        Key::Revoke { id } => {
+            let consumer = domain::keys::owner(&context.domain, &provider, id).await?;
+            domain::keys::revoke(&context.domain, &provider.key_manager(consumer), id).await?;
+            output::result(context.json, &serde_json::json!({ "key_id": id, "revoked": true }), &format!("{id} is revoked"));
+        }
+    }
+    Ok(())
+}

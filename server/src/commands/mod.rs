@@ -1,0 +1,113 @@
+//! The command line: one module a noun.
+
+mod account;
+mod check;
+mod demo;
+mod key;
+mod plan;
+mod usage;
+
+use crate::clock::{MachineClock, MachineRandom};
+use crate::config::{Portal, Serving, Storage};
+use crate::database::Database;
+use crate::output::{self, Failure};
+use clap::{Parser, Subcommand};
+use domain::settings::Settings;
+use domain::{Domain, Inner};
+use std::sync::Arc;
+
+/// Sell your HTTP APIs from your own machines: portal, gateway and billing in one program.
+#[derive(Parser)]
+#[command(name = "turnpike", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Print one JSON object on stdout instead of a sentence.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    storage: Storage,
+    #[command(flatten)]
+    portal: Portal,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the portal, the gateway and the worker.
+    Serve(Box<Serving>),
+    /// Bring the database's schema up to date.
+    Migrate,
+    /// Fill a database with a believable provider, described by a file.
+    Demo(demo::Demo),
+    /// The provider's people.
+    #[command(subcommand)]
+    Admin(account::Admin),
+    /// Accounts that subscribe and hold keys.
+    #[command(subcommand)]
+    Consumer(account::Consumer),
+    /// Keys.
+    #[command(subcommand)]
+    Key(key::Key),
+    /// Usage of the running billing period.
+    Usage(usage::Usage),
+    /// What is sold.
+    #[command(subcommand)]
+    Plan(plan::Plan),
+    /// Check configuration, database and Stripe, and say what is wrong.
+    Check(Box<Serving>),
+}
+
+/// What a command works with.
+pub(crate) struct Context {
+    pub(crate) domain: Domain,
+    pub(crate) json: bool,
+}
+
+/// Runs the command.
+pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { json, storage, portal, command } = cli;
+    match command {
+        Command::Serve(serving) => return crate::serve::serve(storage, portal, *serving).await,
+        Command::Check(serving) => return check::run(json, storage, portal, *serving).await,
+        _ => {}
+    }
+    let settings = portal.settings(&storage.data_dir)?;
+    let database = Database::open(&storage, false).await?;
+    let clock = MachineClock::start(portal.clock_offset_file.clone());
+    let context = Context { domain: domain(&database, &portal, settings, clock), json };
+    let outcome = with_schema(&database, &context, command).await;
+    database.close().await;
+    outcome
+}
+
+async fn with_schema(database: &Database, context: &Context, command: Command) -> Result<(), Failure> {
+    database.migrate().await?;
+    match command {
+        Command::Migrate => {
+            output::result(context.json, &serde_json::json!({ "migrations": domain::MIGRATIONS.iter().count() }), "the schema is up to date");
+            Ok(())
+        }
+        Command::Demo(demo) => demo::run(context, demo).await,
+        Command::Admin(admin) => account::admin(context, admin).await,
+        Command::Consumer(consumer) => account::consumer(context, consumer).await,
+        Command::Key(key) => key::run(context, key).await,
+        Command::Usage(usage) => usage::run(context, usage).await,
+        Command::Plan(plan) => plan::run(context, plan).await,
+        Command::Serve(_) | Command::Check(_) => Ok(()),
+    }
+}
+
+/// Puts the rules together with the machine's clock, randomness and Stripe.
+pub(crate) fn domain(database: &Database, portal: &Portal, settings: Settings, clock: Arc<MachineClock>) -> Domain {
+    let stripe = payments::Config {
+        secret_key: portal.stripe_secret_key.clone().map(domain::settings::Secret::new),
+        base_url: portal.stripe_url.clone(),
+    };
+    Domain::new(Inner {
+        pool: database.pool.clone(),
+        clock,
+        random: Arc::new(MachineRandom),
+        payments: Arc::new(payments::Stripe::new(stripe)),
+        settings,
+    })
+}

@@ -1,0 +1,169 @@
+//! `turnpike serve`: opens the database, then starts gateway, portal, worker and the operators' listener, and ends
+//! them in order at SIGTERM or Ctrl-C: not ready, no new connections, requests in flight, ledger, database.
+
+use crate::bridge::Bridge;
+use crate::clock::{MachineClock, MachineRandom};
+use crate::config::{Portal, ServeRole, Serving, Storage};
+use crate::database::Database;
+use crate::operations::Operations;
+use crate::output::Failure;
+use crate::{assets, logs, operations};
+use app::site::Site;
+use axum::Router;
+use axum::serve::ListenerExt as _;
+use domain::{Domain, jobs};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Workers on the job queue: one may wait for Stripe while the other sends mail.
+const JOB_WORKERS: usize = 3;
+/// Pause between two tries to prepare the database while it is away.
+const PREPARE_RETRY: Duration = Duration::from_secs(2);
+
+/// Runs until told to stop.
+pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) -> Result<(), Failure> {
+    logs::start(serving.log_format, &serving.log)?;
+    let settings = portal.settings(&storage.data_dir)?;
+    let database = Database::open(&storage, true).await?;
+    let clock = MachineClock::start(portal.clock_offset_file.clone());
+    let domain = crate::commands::domain(&database, &portal, settings, clock.clone());
+    let stop = CancellationToken::new();
+    let gateway = match serving.role {
+        ServeRole::All | ServeRole::Gateway => Some(start_gateway(&storage, &serving, &domain, clock).await?),
+        ServeRole::Portal | ServeRole::Worker => None,
+    };
+    let draining = Arc::new(AtomicBool::new(false));
+    let checks = Operations { domain: domain.clone(), gateway: gateway.clone(), draining: draining.clone() };
+    let mut tasks = vec![tokio::spawn(listen(serving.operations_listen, "operations", operations::router(checks), stop.clone()).await?)];
+    if matches!(serving.role, ServeRole::All | ServeRole::Portal) {
+        let router = portal_router(&domain, &portal);
+        tasks.push(tokio::spawn(listen(serving.portal_listen, "portal", router, stop.clone()).await?));
+    }
+    tokio::spawn(prepare(database.pool.clone(), domain.clone(), portal.clone(), serving.clone(), stop.clone()));
+    stop_signal().await?;
+    tracing::info!("stopping");
+    draining.store(true, Ordering::Relaxed);
+    let drain = Duration::from_secs(serving.drain_seconds);
+    if let Some(gateway) = gateway {
+        gateway.shutdown(drain).await;
+    }
+    stop.cancel();
+    for task in tasks {
+        if tokio::time::timeout(drain, task).await.is_err() {
+            tracing::warn!("requests were still open when the time to stop was up");
+        }
+    }
+    database.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn start_gateway(storage: &Storage, serving: &Serving, domain: &Domain, clock: Arc<MachineClock>) -> Result<Arc<gateway::Running>, Failure> {
+    let mut config = gateway::Config::new(serving.gateway_listen, storage.data_dir.join("gateway"));
+    if serving.gateway_threads > 0 {
+        config.threads = serving.gateway_threads;
+    }
+    let numbered = |(number, secret): &(i16, domain::settings::Secret)| Some((u16::try_from(*number).ok()?, secret.expose().as_bytes().to_vec()));
+    let peppers = gateway::Peppers::new(domain.settings.peppers.iter().filter_map(numbered));
+    let bridge = Bridge::start(domain.clone());
+    let running = gateway::Gateway::start(config, bridge.clone(), bridge, clock, Arc::new(MachineRandom), peppers).await;
+    let running = running.map_err(|e| Failure(format!("the gateway cannot start: {e}")))?;
+    tracing::info!(address = %running.local_addr(), "gateway listens");
+    Ok(Arc::new(running))
+}
+
+/// Everything the portal answers: the table of pages, built files, and around them the layers that hold for all.
+pub(crate) fn portal_router(domain: &Domain, portal: &Portal) -> Router {
+    let site = Site { domain: domain.clone(), brand: portal.brand.as_str().into(), assets: Arc::new(assets::manifest()) };
+    let (pages, _) = app::routes::table().split();
+    let stripe = portal.stripe_url.as_deref();
+    let pages = app::security::layers(pages, &site, stripe);
+    Router::new()
+        .route("/pkg/{*file}", axum::routing::get(assets::package))
+        .route("/favicon.svg", axum::routing::get(|headers: http::HeaderMap| async move { assets::public("favicon.svg", &headers) }))
+        .route("/robots.txt", axum::routing::get(|headers: http::HeaderMap| async move { assets::public("robots.txt", &headers) }))
+        .merge(pages)
+}
+
+/// Binds now, so that an address in use stops the start, and gives the task that serves.
+async fn listen(
+    address: SocketAddr,
+    what: &'static str,
+    router: Router,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + use<>, Failure> {
+    let listener = TcpListener::bind(address).await.map_err(|e| Failure(format!("cannot listen on {address} for the {what}: {e}")))?;
+    tracing::info!(%address, "{what} listens");
+    // Without this a page that is sent in two pieces waits 40 ms for an acknowledgement.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    Ok(async move {
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await {
+            tracing::error!(error = error.to_string(), "{what} ended");
+        }
+    })
+}
+
+/// Migrates, makes sure that recurring jobs and Stripe's endpoint exist, and starts the workers. Tries until it works:
+/// the gateway serves known keys meanwhile.
+async fn prepare(pool: sqlx::PgPool, domain: Domain, portal: Portal, serving: Serving, stop: CancellationToken) {
+    while let Err(error) = prepare_once(&pool, &domain).await {
+        tracing::warn!(cause = error.to_string(), "the database is not ready; trying again");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PREPARE_RETRY) => {}
+        }
+    }
+    match domain::bootstrap::first_start_token(&domain).await {
+        Ok(Some(token)) => tracing::info!("no admin yet: make one with `turnpike admin create`, or at {}/admin/setup with the token {token}", portal.portal_url),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(cause = error.chain(), "cannot look for the first admin"),
+    }
+    if portal.stripe_secret_key.is_some() && serving.role != ServeRole::Gateway {
+        let url = serving.webhook_url.clone().unwrap_or_else(|| format!("{}/stripe/webhook", portal.portal_url));
+        tokio::spawn(keep_endpoint(domain.clone(), url, stop.clone()));
+    }
+    if matches!(serving.role, ServeRole::All | ServeRole::Worker) {
+        for _ in 0..JOB_WORKERS {
+            tokio::spawn(registry().work(domain.clone(), stop.clone()));
+        }
+    }
+}
+
+async fn prepare_once(pool: &sqlx::PgPool, domain: &Domain) -> Result<(), Failure> {
+    domain::MIGRATIONS.run(pool).await.map_err(|e| Failure(e.to_string()))?;
+    domain::recurring::ensure(domain).await?;
+    Ok(())
+}
+
+async fn keep_endpoint(domain: Domain, url: String, stop: CancellationToken) {
+    while let Err(error) = domain::stripe_inbox::ensure_endpoint(&domain, &url).await {
+        tracing::warn!(cause = error.chain(), "Stripe's webhook endpoint is not registered; trying again");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PREPARE_RETRY) => {}
+        }
+    }
+    tracing::info!(url, "Stripe delivers events here");
+}
+
+/// Every kind of job.
+pub(crate) fn registry() -> jobs::Registry {
+    domain::recurring::register(jobs::Registry::default())
+}
+
+async fn stop_signal() -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure(format!("cannot wait for signals: {e}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
