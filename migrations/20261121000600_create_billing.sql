@@ -44,6 +44,7 @@ CREATE TABLE invoices (
 );
 CREATE INDEX invoices_by_consumer ON invoices (consumer_id, created_at DESC);
 
+-- Lines without usage are left out by Stripe, so a line that should be there is looked for by its price.
 CREATE TABLE invoice_lines (
     invoice_id    text    NOT NULL REFERENCES invoices (id) ON DELETE CASCADE,
     position      integer NOT NULL,
@@ -52,7 +53,9 @@ CREATE TABLE invoice_lines (
     unit_minor    text,
     amount_minor  bigint  NOT NULL,
     metered       boolean NOT NULL,
+    stripe_price  text,
     period_start  timestamptz NOT NULL,
     period_end    timestamptz NOT NULL,
     PRIMARY KEY (invoice_id, position)
 );
+CREATE INDEX invoice_lines_by_price ON invoice_lines (stripe_price) WHERE metered;

@@ -6,15 +6,20 @@
 
 pub mod access;
 pub mod audit;
+pub mod budget;
 pub mod catalogue;
+pub mod cost;
 pub mod email;
 pub mod entitlements;
 pub mod cluster;
 pub mod error;
 pub mod identity;
+pub mod invoices;
 pub mod jobs;
 pub mod keys;
 pub mod links;
+pub mod meter_events;
+pub mod metrics;
 pub mod payments;
 pub mod sessions;
 pub mod settings;

@@ -292,6 +292,49 @@ async fn add_periods(connection: &mut PgConnection, records: &[&UsageRecord], no
     Ok(())
 }
 
+/// Moves what a subscription used and Stripe does not have yet to the plan version it changes to, in the transaction of
+/// the change. The change's own invoice has taken everything sent before it, so what is sent after it is billed at the
+/// new price: the same rule as for usage that arrives after the change.
+///
+/// # Errors
+/// When the database fails.
+pub async fn carry_over(
+    domain: &Domain,
+    connection: &mut PgConnection,
+    subscription: model::SubscriptionId,
+    version: model::PlanVersionId,
+) -> Result<()> {
+    sqlx::query!(
+        "WITH moved AS (
+             DELETE FROM unbilled_units WHERE subscription_id = $1 AND plan_version_id <> $2 RETURNING *
+         ), unbilled AS (
+             INSERT INTO unbilled_units AS u
+             SELECT subscription_id, consumer_id, meter, date_trunc('hour', $3::timestamptz, 'UTC'), period_start, $2,
+                    sum(units), $3
+             FROM moved GROUP BY subscription_id, consumer_id, meter, period_start
+             ON CONFLICT (subscription_id, meter, hour, period_start, plan_version_id) DO UPDATE SET
+                 units = u.units + excluded.units, last_at = greatest(u.last_at, excluded.last_at)
+         ), left_behind AS (
+             UPDATE usage_periods p SET units = p.units - m.units
+             FROM (SELECT consumer_id, meter, period_start, plan_version_id, sum(units) AS units FROM moved
+                   GROUP BY 1, 2, 3, 4) m
+             WHERE p.environment = 'live' AND p.consumer_id = m.consumer_id AND p.meter = m.meter
+               AND p.period_start = m.period_start AND p.plan_version_id = m.plan_version_id
+         )
+         INSERT INTO usage_periods AS p (consumer_id, environment, period_start, meter, plan_version_id,
+                                         subscription_id, units)
+         SELECT consumer_id, 'live', period_start, meter, $2, $1, sum(units) FROM moved GROUP BY 1, 3, 4
+         ON CONFLICT (consumer_id, environment, period_start, meter, plan_version_id) DO UPDATE SET
+             units = p.units + excluded.units",
+        subscription as model::SubscriptionId,
+        version.to_string(),
+        domain.clock.now(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 async fn add_requests(connection: &mut PgConnection, ledger: &str, records: &[&UsageRecord]) -> Result<()> {
     let long = |f: fn(&UsageRecord) -> i64| records.iter().map(|r| f(r)).collect::<Vec<_>>();
     let short = |f: fn(&UsageRecord) -> i16| records.iter().map(|r| f(r)).collect::<Vec<_>>();

@@ -1,5 +1,9 @@
 //! What was used: taken in from the gateways' ledgers, and read for pages.
 
 pub mod ingest;
+pub mod log;
+pub mod report;
 
-pub use ingest::{ship, shipped_through};
+pub use ingest::{carry_over, ship, shipped_through};
+pub use log::{LogFilter, LogLine, ensure_recurring, has_requests, register, requests};
+pub use report::{Daily, GroupBy, MeterUsage, PeriodUsage, Series, by_day, period};

@@ -1,0 +1,125 @@
+//! The outbox of usage to Stripe: every unit in exactly one meter event, every event counted once.
+//!
+//! Units that the shipper added up become rows with a deterministic identifier; a row is then handed to Stripe, one at a
+//! time for each customer and meter. Stripe counts an identifier once in 24 hours, so a lost answer is mended by sending
+//! the same row again, for [`RESEND_S`]. After that nobody knows any more: the row is *ambiguous*, and what Stripe has
+//! is asked for, compared, and only the difference is sent.
+
+mod reconcile;
+mod send;
+
+pub use send::{SendMeterEvents, flush};
+
+use crate::jobs::{self, Registry};
+use crate::{Domain, Result};
+use model::{ConsumerId, SubscriptionId, Time};
+use sqlx::PgConnection;
+
+/// How often usage goes to Stripe, in seconds.
+pub const EVERY_S: i64 = 30;
+/// How long a row may be sent again under its identifier: Stripe remembers one for at least 24 hours.
+pub const RESEND_S: i64 = 20 * 3_600;
+/// How long after its last try an ambiguous row is reconciled: Stripe's sums lag behind.
+const RECONCILE_WAIT_S: i64 = 600;
+/// Stripe takes no usage older than 35 days.
+const TOO_OLD_S: i64 = 35 * 86_400;
+/// Stripe takes no usage further in the future than five minutes; one is left for the clocks.
+const AHEAD_S: i64 = 240;
+/// A row handed out belongs to its sender that long: longer than a call may take.
+const LEASE_S: i64 = 60;
+/// Longest wait between two tries, in seconds.
+const MAX_BACKOFF_S: i64 = 900;
+/// Keys of advisory locks: one makes rows at a time, one hands them out.
+const COLLECT_LOCK: i64 = 7_770_003;
+const CLAIM_LOCK: i64 = 7_770_004;
+
+/// The jobs of the outbox.
+#[must_use]
+pub fn register(registry: Registry) -> Registry {
+    registry.with::<SendMeterEvents>()
+}
+
+/// Starts the jobs that repeat; doing so again changes nothing.
+///
+/// # Errors
+/// When the database fails.
+pub async fn ensure_recurring(domain: &Domain) -> Result<()> {
+    let mut connection = domain.pool.acquire().await?;
+    jobs::enqueue(domain, &mut connection, &SendMeterEvents {}, domain.clock.now()).await
+}
+
+/// Turns unbilled units into rows, all or of one subscription. Units leave one table and enter the other in one
+/// transaction.
+///
+/// # Errors
+/// When the database fails.
+pub async fn collect(domain: &Domain, subscription: Option<SubscriptionId>) -> Result<()> {
+    let mut tx = domain.pool.begin().await?;
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", COLLECT_LOCK)
+        .execute(&mut *tx)
+        .await?;
+    // Within an hour several rows may come at once, one for each period and plan version that met in it.
+    let taken = sqlx::query!(
+        "DELETE FROM unbilled_units WHERE $1::text IS NULL OR subscription_id = $1
+         RETURNING subscription_id, consumer_id, meter, hour, period_start, units, last_at",
+        subscription as Option<SubscriptionId>,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let now = domain.clock.now();
+    for row in taken {
+        let bucket = Bucket {
+            subscription: row.subscription_id,
+            consumer: row.consumer_id,
+            meter: row.meter,
+            hour: row.hour,
+        };
+        // Never before the period it is billed in, and not ahead of the clock where that can be helped.
+        let at = row.last_at.min(now).max(row.period_start);
+        insert(&mut tx, &bucket, row.units, at).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// What a row's identifier is made of, but for its number.
+struct Bucket {
+    subscription: SubscriptionId,
+    consumer: ConsumerId,
+    meter: i16,
+    hour: Time,
+}
+
+/// Adds a row with the next number of its hour. The caller holds the collecting lock.
+async fn insert(connection: &mut PgConnection, bucket: &Bucket, units: i64, at: Time) -> Result<()> {
+    let sequence = sqlx::query_scalar!(
+        r#"SELECT coalesce(max(sequence), 0) + 1 AS "sequence!" FROM meter_events
+           WHERE subscription_id = $1 AND meter = $2 AND hour = $3"#,
+        bucket.subscription as SubscriptionId,
+        bucket.meter,
+        bucket.hour,
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let identifier = format!(
+        "{}-{}-{}-{sequence}",
+        bucket.subscription,
+        bucket.meter,
+        bucket.hour.unix_s()
+    );
+    sqlx::query!(
+        "INSERT INTO meter_events (consumer_id, subscription_id, meter, hour, sequence, units, identifier, at, state)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending')",
+        bucket.consumer as ConsumerId,
+        bucket.subscription as SubscriptionId,
+        bucket.meter,
+        bucket.hour,
+        sequence,
+        units,
+        identifier,
+        at,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
