@@ -124,6 +124,8 @@ pub struct StripeSubscription {
     pub cancel_at_period_end: bool,
     /// The schedule that manages it.
     pub schedule: Option<String>,
+    /// A change waits for its payment and lapses then: what is sold stays as it was.
+    pub pending_until: Option<Time>,
     /// The newest invoice.
     pub latest_invoice: Option<String>,
     /// When it ended.
@@ -141,6 +143,15 @@ pub struct StripeItem {
     pub period: Period,
 }
 
+/// What a schedule will do at the end of the running phase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StripeSchedule {
+    /// Stripe's id.
+    pub id: String,
+    /// Prices of the phase that comes next; none when there is none, or the schedule is over.
+    pub next_prices: Vec<String>,
+}
+
 /// New prices for a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemChange {
@@ -150,6 +161,10 @@ pub struct ItemChange {
     pub add_flat: Vec<String>,
     /// Metered prices to add.
     pub add_metered: Vec<String>,
+    /// How long the new prices' periods are.
+    pub interval: Interval,
+    /// A new period begins with the change: the interval is another one.
+    pub restart_period: bool,
 }
 
 /// An invoice, or a preview of one.
@@ -231,12 +246,18 @@ pub struct StripeEvent {
 pub trait Payments: Send + Sync {
     /// Makes a product.
     async fn create_product(&self, name: &str, slug: &str, idempotency_key: &str) -> Answer<String>;
-    /// Makes a meter that sums values; `event_name` is unique.
+    /// Makes a meter that sums values, or gives the one that listens to this `event_name` already: it is unique.
     async fn create_meter(&self, name: &str, event_name: &str, idempotency_key: &str) -> Answer<String>;
     /// Makes a price.
     async fn create_price(&self, price: &NewPrice, idempotency_key: &str) -> Answer<String>;
     /// Makes a customer.
-    async fn create_customer(&self, consumer: ConsumerId, name: &str, email: &str) -> Answer<String>;
+    async fn create_customer(
+        &self,
+        consumer: ConsumerId,
+        name: &str,
+        email: &str,
+        idempotency_key: &str,
+    ) -> Answer<String>;
     /// Opens a Checkout.
     async fn create_checkout(&self, checkout: &NewCheckout, idempotency_key: &str) -> Answer<Checkout>;
     /// Reads a Checkout.
@@ -264,6 +285,8 @@ pub trait Payments: Send + Sync {
         change: &ItemChange,
         idempotency_key: &str,
     ) -> Answer<String>;
+    /// Reads a schedule.
+    async fn schedule(&self, id: &str) -> Answer<StripeSchedule>;
     /// Takes a scheduled change back.
     async fn release_schedule(&self, schedule: &str) -> Answer<()>;
     /// Ends the subscription with its period, or takes that back.
@@ -284,10 +307,14 @@ pub trait Payments: Send + Sync {
     async fn meter_total(&self, meter: &str, customer: &str, start: Time, end: Time) -> Answer<u64>;
     /// A page of Stripe's to change the card and pay what is open.
     async fn portal_url(&self, customer: &str, return_url: &str) -> Answer<String>;
-    /// Registers our webhook address for all events we handle; gives id, secret and API version.
-    async fn create_endpoint(&self, url: &str) -> Answer<(String, String, String)>;
+    /// Registers our webhook address for these types of events; gives id, secret and API version.
+    async fn create_endpoint(&self, url: &str, types: &[&str]) -> Answer<(String, String, String)>;
     /// Whether an endpoint is still there and enabled.
     async fn endpoint_exists(&self, id: &str) -> Answer<bool>;
-    /// Events since `since` that were not delivered.
+    /// Reads an event.
+    async fn event(&self, id: &str) -> Answer<StripeEvent>;
+    /// Whether real money moves: the key is a live one.
+    fn livemode(&self) -> bool;
+    /// Events since `since` that were not delivered, the oldest 1,000 at most.
     async fn undelivered_events(&self, since: Time) -> Answer<Vec<StripeEvent>>;
 }

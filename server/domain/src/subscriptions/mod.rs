@@ -7,4 +7,5 @@ mod begin;
 mod current;
 
 pub use begin::{grant_complimentary, start_free};
+pub(crate) use current::of;
 pub use current::{Subscription, current};
