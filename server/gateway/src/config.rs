@@ -1,0 +1,113 @@
+//! What a gateway is started with.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where to listen, where to keep the ledger and the snapshot, and every bound.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address for the provider's APIs; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Folder of this gateway alone: ledger segments and the copy of the snapshot.
+    pub data_dir: PathBuf,
+    /// Worker threads, each with its own listening socket; at least 1.
+    pub threads: usize,
+    /// Bounds on time and size.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Defaults: a thread per core.
+    pub fn new(listen: SocketAddr, data_dir: PathBuf) -> Self {
+        Self {
+            listen,
+            data_dir,
+            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Bounds on time and size.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Largest request body, in bytes.
+    pub body_bytes: u64,
+    /// Largest request head, in bytes; at least 8192.
+    pub head_bytes: usize,
+    /// Most header lines in a request.
+    pub headers: usize,
+    /// Longest wait for a request's head, and the longest life of an idle connection.
+    pub head_timeout: Duration,
+    /// Longest silence inside a request's body.
+    pub body_idle: Duration,
+    /// Longest wait for an upstream to accept a connection.
+    pub connect_timeout: Duration,
+    /// Idle connections kept per upstream and thread.
+    pub idle_per_upstream: usize,
+    /// Open client connections per thread; above it new ones are closed at once.
+    pub connections_per_thread: usize,
+    /// Longest time between two questions to the snapshot source.
+    pub poll_interval: Duration,
+    /// Longest time a record waits before it is shipped.
+    pub ship_interval: Duration,
+    /// Records in a ledger segment (128 bytes each).
+    pub segment_records: u32,
+    /// How long a shipped segment is kept, for audits and for a database restored from a backup.
+    pub retention: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 10 << 20,
+            head_bytes: 32 << 10,
+            headers: 100,
+            head_timeout: Duration::from_secs(10),
+            body_idle: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(2),
+            idle_per_upstream: 128,
+            connections_per_thread: 20_000,
+            poll_interval: Duration::from_secs(2),
+            ship_interval: Duration::from_millis(200),
+            segment_records: 1 << 16,
+            retention: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+/// The peppers that keys are hashed with, by number. The keyed state is made once: a check costs two blocks of SHA-256.
+#[derive(Clone, Default)]
+pub struct Peppers(Vec<(u16, Hmac<Sha256>)>);
+
+impl Peppers {
+    /// From (number, secret bytes).
+    pub fn new<S: AsRef<[u8]>>(peppers: impl IntoIterator<Item = (u16, S)>) -> Self {
+        let keyed = |(number, secret): (u16, S)| {
+            let state = Hmac::<Sha256>::new_from_slice(secret.as_ref()).ok()?;
+            Some((number, state))
+        };
+        Self(peppers.into_iter().filter_map(keyed).collect())
+    }
+
+    /// HMAC-SHA-256 of a whole key under a pepper; `None` when there is no pepper of that number.
+    pub fn mac(&self, number: u16, key: &[u8]) -> Option<[u8; 32]> {
+        let mut state = self.0.iter().find(|(n, _)| *n == number)?.1.clone();
+        state.update(key);
+        Some(state.finalize().into_bytes().into())
+    }
+
+    /// The number of the first pepper, for the comparison that an unknown key gets.
+    pub(crate) fn any(&self) -> u16 {
+        self.0.first().map_or(0, |p| p.0)
+    }
+}
+
+impl std::fmt::Debug for Peppers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Peppers").field(&self.0.len()).finish()
+    }
+}

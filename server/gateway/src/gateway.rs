@@ -1,0 +1,218 @@
+//! Starts and stops a gateway.
+
+use crate::config::{Config, Peppers};
+use crate::disk;
+use crate::ledger::Ledger;
+use crate::metrics::{self, Metrics};
+use crate::server::{self, Shared, Worker};
+use crate::source::{SnapshotSource, UsageSink};
+use crate::tables::Tables;
+use crate::{shipper, sync};
+use model::{Clock, Random};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// Connections waiting to be accepted, per thread.
+const BACKLOG: i32 = 4096;
+const LEDGER_FOLDER: &str = "ledger";
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// The data folder cannot be used.
+    #[error("cannot use the data folder {0}: {1}")]
+    Data(String, io::Error),
+    /// No thread can be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The way to a [`Running`] gateway.
+#[derive(Debug)]
+pub struct Gateway;
+
+impl Gateway {
+    /// Opens the ledger, loads the stored snapshot when there is one, and listens. Returns at once: [`Running::ready`]
+    /// says when there is a snapshot to serve from. To be called in a tokio runtime, which then asks the source and
+    /// ships to the sink; requests are served by threads of their own.
+    ///
+    /// # Errors
+    /// When the address or the data folder cannot be used.
+    pub fn start(
+        config: Config,
+        source: Arc<dyn SnapshotSource>,
+        sink: Arc<dyn UsageSink>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        peppers: Peppers,
+    ) -> Result<Running, StartError> {
+        let data = |e| StartError::Data(config.data_dir.display().to_string(), e);
+        let segment = config.limits.segment_records.max(1);
+        let ledger = Ledger::open(&config.data_dir.join(LEDGER_FOLDER), segment, &*random).map_err(data)?;
+        let tables = Arc::new(Tables::new());
+        disk::load(&config.data_dir, &tables, &ledger, clock.now()).map_err(data)?;
+        let listeners = listen(config.listen, config.threads.max(1));
+        let (listeners, local_addr) = listeners.map_err(|e| StartError::Listen(config.listen, e))?;
+        let syncing = ledger.start_syncing().map_err(StartError::Thread)?;
+        let shared = Arc::new(Shared {
+            limits: config.limits,
+            tables,
+            ledger,
+            peppers,
+            clock,
+        });
+        let stop = watch::Sender::new(None);
+        let stop_shipping = watch::Sender::new(false);
+        let mut metrics = Vec::new();
+        let mut workers = Vec::new();
+        for (i, listener) in listeners.into_iter().enumerate() {
+            let counters = Arc::new(Metrics::new());
+            metrics.push(Arc::clone(&counters));
+            let worker = Worker::new(Arc::clone(&shared), counters, Arc::clone(&random));
+            workers.push(spawn_worker(i, worker, listener, stop.subscribe()).map_err(StartError::Thread)?);
+        }
+        let shipped = Arc::new(AtomicU64::new(0));
+        let snapshots = sync::run(Arc::clone(&shared), source, config.data_dir, stop.subscribe());
+        let shipping = shipper::run(
+            Arc::clone(&shared),
+            sink,
+            Arc::clone(&shipped),
+            stop_shipping.subscribe(),
+        );
+        Ok(Running {
+            local_addr,
+            shared,
+            metrics,
+            shipped,
+            stop,
+            stop_shipping,
+            workers,
+            snapshots: tokio::spawn(snapshots),
+            shipping: tokio::spawn(shipping),
+            syncing,
+        })
+    }
+}
+
+/// A gateway that serves. Dropped without [`Running::shutdown`] it goes on serving until the process ends.
+pub struct Running {
+    local_addr: SocketAddr,
+    shared: Arc<Shared>,
+    metrics: Vec<Arc<Metrics>>,
+    shipped: Arc<AtomicU64>,
+    stop: watch::Sender<Option<Duration>>,
+    stop_shipping: watch::Sender<bool>,
+    workers: Vec<oneshot::Receiver<()>>,
+    snapshots: JoinHandle<()>,
+    shipping: JoinHandle<()>,
+    syncing: std::thread::JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("local_addr", &self.local_addr)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Whether it has routes to serve by and a ledger to write to, and is not shutting down.
+    pub fn ready(&self) -> bool {
+        self.shared.tables.routes.load().is_some() && self.shared.ledger.writable() && self.stop.borrow().is_none()
+    }
+
+    /// The name of its ledger.
+    pub fn ledger_id(&self) -> &str {
+        self.shared.ledger.id()
+    }
+
+    /// The last version applied.
+    pub fn snapshot_version(&self) -> i64 {
+        self.shared.tables.version()
+    }
+
+    /// Ledger records that the sink has not taken yet.
+    pub fn unshipped(&self) -> u64 {
+        self.shared
+            .ledger
+            .committed()
+            .saturating_sub(self.shipped.load(Ordering::Relaxed))
+    }
+
+    /// Counters in Prometheus' text format.
+    pub fn metrics(&self) -> String {
+        metrics::render(&self.metrics, &self.shared, self.shipped.load(Ordering::Relaxed))
+    }
+
+    /// Stops accepting, lets open requests finish for at most `drain`, then syncs and ships the ledger and stores the
+    /// snapshot.
+    pub async fn shutdown(self, drain: Duration) {
+        self.stop.send_replace(Some(drain));
+        for worker in self.workers {
+            // A worker that panicked has dropped its end: it is gone, too.
+            let _ = worker.await;
+        }
+        let _ = self.snapshots.await;
+        self.shared.ledger.stop();
+        let syncing = self.syncing;
+        let _ = tokio::task::spawn_blocking(move || syncing.join().is_ok()).await;
+        self.stop_shipping.send_replace(true);
+        let _ = self.shipping.await;
+    }
+}
+
+/// A listening socket per thread on one port: the kernel spreads connections over them.
+fn listen(addr: SocketAddr, count: usize) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut addr = addr;
+    for _ in 0..count {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from(socket);
+        addr = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok((listeners, addr))
+}
+
+fn spawn_worker(
+    index: usize,
+    worker: Worker,
+    listener: TcpListener,
+    stop: watch::Receiver<Option<Duration>>,
+) -> io::Result<oneshot::Receiver<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (done, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(format!("gateway-{index}"))
+        .spawn(move || {
+            runtime.block_on(async {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => server::serve(Arc::new(worker), listener, stop).await,
+                    Err(error) => tracing::error!(%error, "cannot listen"),
+                }
+            });
+            runtime.shutdown_background();
+            let _ = done.send(());
+        })?;
+    Ok(ended)
+}

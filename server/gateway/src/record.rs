@@ -1,0 +1,178 @@
+//! Phase five: what happened is written down, always, and before the last byte of the answer leaves.
+//!
+//! An [`Open`] exists from the moment the caller is known. However the request ends (answered, refused, broken off, or
+//! dropped because the client went away), exactly one ledger record comes of it.
+
+use crate::account::Terms;
+use crate::admit::Admission;
+use crate::authenticate::Caller;
+use crate::body::Progress;
+use crate::ledger;
+use crate::refusal::Refusal;
+use crate::server::Worker;
+use model::access::Environment;
+use model::usage::UsageRecord;
+use model::{ConsumerId, KeyId, RequestId, Time};
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Status in the record of a request whose client went away before the answer: nobody saw one.
+const CLIENT_GONE: u16 = 499;
+
+/// A request whose record is not written yet.
+pub(crate) struct Open {
+    worker: Arc<Worker>,
+    request: RequestId,
+    at: Time,
+    started: Instant,
+    consumer: ConsumerId,
+    environment: Environment,
+    key: KeyId,
+    pub(crate) lookup: u64,
+    route: u16,
+    meter: u16,
+    terms: Arc<Terms>,
+    /// Units taken from the meter's counter and not given back.
+    reserved: u32,
+    status: u16,
+    refusal: u8,
+    upload: Option<Arc<Progress>>,
+    response_bytes: u64,
+    written: bool,
+}
+
+impl Open {
+    /// For a caller at a route (number, meter).
+    pub(crate) fn new(
+        worker: Arc<Worker>,
+        caller: &Caller,
+        route: (u16, u16),
+        request: RequestId,
+        at: Time,
+        started: Instant,
+    ) -> Self {
+        let account = &caller.key.account;
+        Self {
+            worker,
+            request,
+            at,
+            started,
+            consumer: account.consumer,
+            environment: account.environment,
+            key: caller.key.id,
+            lookup: caller.lookup,
+            route: route.0,
+            meter: route.1,
+            terms: account.terms(at),
+            reserved: 0,
+            status: 0,
+            refusal: 0,
+            upload: None,
+            response_bytes: 0,
+            written: false,
+        }
+    }
+
+    /// The request was admitted: from now on its units are held here.
+    pub(crate) fn admitted(&mut self, admission: &Admission, upload: Option<Arc<Progress>>) {
+        self.terms = Arc::clone(&admission.terms);
+        self.reserved = admission.units;
+        self.upload = upload;
+    }
+
+    /// The head of the upstream's answer is known; units that do not count are given back.
+    pub(crate) fn answered(&mut self, status: u16, counts: bool) {
+        self.status = status;
+        if !counts {
+            self.release();
+        }
+    }
+
+    /// The gateway refused, or failed to get an answer. Nothing is counted.
+    pub(crate) fn refused(&mut self, refusal: Refusal) {
+        self.status = refusal.status().as_u16();
+        self.refusal = refusal.number();
+        self.release();
+    }
+
+    /// Bytes of the answer's body that are about to leave.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.response_bytes = self
+            .response_bytes
+            .saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+    /// Since the request began.
+    pub(crate) fn age(&self) -> std::time::Duration {
+        self.started.elapsed()
+    }
+    /// Whether the record is written.
+    pub(crate) fn is_written(&self) -> bool {
+        self.written
+    }
+    /// The worker that serves it.
+    pub(crate) fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    fn release(&mut self) {
+        let units = std::mem::take(&mut self.reserved);
+        if let Some(limit) = self.terms.limit(self.meter).filter(|_| units > 0) {
+            limit.slot.release(u64::from(units));
+        }
+    }
+
+    /// Writes the record, once.
+    ///
+    /// # Errors
+    /// When the ledger takes no more; then the answer must not be finished.
+    pub(crate) fn write(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.written, true) {
+            return Ok(());
+        }
+        let record = UsageRecord {
+            seq: 0,
+            request: self.request,
+            at: self.at,
+            consumer: self.consumer,
+            environment: self.environment,
+            subscription: self.terms.subscription,
+            plan_version: self.terms.plan_version,
+            period_start: self.terms.period.start,
+            key: self.key,
+            route: self.route,
+            meter: self.meter,
+            units: self.reserved,
+            status: self.status,
+            refusal: self.refusal,
+            request_bytes: self.upload.as_ref().map_or(0, |u| u.bytes()),
+            response_bytes: self.response_bytes,
+            duration_us: u32::try_from(self.age().as_micros()).unwrap_or(u32::MAX),
+        };
+        let slot = self.terms.limit(self.meter).map(|l| &l.slot.recorded);
+        let counted = slot
+            .filter(|_| self.reserved > 0)
+            .map(|s| (s, u64::from(self.reserved)));
+        let written = self.worker.shared.ledger.append(ledger::encode(&record), counted);
+        if let Err(error) = written {
+            tracing::error!(%error, "a request could not be recorded");
+            self.release();
+            return Err(error);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.written {
+            return;
+        }
+        if self.status == 0 {
+            self.refused(Refusal::ClientGone);
+            self.status = CLIENT_GONE;
+        }
+        // An answer that broke off after its head counts as its status says: the upstream did the work.
+        let _ = self.write();
+    }
+}

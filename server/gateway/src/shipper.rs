@@ -1,0 +1,115 @@
+//! Brings ledger records to the control plane, in order. The sink moves the cursor in the transaction that counts the
+//! records, so after any failure the cursor is asked for and the rest is sent again.
+
+use crate::server::Shared;
+use crate::source::{SourceError, UsageSink};
+use model::usage::UsageBatch;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// Most records in a batch.
+const BATCH: usize = 5_000;
+/// Longest wait for the sink.
+const SHIP_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MOST: Duration = Duration::from_secs(5);
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// Longest wait for the last batches at shutdown; what is left is shipped after the next start.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// Runs until told to stop, and then until everything is shipped or [`LAST_WAIT`] is over.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    sink: Arc<dyn UsageSink>,
+    shipped: Arc<AtomicU64>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut shipper = Shipper {
+        shared,
+        sink,
+        shipped,
+        cursor: None,
+    };
+    let mut retry = RETRY_FIRST;
+    let mut pruned = Instant::now();
+    loop {
+        let pause = match shipper.step().await {
+            Ok(BATCH) => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            Ok(_) => {
+                retry = RETRY_FIRST;
+                shipper.shared.limits.ship_interval
+            }
+            Err(error) => {
+                tracing::warn!(%error, "usage cannot be shipped; it stays in the ledger");
+                shipper.cursor = None;
+                retry = (retry * 2).min(RETRY_MOST);
+                retry
+            }
+        };
+        if pruned.elapsed() > PRUNE_EVERY {
+            pruned = Instant::now();
+            let shared = &shipper.shared;
+            let through = shipper.shipped.load(Ordering::Relaxed);
+            shared
+                .ledger
+                .prune(through, shared.limits.retention, shared.clock.security_now());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.changed() => break,
+        }
+    }
+    let rest = async { while shipper.step().await.is_ok_and(|n| n > 0) {} };
+    if timeout(LAST_WAIT, rest).await.is_err() {
+        tracing::warn!("usage is left in the ledger for the next start");
+    }
+}
+
+struct Shipper {
+    shared: Arc<Shared>,
+    sink: Arc<dyn UsageSink>,
+    shipped: Arc<AtomicU64>,
+    cursor: Option<u64>,
+}
+
+impl Shipper {
+    /// Ships a batch; how many records were in it.
+    async fn step(&mut self) -> Result<usize, SourceError> {
+        let ledger = &self.shared.ledger;
+        let slow = |_| SourceError::new("no answer in time");
+        let cursor = match self.cursor {
+            Some(cursor) => cursor,
+            None => timeout(SHIP_TIMEOUT, self.sink.shipped_through(ledger.id()))
+                .await
+                .map_err(slow)??,
+        };
+        self.cursor = Some(cursor);
+        self.shipped.store(cursor, Ordering::Relaxed);
+        if cursor > ledger.committed() {
+            return Err(SourceError(format!(
+                "the control plane has records of ledger {} up to {cursor}, the ledger itself ends at {}: the data \
+                 folder was set back; start with an empty one",
+                ledger.id(),
+                ledger.committed()
+            )));
+        }
+        let records = ledger.read(cursor + 1, BATCH).map_err(SourceError::new)?;
+        let (count, Some(last)) = (records.len(), records.last().map(|r| r.seq)) else {
+            return Ok(0);
+        };
+        let batch = UsageBatch {
+            ledger: ledger.id().to_owned(),
+            records,
+        };
+        timeout(SHIP_TIMEOUT, self.sink.ship(&batch)).await.map_err(slow)??;
+        self.cursor = Some(last);
+        self.shipped.store(last, Ordering::Relaxed);
+        Ok(count)
+    }
+}

@@ -1,0 +1,49 @@
+//! The two doors to the control plane. The gateway waits for neither while it answers a request.
+
+use async_trait::async_trait;
+use model::snapshot::Changes;
+use model::usage::UsageBatch;
+
+/// The control plane could not be asked, or did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the control plane does not answer: {0}")]
+pub struct SourceError(pub String);
+
+impl SourceError {
+    /// From any error, by its text.
+    pub fn new(error: impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Where routes, keys and entitlements come from.
+#[async_trait]
+pub trait SnapshotSource: Send + Sync {
+    /// Everything that changed after `version` (0: everything there is). `ledger` names the asking gateway, so that
+    /// `shipped_through` can be its own; both are read in one transaction with `used`.
+    ///
+    /// # Errors
+    /// When the control plane cannot be reached.
+    async fn changes_since(&self, ledger: &str, version: i64) -> Result<Changes, SourceError>;
+
+    /// Returns when something may have changed. It may return too often and it may miss a change: the gateway asks
+    /// from time to time whatever it says.
+    async fn hint(&self);
+}
+
+/// Where finished requests go.
+#[async_trait]
+pub trait UsageSink: Send + Sync {
+    /// Takes a batch: the aggregates, the rows and the cursor in one transaction. Records at or before the cursor
+    /// are passed over, so that a batch sent twice counts once.
+    ///
+    /// # Errors
+    /// When it is unknown whether the batch was taken; it is sent again from the cursor.
+    async fn ship(&self, batch: &UsageBatch) -> Result<(), SourceError>;
+
+    /// The cursor: the last sequence number taken from this ledger, 0 for a ledger never seen.
+    ///
+    /// # Errors
+    /// When the control plane cannot be reached.
+    async fn shipped_through(&self, ledger: &str) -> Result<u64, SourceError>;
+}

@@ -1,0 +1,113 @@
+//! Keeps the snapshot up to date: asks for what changed at every hint and from time to time, and copies it to disk.
+
+use crate::disk;
+use crate::server::Shared;
+use crate::source::SnapshotSource;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// Longest wait for an answer of the source.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// First wait after a failure; it doubles up to the poll interval.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Shortest time between two questions, whatever the hints say.
+const ASK_SPACING: Duration = Duration::from_millis(10);
+/// Shortest time between two copies on disk.
+const SAVE_SPACING: Duration = Duration::from_secs(1);
+/// A copy may take this part of the time at most: one that takes long is made seldom.
+const SAVE_SHARE: u32 = 20;
+
+/// Runs until told to stop; makes a last copy then.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    source: Arc<dyn SnapshotSource>,
+    dir: PathBuf,
+    mut stop: watch::Receiver<Option<Duration>>,
+) {
+    let mut copy = Copy::new(dir);
+    let mut retry = RETRY_FIRST;
+    loop {
+        let pause = match ask(&shared, &*source).await {
+            Ok(changed) => {
+                copy.dirty |= changed;
+                retry = RETRY_FIRST;
+                shared.limits.poll_interval
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the snapshot cannot be brought up to date");
+                shared.tables.set_connected(false);
+                retry = (retry * 2).min(shared.limits.poll_interval.max(RETRY_FIRST));
+                retry
+            }
+        };
+        let pause = copy.save_if_due(&shared).await.map_or(pause, |due| due.min(pause));
+        tokio::select! {
+            () = source.hint() => tokio::time::sleep(ASK_SPACING).await,
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.changed() => break,
+        }
+    }
+    copy.dirty = true;
+    copy.due = Instant::now();
+    copy.save_if_due(&shared).await;
+}
+
+/// Asks once; whether anything changed.
+async fn ask(shared: &Arc<Shared>, source: &dyn SnapshotSource) -> Result<bool, String> {
+    let version = shared.tables.version();
+    let asked = timeout(ASK_TIMEOUT, source.changes_since(shared.ledger.id(), version)).await;
+    let changes = asked
+        .map_err(|_| "no answer in time".to_owned())?
+        .map_err(|e| e.to_string())?;
+    let changed = changes.version != version || changes.routing.is_some();
+    let now = shared.clock.now();
+    let applying = Arc::clone(shared);
+    let apply = move || applying.tables.apply(changes, &applying.ledger, now);
+    // A first load of a million keys takes long; other tasks of this runtime go on meanwhile.
+    let applied = tokio::task::spawn_blocking(apply).await.map_err(|e| e.to_string())?;
+    applied.map_err(|e| e.to_string())?;
+    let now_ms = shared.clock.security_now().unix_ms();
+    shared.tables.synced_ms.store(now_ms, Ordering::Relaxed);
+    shared.tables.set_connected(true);
+    Ok(changed)
+}
+
+struct Copy {
+    dir: PathBuf,
+    dirty: bool,
+    due: Instant,
+}
+
+impl Copy {
+    fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            dirty: false,
+            due: Instant::now(),
+        }
+    }
+
+    /// Saves when it is time; how long until it is, when it is not yet.
+    async fn save_if_due(&mut self, shared: &Arc<Shared>) -> Option<Duration> {
+        if !self.dirty {
+            return None;
+        }
+        let begun = Instant::now();
+        if begun < self.due {
+            return Some(self.due - begun);
+        }
+        let (dir, saving) = (self.dir.clone(), Arc::clone(shared));
+        let saved = tokio::task::spawn_blocking(move || disk::save(&dir, &saving.tables, &saving.ledger)).await;
+        match saved {
+            Ok(Ok(())) => self.dirty = false,
+            Ok(Err(error)) => tracing::error!(%error, "the snapshot cannot be copied to disk"),
+            Err(error) => tracing::error!(%error, "the copy of the snapshot broke off"),
+        }
+        self.due = Instant::now() + SAVE_SPACING.max(begun.elapsed() * SAVE_SHARE);
+        None
+    }
+}

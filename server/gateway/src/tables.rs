@@ -1,0 +1,271 @@
+//! The snapshot in memory: keys in shards, accounts, routes. Readers hold a shard's lock for the copy of one entry.
+
+use crate::account::{Account, Profile};
+use crate::ledger::Ledger;
+use crate::route::Routes;
+use arc_swap::ArcSwapOption;
+use http::HeaderValue;
+use model::access::Environment;
+use model::snapshot::{Changes, Entitlement, KeyRecord, Routing};
+use model::{ConsumerId, KeyId, Time};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use tokio::sync::watch;
+
+/// Shards of the key table: a change of one key makes readers of one in 64 wait, for nanoseconds.
+const SHARDS: u64 = 64;
+
+/// Spreads lookups, which are random already, over all bits.
+#[derive(Default)]
+pub(crate) struct LookupHasher(u64);
+
+impl Hasher for LookupHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64(u64::from(*b));
+        }
+    }
+    fn write_u64(&mut self, n: u64) {
+        let mixed = (self.0 ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+/// A key as it is kept: about 100 bytes.
+#[derive(Clone)]
+pub(crate) struct KeyEntry {
+    pub(crate) id: KeyId,
+    pub(crate) mac: [u8; 32],
+    pub(crate) account: Arc<Account>,
+    expires_ms: i64,
+    pub(crate) pepper: u16,
+    pub(crate) revoked: bool,
+    pub(crate) routes: Option<Arc<[u16]>>,
+}
+
+impl KeyEntry {
+    /// Whether its time is over.
+    pub(crate) fn expired(&self, now: Time) -> bool {
+        now.unix_ms() >= self.expires_ms
+    }
+}
+
+type Shard = RwLock<HashMap<u64, KeyEntry, BuildHasherDefault<LookupHasher>>>;
+type AccountKey = (ConsumerId, Environment);
+
+/// Everything the request path reads.
+pub(crate) struct Tables {
+    shards: Vec<Shard>,
+    accounts: Mutex<HashMap<AccountKey, Arc<Account>>>,
+    profiles: Mutex<Vec<Arc<Profile>>>,
+    pub(crate) routes: ArcSwapOption<Routes>,
+    version: AtomicI64,
+    /// Whether the control plane answered the last question.
+    connected: AtomicBool,
+    /// When it last answered, in milliseconds since 1970.
+    pub(crate) synced_ms: AtomicI64,
+    pub(crate) rejected: AtomicU64,
+    /// Grows when a key is revoked or a consumer suspended; open streams look then.
+    cut: watch::Sender<u64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Tables {
+    /// Nothing known yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
+            accounts: Mutex::default(),
+            profiles: Mutex::default(),
+            routes: ArcSwapOption::empty(),
+            version: AtomicI64::new(0),
+            connected: AtomicBool::new(false),
+            synced_ms: AtomicI64::new(0),
+            rejected: AtomicU64::new(0),
+            cut: watch::Sender::new(0),
+        }
+    }
+
+    fn shard(&self, lookup: u64) -> Option<&Shard> {
+        self.shards.get(usize::try_from(lookup % SHARDS).unwrap_or(0))
+    }
+
+    /// A copy of the key's entry.
+    pub(crate) fn key(&self, lookup: u64) -> Option<KeyEntry> {
+        let shard = self.shard(lookup)?.read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(&lookup).cloned()
+    }
+
+    /// Whether a request of this key that is still open must end.
+    pub(crate) fn is_cut(&self, lookup: u64) -> bool {
+        self.key(lookup).is_none_or(|k| k.revoked || k.account.suspended())
+    }
+
+    /// Tells when [`Tables::is_cut`] may have changed for some key.
+    pub(crate) fn watch_cuts(&self) -> watch::Receiver<u64> {
+        self.cut.subscribe()
+    }
+
+    /// The version reached.
+    pub(crate) fn version(&self) -> i64 {
+        self.version.load(Ordering::Acquire)
+    }
+    /// Whether the control plane answered the last question: then an unknown key does not exist.
+    pub(crate) fn connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+    /// Notes whether the control plane answered.
+    pub(crate) fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+    }
+    /// Keys known.
+    pub(crate) fn key_count(&self) -> usize {
+        let count = |s: &Shard| s.read().unwrap_or_else(PoisonError::into_inner).len();
+        self.shards.iter().map(count).sum()
+    }
+
+    /// Takes changes over: entitlements first, so that a key never arrives before what it may do; routes before keys,
+    /// because keys name them.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read; nothing is taken over then.
+    pub(crate) fn apply(&self, changes: Changes, ledger: &Ledger, now: Time) -> std::io::Result<()> {
+        let through = changes.shipped_through;
+        let told = changes.entitlements.into_iter().map(|e| (e, through)).collect();
+        self.apply_entitlements(told, ledger, now)?;
+        if let Some(routing) = changes.routing {
+            self.apply_routing(routing);
+        }
+        let revoked = changes.keys.iter().any(|k| k.revoked);
+        for key in changes.keys {
+            self.apply_key(key);
+        }
+        self.version.fetch_max(changes.version, Ordering::AcqRel);
+        if revoked {
+            self.cut.send_modify(|n| *n += 1);
+        }
+        Ok(())
+    }
+
+    /// Entitlements, each with the last sequence number of our ledger that its `used` holds.
+    pub(crate) fn apply_entitlements(
+        &self,
+        told: Vec<(Entitlement, u64)>,
+        ledger: &Ledger,
+        now: Time,
+    ) -> std::io::Result<()> {
+        let Some(oldest) = told.iter().map(|t| t.1).min() else {
+            return Ok(());
+        };
+        let through: HashMap<AccountKey, u64> = told.iter().map(|(e, s)| ((e.consumer, e.environment), *s)).collect();
+        let own = ledger.units_after(oldest, |r| {
+            through.get(&(r.consumer, r.environment)).is_some_and(|s| r.seq > *s)
+        })?;
+        let mut suspended = false;
+        for (e, _) in &told {
+            let own = |meter, start| {
+                own.get(&(e.consumer, e.environment, meter, start))
+                    .copied()
+                    .unwrap_or(0)
+            };
+            suspended |= e.suspended.is_some();
+            self.account(e.consumer, e.environment)
+                .update(e, self.profile(e), now, own);
+        }
+        if suspended {
+            self.cut.send_modify(|n| *n += 1);
+        }
+        Ok(())
+    }
+
+    /// A table that cannot be compiled is left aside: the last good one stays.
+    pub(crate) fn apply_routing(&self, routing: Routing) {
+        match Routes::compile(routing) {
+            Ok(routes) => self.routes.store(Some(Arc::new(routes))),
+            Err(error) => {
+                tracing::error!(%error, "the new routing table is unusable; the last good one stays");
+                self.rejected.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(crate) fn apply_key(&self, key: KeyRecord) {
+        let entry = KeyEntry {
+            id: key.id,
+            mac: key.mac,
+            account: self.account(key.consumer, key.environment),
+            expires_ms: key.expires_at.map_or(i64::MAX, Time::unix_ms),
+            pepper: key.pepper,
+            revoked: key.revoked,
+            routes: key.routes.map(Arc::from),
+        };
+        if let Some(shard) = self.shard(key.lookup) {
+            shard
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(key.lookup, entry);
+        }
+    }
+
+    fn account(&self, consumer: ConsumerId, environment: Environment) -> Arc<Account> {
+        let mut accounts = lock(&self.accounts);
+        let account = accounts.entry((consumer, environment));
+        Arc::clone(account.or_insert_with(|| Arc::new(Account::unknown(consumer, environment))))
+    }
+
+    fn profile(&self, e: &Entitlement) -> Arc<Profile> {
+        let wanted = Profile::of(e);
+        let mut profiles = lock(&self.profiles);
+        if let Some(known) = profiles.iter().find(|p| ***p == wanted) {
+            return Arc::clone(known);
+        }
+        // Profiles follow published plans, so there are few; those no account holds any more go.
+        profiles.retain(|p| Arc::strong_count(p) > 1);
+        let made = Arc::new(wanted);
+        profiles.push(Arc::clone(&made));
+        made
+    }
+
+    /// Every account, for the copy on disk.
+    pub(crate) fn all_accounts(&self) -> Vec<Arc<Account>> {
+        lock(&self.accounts).values().cloned().collect()
+    }
+
+    /// Calls `each` with every key, shard by shard.
+    pub(crate) fn each_key(&self, mut each: impl FnMut(KeyRecord)) {
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            for (lookup, key) in shard.iter() {
+                each(KeyRecord {
+                    id: key.id,
+                    lookup: *lookup,
+                    mac: key.mac,
+                    pepper: key.pepper,
+                    consumer: key.account.consumer,
+                    environment: key.account.environment,
+                    revoked: key.revoked,
+                    expires_at: (key.expires_ms != i64::MAX).then(|| Time::from_unix_ms(key.expires_ms)),
+                    routes: key.routes.as_deref().map(<[u16]>::to_vec),
+                });
+            }
+        }
+    }
+
+    /// Sets the version of what was loaded from disk.
+    pub(crate) fn set_version(&self, version: i64) {
+        self.version.store(version, Ordering::Release);
+    }
+
+    /// The words for an environment header.
+    pub(crate) fn environment_header(environment: Environment) -> HeaderValue {
+        HeaderValue::from_static(environment.word())
+    }
+}
