@@ -6,8 +6,10 @@
 
 pub mod access;
 pub mod audit;
+pub mod bootstrap;
 pub mod budget;
 pub mod catalogue;
+pub mod consumers;
 pub mod cost;
 pub mod email;
 pub mod entitlements;
@@ -17,9 +19,14 @@ pub mod identity;
 pub mod invoices;
 pub mod jobs;
 pub mod keys;
+pub mod letters;
 pub mod links;
+pub mod login_limits;
+pub mod mail;
+pub mod members;
 pub mod meter_events;
 pub mod metrics;
+pub mod passwords;
 pub mod payments;
 pub mod sessions;
 pub mod settings;

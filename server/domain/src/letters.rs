@@ -1,0 +1,93 @@
+//! The words of every mail.
+
+use crate::Settings;
+use crate::links::Token;
+use crate::mail::Letter;
+use model::Time;
+
+/// To somebody who signed up with an address we did not know.
+pub(crate) fn verify(settings: &Settings, token: &Token) -> Letter {
+    Letter::notice(
+        "Confirm your e-mail address",
+        ["Open the link and press the button there. Then you can create your first key.".to_owned()],
+    )
+    .with_action(settings, "Confirm this address", &format!("/verify/{}", token.expose()))
+    .with_footer(
+        "The link works once, for 24 hours. If you did not sign up, do nothing: without the confirmation nobody can \
+         use an account with your address.",
+    )
+}
+
+/// To somebody who signed up with an address that has an account.
+pub(crate) fn already(settings: &Settings) -> Letter {
+    Letter::notice(
+        "You already have an account",
+        [
+            "Somebody, perhaps you, signed up with this address. It has an account already, so no new one was made."
+                .to_owned(),
+            format!(
+                "Log in as usual. If you have forgotten the password, set a new one at {}/reset.",
+                settings.portal_url
+            ),
+        ],
+    )
+    .with_action(settings, "Log in", "/login")
+    .with_footer("If it was not you, do nothing: nobody got into your account.")
+}
+
+/// To somebody who asked for a new password.
+pub(crate) fn reset(settings: &Settings, token: &Token) -> Letter {
+    Letter::notice(
+        "Set a new password",
+        ["Open the link to set a new password. You will be logged out everywhere else.".to_owned()],
+    )
+    .with_action(settings, "Set a new password", &format!("/reset/{}", token.expose()))
+    .with_footer(
+        "The link works once, for 30 minutes. If you did not ask for it, do nothing: your password stays as it is.",
+    )
+}
+
+/// To somebody whom the provider made an account for.
+pub(crate) fn invited(settings: &Settings, consumer: &str) -> Letter {
+    Letter::notice(
+        "An account was made for you",
+        [
+            format!("You own the account \u{201c}{consumer}\u{201d} now. It has no password yet."),
+            "Ask for a link to set one with this e-mail address.".to_owned(),
+        ],
+    )
+    .with_action(settings, "Set a password", "/reset")
+}
+
+/// After a password was changed or reset.
+pub(crate) fn password_changed(settings: &Settings, at: Time) -> Letter {
+    Letter::notice(
+        "Your password was changed",
+        [format!(
+            "The password of your account was changed on {}. All other sessions were ended.",
+            at.minute()
+        )],
+    )
+    .with_action(settings, "That was not me: set a new password", "/reset")
+    .with_footer("If it was you, there is nothing to do.")
+}
+
+/// After a renewal failed. `amount` is written out, such as `$49.00`; access goes on until `until`.
+pub fn payment_failed(settings: &Settings, amount: &str, until: Option<Time>) -> Letter {
+    let consequence = match until {
+        Some(until) => format!(
+            "Your keys go on working until {}. After that they are refused until the payment is through.",
+            until.minute()
+        ),
+        None => "Your keys are refused until the payment is through.".to_owned(),
+    };
+    Letter::notice(
+        "Your payment did not go through",
+        [
+            format!("We could not collect {amount} for your plan."),
+            consequence,
+            "Most often a card has expired or the bank asks for a confirmation.".to_owned(),
+        ],
+    )
+    .with_action(settings, "Mend the payment", "/plan")
+}
