@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 /// A refusal: the HTTP status and the `error` object of the answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ApiError {
     pub(crate) status: u16,
     pub(crate) error: Value,
@@ -15,7 +15,10 @@ pub(crate) type Answer = Result<Value, ApiError>;
 impl ApiError {
     /// Any refusal.
     pub(crate) fn new(status: u16, kind: &str, message: &str) -> Self {
-        Self { status, error: json!({"type": kind, "message": message}) }
+        Self {
+            status,
+            error: json!({"type": kind, "message": message}),
+        }
     }
 
     /// A request that Stripe would not understand or not allow: 400.
@@ -44,7 +47,11 @@ impl ApiError {
     /// A card that was refused: 402.
     pub(crate) fn card(code: &str, decline_code: &str, message: &str) -> Self {
         let error = Self::new(402, "card_error", message).with("code", code);
-        if decline_code.is_empty() { error } else { error.with("decline_code", decline_code) }
+        if decline_code.is_empty() {
+            error
+        } else {
+            error.with("decline_code", decline_code)
+        }
     }
 
     /// Sets one more field of the `error` object.

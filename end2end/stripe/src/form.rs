@@ -26,8 +26,14 @@ impl Node {
 
     fn insert(&mut self, path: &[String], value: String) -> Result<(), ()> {
         let Self::Branch(children) = self else { return Err(()) };
-        let Some((head, rest)) = path.split_first() else { return Err(()) };
-        let key = if head.is_empty() { children.len().to_string() } else { head.clone() };
+        let Some((head, rest)) = path.split_first() else {
+            return Err(());
+        };
+        let key = if head.is_empty() {
+            children.len().to_string()
+        } else {
+            head.clone()
+        };
         let at = match children.iter().position(|(name, _)| *name == key) {
             Some(at) => at,
             None => {
@@ -35,7 +41,9 @@ impl Node {
                 children.len() - 1
             }
         };
-        let Some((_, child)) = children.get_mut(at) else { return Err(()) };
+        let Some((_, child)) = children.get_mut(at) else {
+            return Err(());
+        };
         if rest.is_empty() {
             *child = Self::Leaf(value);
             return Ok(());
@@ -50,7 +58,8 @@ pub(crate) fn parse(text: &str) -> Result<Node, String> {
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = decode(name);
-        root.insert(&segments(&name), decode(value)).map_err(|()| name.clone())?;
+        root.insert(&segments(&name), decode(value))
+            .map_err(|()| name.clone())?;
     }
     Ok(root)
 }

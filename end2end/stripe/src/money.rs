@@ -20,12 +20,18 @@ pub(crate) fn parse(text: &str) -> Option<i128> {
 
 /// Writes trillionths as a decimal without trailing zeros.
 pub(crate) fn decimal(value: i128) -> String {
-    let (whole, fraction) = (value.unsigned_abs() / SCALE.unsigned_abs(), value.unsigned_abs() % SCALE.unsigned_abs());
+    let (whole, fraction) = (
+        value.unsigned_abs() / SCALE.unsigned_abs(),
+        value.unsigned_abs() % SCALE.unsigned_abs(),
+    );
     let sign = if value < 0 { "-" } else { "" };
     if fraction == 0 {
         return format!("{sign}{whole}");
     }
-    format!("{sign}{whole}.{}", format!("{fraction:0>PLACES$}").trim_end_matches('0'))
+    format!(
+        "{sign}{whole}.{}",
+        format!("{fraction:0>PLACES$}").trim_end_matches('0')
+    )
 }
 
 /// Rounds trillionths to whole minor units, halves away from zero.
@@ -35,7 +41,11 @@ pub(crate) fn round(value: i128) -> i64 {
 
 /// `part / whole` of an amount in minor units, halves away from zero.
 pub(crate) fn share(amount: i64, part: i64, whole: i64) -> i64 {
-    if whole == 0 { 0 } else { divide(i128::from(amount) * i128::from(part), i128::from(whole)) }
+    if whole == 0 {
+        0
+    } else {
+        divide(i128::from(amount) * i128::from(part), i128::from(whole))
+    }
 }
 
 fn divide(value: i128, by: i128) -> i64 {

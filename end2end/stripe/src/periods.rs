@@ -66,7 +66,10 @@ mod tests {
 
     #[test]
     fn month_ends_clamp_and_come_back() {
-        let month = Interval { unit: "month".to_owned(), count: 1 };
+        let month = Interval {
+            unit: "month".to_owned(),
+            count: 1,
+        };
         let anchor = at("2026-01-31T10:00:00Z");
         let (start, end) = month.period(anchor, at("2026-03-01T00:00:00Z"));
         assert_eq!((start, end), (at("2026-02-28T10:00:00Z"), at("2026-03-31T10:00:00Z")));
@@ -75,7 +78,10 @@ mod tests {
 
     #[test]
     fn an_instant_before_the_anchor_has_a_period_too() {
-        let year = Interval { unit: "year".to_owned(), count: 1 };
+        let year = Interval {
+            unit: "year".to_owned(),
+            count: 1,
+        };
         let anchor = at("2028-02-29T00:00:00Z");
         let (start, end) = year.period(anchor, at("2027-03-01T00:00:00Z"));
         assert_eq!((start, end), (at("2027-02-28T00:00:00Z"), anchor));
