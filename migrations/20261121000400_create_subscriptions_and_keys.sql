@@ -42,8 +42,12 @@ CREATE TABLE subscriptions (
     scheduled_interval    text        CHECK (scheduled_interval IN ('month', 'year')),
     -- Access goes on until then although a renewal failed.
     grace_until           timestamptz,
+    -- An upgrade waits for its payment until then; the plan stays as it was.
+    pending_until         timestamptz,
     stripe_subscription   text        UNIQUE,
     stripe_schedule       text,
+    -- Stripe's newest invoice of it: the one to pay when a payment failed.
+    stripe_invoice        text,
     created_at            timestamptz NOT NULL,
     ended_at              timestamptz
 );

@@ -12,11 +12,13 @@ CREATE TABLE stripe_events (
     last_error   text,
     done_at      timestamptz
 );
-CREATE INDEX stripe_events_open ON stripe_events (received_at) WHERE state = 'received';
+CREATE INDEX stripe_events_open ON stripe_events (object_id) WHERE state = 'received';
+CREATE INDEX stripe_events_by_time ON stripe_events (received_at DESC, id DESC);
 
+-- An endpoint that was replaced stays: deliveries signed with its secret are still under way.
 CREATE TABLE stripe_endpoints (
-    url          text        PRIMARY KEY,
-    stripe_id    text        NOT NULL,
+    stripe_id    text        PRIMARY KEY,
+    url          text        NOT NULL,
     -- Signs deliveries. Kept here because Stripe shows it once.
     secret       text        NOT NULL,
     api_version  text        NOT NULL,

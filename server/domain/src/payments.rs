@@ -217,6 +217,19 @@ pub struct StripeLine {
     pub period: Period,
 }
 
+/// What was paid back of a charge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StripeRefund {
+    /// Stripe's customer.
+    pub customer: String,
+    /// All of it, not a part.
+    pub full: bool,
+    /// The invoice that the charge paid.
+    pub invoice: Option<String>,
+    /// The invoice's subscription.
+    pub subscription: Option<String>,
+}
+
 /// A meter event to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewMeterEvent {
@@ -301,6 +314,8 @@ pub trait Payments: Send + Sync {
     async fn preview_next(&self, subscription: &str) -> Answer<StripeInvoice>;
     /// Pays back a payment in full (a second subscription bought by mistake).
     async fn refund_invoice(&self, invoice: &str, idempotency_key: &str) -> Answer<()>;
+    /// What was paid back of a charge, and what the charge had paid for; none when nothing was.
+    async fn refund_of(&self, charge: &str) -> Answer<Option<StripeRefund>>;
     /// Reports usage.
     async fn send_meter_event(&self, event: &NewMeterEvent) -> Answer<()>;
     /// Units Stripe has for a meter and customer between two instants on whole minutes.

@@ -8,7 +8,7 @@ mod write;
 use async_trait::async_trait;
 use domain::payments::{
     Checkout, ItemChange, NewCheckout, NewMeterEvent, NewPrice, Payments, PaymentsError, StripeEvent, StripeInvoice,
-    StripeSchedule, StripeSubscription,
+    StripeRefund, StripeSchedule, StripeSubscription,
 };
 use domain::settings::Secret;
 use model::{ConsumerId, Time};
@@ -22,13 +22,14 @@ use stripe_billing::billing_meter_event::CreateBillingMeterEvent;
 use stripe_billing::billing_meter_event_summary::ListIdBillingMeterEventSummary;
 use stripe_billing::billing_portal_session::CreateBillingPortalSession;
 use stripe_billing::invoice::{CreatePreviewInvoice, ListInvoice, RetrieveInvoice};
-use stripe_billing::invoice_payment::ListInvoicePayment;
+use stripe_billing::invoice_payment::{ListInvoicePayment, ListInvoicePaymentPayment, ListInvoicePaymentPaymentType};
 use stripe_billing::subscription::{CancelSubscription, ListSubscription, RetrieveSubscription, UpdateSubscription};
 use stripe_billing::subscription_schedule::{
     CreateSubscriptionSchedule, ReleaseSubscriptionSchedule, RetrieveSubscriptionSchedule,
 };
 use stripe_checkout::checkout_session::{ExpireCheckoutSession, RetrieveCheckoutSession};
 use stripe_client_core::{RequestBuilder, StripeMethod, StripeRequest};
+use stripe_core::charge::RetrieveCharge;
 use stripe_core::customer::CreateCustomer;
 use stripe_core::event::{ListEvent, RetrieveEvent};
 use stripe_core::refund::{CreateRefund, CreateRefundReason};
@@ -262,6 +263,22 @@ impl Payments for Stripe {
             self.send(&refund, Some(&key)).await?;
         }
         Ok(())
+    }
+
+    async fn refund_of(&self, charge: &str) -> Answer<Option<StripeRefund>> {
+        let charge = self.send(&RetrieveCharge::new(charge), None).await?;
+        let mut invoice = None;
+        if let Some(intent) = read::reference(&charge["payment_intent"]) {
+            let payment = ListInvoicePaymentPayment {
+                payment_intent: Some(intent),
+                ..ListInvoicePaymentPayment::new(ListInvoicePaymentPaymentType::PaymentIntent)
+            };
+            let page = self.send(&ListInvoicePayment::new().payment(payment), None).await?;
+            if let Some(id) = read::list(&page)?.first().and_then(|p| read::reference(&p["invoice"])) {
+                invoice = Some(self.send(&RetrieveInvoice::new(id), None).await?);
+            }
+        }
+        read::refund(&charge, invoice.as_ref())
     }
 
     async fn send_meter_event(&self, event: &NewMeterEvent) -> Answer<()> {

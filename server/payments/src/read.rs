@@ -2,7 +2,8 @@
 //! renames elsewhere never makes a payment unreadable.
 
 use domain::payments::{
-    Checkout, PaymentsError, StripeEvent, StripeInvoice, StripeItem, StripeLine, StripeSchedule, StripeSubscription,
+    Checkout, PaymentsError, StripeEvent, StripeInvoice, StripeItem, StripeLine, StripeRefund, StripeSchedule,
+    StripeSubscription,
 };
 use model::{Currency, Money, Period, Time};
 use rust_decimal::Decimal;
@@ -30,7 +31,7 @@ fn maybe_text(value: &Value) -> Option<String> {
 }
 
 /// An id, whether the object is expanded or not.
-fn reference(value: &Value) -> Option<String> {
+pub(crate) fn reference(value: &Value) -> Option<String> {
     maybe_text(value).or_else(|| maybe_text(&value["id"]))
 }
 
@@ -46,7 +47,7 @@ fn integer(object: &Value, field: &'static str) -> Read<i64> {
     object[field].as_i64().ok_or_else(|| lacks(field))
 }
 
-pub(crate) fn list<'a>(object: &'a Value) -> Read<&'a Vec<Value>> {
+pub(crate) fn list(object: &Value) -> Read<&Vec<Value>> {
     object["data"].as_array().ok_or_else(|| lacks("data"))
 }
 
@@ -187,6 +188,20 @@ fn line(o: &Value) -> Read<StripeLine> {
             end: time(&o["period"], "end")?,
         },
     })
+}
+
+/// A charge, with the invoices that its payment paid.
+pub(crate) fn refund(charge: &Value, invoice: Option<&Value>) -> Read<Option<StripeRefund>> {
+    let (amount, back) = (integer(charge, "amount")?, integer(charge, "amount_refunded")?);
+    let Some(customer) = reference(&charge["customer"]).filter(|_| back > 0) else {
+        return Ok(None);
+    };
+    Ok(Some(StripeRefund {
+        customer,
+        full: back >= amount,
+        invoice: invoice.and_then(|i| maybe_text(&i["id"])),
+        subscription: invoice.and_then(|i| reference(&i["parent"]["subscription_details"]["subscription"])),
+    }))
 }
 
 fn currency(o: &Value) -> Read<Currency> {

@@ -1,0 +1,43 @@
+//! Whose turn it is: one at a time asks Stripe about a consumer and writes the answer.
+
+use crate::{Domain, Result};
+use model::ConsumerId;
+use sqlx::{PgConnection, Postgres, Transaction};
+
+/// First half of the advisory lock; the second is made of the consumer.
+const TURN: i32 = 7_770_004;
+
+/// A transaction that holds the consumer's turn until it ends. Not the consumer's row lock: that would keep pages
+/// waiting for as long as Stripe takes to answer.
+pub(crate) struct Turn {
+    transaction: Transaction<'static, Postgres>,
+    consumer: ConsumerId,
+}
+
+impl Turn {
+    /// Waits for the consumer's turn.
+    pub(crate) async fn take(domain: &Domain, consumer: ConsumerId) -> Result<Self> {
+        let mut transaction = domain.pool.begin().await?;
+        sqlx::query!(
+            "SELECT pg_advisory_xact_lock($1, hashtext($2))",
+            TURN,
+            consumer.to_string()
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        Ok(Self { transaction, consumer })
+    }
+    /// Whose turn it is.
+    pub(crate) fn consumer(&self) -> ConsumerId {
+        self.consumer
+    }
+    /// Its connection.
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.transaction
+    }
+    /// Keeps what was written and lets the next one in.
+    pub(crate) async fn commit(self) -> Result<()> {
+        self.transaction.commit().await?;
+        Ok(())
+    }
+}
