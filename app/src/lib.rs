@@ -6,6 +6,10 @@
 //! a browser loads (feature `hydrate`) holds the islands and `model`.
 
 #[cfg(feature = "ssr")]
+pub mod accounts;
+#[cfg(feature = "ssr")]
+pub mod admin;
+#[cfg(feature = "ssr")]
 pub mod error;
 #[cfg(feature = "ssr")]
 pub mod render;

@@ -5,7 +5,7 @@
 
 use crate::site::Site;
 use axum::Router;
-use axum::routing::MethodRouter;
+use axum::routing::{MethodRouter, get, post};
 use http::Method;
 
 /// Who may use an address.
@@ -67,5 +67,27 @@ impl Table {
 
 /// The whole table.
 pub fn table() -> Table {
-    Table::default()
+    console(Table::default())
+}
+
+/// Keys, usage and money of a consumer, the pages behind refusals, and the provider's overview.
+fn console(table: Table) -> Table {
+    use crate::{admin, budget, invoices, keys, overview, problems, usage};
+    table
+        .page("/home", Who::Viewer, get(overview::page))
+        .page("/keys", Who::Viewer, get(keys::page))
+        .page("/keys/new", Who::KeyManager, get(keys::create_page))
+        .form("/keys/new", Who::KeyManager, post(keys::create))
+        .page("/keys/{id}/rotate", Who::KeyManager, get(keys::rotate_page))
+        .form("/keys/{id}/rotate", Who::KeyManager, post(keys::rotate))
+        .page("/keys/{id}/revoke", Who::KeyManager, get(keys::revoke_page))
+        .form("/keys/{id}/revoke", Who::KeyManager, post(keys::revoke))
+        .page("/usage", Who::Viewer, get(usage::page))
+        .page("/invoices", Who::Viewer, get(invoices::page))
+        .page("/invoices/{id}", Who::Viewer, get(invoices::detail))
+        .page("/budget", Who::Viewer, get(budget::page))
+        .form("/budget", Who::BillingManager, post(budget::set))
+        .page("/problems", Who::Anyone, get(problems::index))
+        .page("/problems/{slug}", Who::Anyone, get(problems::page))
+        .page("/admin", Who::Provider, get(admin::overview::page))
 }

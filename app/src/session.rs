@@ -207,6 +207,48 @@ impl FromRequestParts<Site> for Visitor {
     }
 }
 
+/// A person with a confirmed address, with an account of a consumer or one of the provider's people without.
+pub struct Person {
+    visitor: Visitor,
+    identity: Identity,
+}
+
+impl Person {
+    /// Who it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+    /// A page about the person: in the console, or among the provider's pages for who has no console.
+    pub fn page<V: IntoView + 'static>(&self, title: &str, body: impl FnOnce() -> V) -> Response {
+        let (site, chrome) = (&self.visitor.site, &self.visitor.chrome);
+        match self.identity.membership() {
+            Some(_) => render::console(site, chrome, title, Nav::Account, body),
+            None => render::private(render::public(site, chrome, title, body)),
+        }
+    }
+}
+
+impl Deref for Person {
+    type Target = Visitor;
+    fn deref(&self) -> &Visitor {
+        &self.visitor
+    }
+}
+
+impl FromRequestParts<Site> for Person {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Site) -> Result<Self, Response> {
+        let visitor = Visitor::from_request_parts(parts, site)
+            .await
+            .map_err(IntoResponse::into_response)?;
+        match visitor.identity().cloned() {
+            Some(identity) => Ok(Self { visitor, identity }),
+            None => Err(Redirect::to(&entrance(&visitor, parts)).into_response()),
+        }
+    }
+}
+
 /// A member of a consumer.
 pub struct SignedIn {
     visitor: Visitor,
@@ -222,10 +264,6 @@ impl SignedIn {
     /// The member's role in the consumer.
     pub fn role(&self) -> Role {
         self.role
-    }
-    /// The person.
-    pub fn member(&self) -> Option<MemberId> {
-        self.visitor.identity().map(Identity::member)
     }
     /// A page of the console.
     pub fn console<V: IntoView + 'static>(&self, title: &str, nav: Nav, body: impl FnOnce() -> V) -> Response {

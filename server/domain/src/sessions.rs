@@ -229,7 +229,11 @@ pub async fn end(domain: &Domain, member: MemberId, handle: &Handle) -> Result<(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn end_others(connection: &mut sqlx::PgConnection, member: MemberId, keep: Option<&Handle>) -> Result<u64> {
+pub(crate) async fn end_others(
+    connection: &mut sqlx::PgConnection,
+    member: MemberId,
+    keep: Option<&Handle>,
+) -> Result<u64> {
     let ended = sqlx::query!(
         "DELETE FROM sessions WHERE member_id = $1 AND ($2::bytea IS NULL OR id_hash <> $2)",
         member as MemberId,
@@ -238,4 +242,13 @@ pub async fn end_others(connection: &mut sqlx::PgConnection, member: MemberId, k
     .execute(connection)
     .await?;
     Ok(ended.rows_affected())
+}
+
+/// The same outside a transaction.
+///
+/// # Errors
+/// When the database fails.
+pub async fn end_others_of(domain: &Domain, member: MemberId, keep: Option<&Handle>) -> Result<u64> {
+    let mut connection = domain.pool.acquire().await?;
+    end_others(&mut connection, member, keep).await
 }

@@ -1,0 +1,3 @@
+//! The provider's pages.
+
+pub mod consumers;
