@@ -67,7 +67,7 @@ impl Table {
 
 /// The whole table.
 pub fn table() -> Table {
-    console(Table::default())
+    consumers(accounts(console(Table::default())))
 }
 
 /// Keys, usage and money of a consumer, the pages behind refusals, and the provider's overview.
@@ -90,4 +90,41 @@ fn console(table: Table) -> Table {
         .page("/problems", Who::Anyone, get(problems::index))
         .page("/problems/{slug}", Who::Anyone, get(problems::page))
         .page("/admin", Who::Provider, get(admin::overview::page))
+}
+
+/// Signing up, logging in, the account page.
+fn accounts(table: Table) -> Table {
+    use crate::accounts::{account, login, outbox, reset, setup, signup, verify};
+    table
+        .page("/signup", Who::Anyone, get(signup::page))
+        .form("/signup", Who::Anyone, post(signup::submit_form))
+        .page("/login", Who::Anyone, get(login::page))
+        .form("/login", Who::Anyone, post(login::submit_form))
+        .form("/logout", Who::Anyone, post(login::leave))
+        .page("/verify", Who::Anyone, get(verify::waiting))
+        .form("/verify", Who::Anyone, post(verify::resend))
+        .page("/verify/{token}", Who::Anyone, get(verify::link))
+        .form("/verify/{token}", Who::Anyone, post(verify::confirm))
+        .page("/reset", Who::Anyone, get(reset::ask))
+        .form("/reset", Who::Anyone, post(reset::send))
+        .page("/reset/{token}", Who::Anyone, get(reset::link))
+        .form("/reset/{token}", Who::Anyone, post(reset::set))
+        .page("/admin/setup", Who::Anyone, get(setup::page))
+        .form("/admin/setup", Who::Anyone, post(setup::submit_form))
+        .page("/development/mail", Who::Anyone, get(outbox::page))
+        .page("/account", Who::Viewer, get(account::page))
+        .form("/account/name", Who::BillingManager, post(account::rename))
+        .form("/account/password", Who::Viewer, post(account::change_password))
+        .form("/account/sessions/end", Who::Viewer, post(account::end_session))
+        .form("/account/sessions/end-others", Who::Viewer, post(account::end_other_sessions))
+}
+
+/// The provider's consumers.
+fn consumers(table: Table) -> Table {
+    use crate::admin::consumers;
+    table
+        .page("/admin/consumers", Who::Provider, get(consumers::list))
+        .page("/admin/consumers/{id}", Who::Provider, get(consumers::page))
+        .form("/admin/consumers/{id}/suspend", Who::Provider, post(consumers::suspend))
+        .form("/admin/consumers/{id}/restore", Who::Provider, post(consumers::restore))
 }
