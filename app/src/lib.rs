@@ -10,7 +10,17 @@ pub mod accounts;
 #[cfg(feature = "ssr")]
 pub mod admin;
 #[cfg(feature = "ssr")]
+pub mod budget;
+#[cfg(feature = "ssr")]
 pub mod error;
+#[cfg(feature = "ssr")]
+pub mod invoices;
+#[cfg(feature = "ssr")]
+pub mod keys;
+#[cfg(feature = "ssr")]
+pub mod overview;
+#[cfg(feature = "ssr")]
+pub mod problems;
 #[cfg(feature = "ssr")]
 pub mod render;
 #[cfg(feature = "ssr")]
@@ -22,6 +32,7 @@ pub mod session;
 #[cfg(feature = "ssr")]
 pub mod site;
 pub mod ui;
+pub mod usage;
 
 #[cfg(feature = "ssr")]
 pub use error::AppError;

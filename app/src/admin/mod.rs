@@ -1,3 +1,4 @@
 //! The provider's pages.
 
 pub mod consumers;
+pub mod overview;

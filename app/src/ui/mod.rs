@@ -1,6 +1,8 @@
 //! The parts that pages are made of.
 
 #[cfg(feature = "ssr")]
+pub mod chart;
+#[cfg(feature = "ssr")]
 mod form;
 #[cfg(feature = "ssr")]
 mod parts;

@@ -136,8 +136,9 @@ async fn add_hours(connection: &mut PgConnection, records: &[&UsageRecord]) -> R
         );
         let hour = hours.entry(key).or_default();
         hour.requests += 1;
-        hour.refused += i64::from(r.refusal != 0);
-        hour.errors += i64::from(r.refusal == 0 && r.status >= 500);
+        // An upstream that cannot be reached is a failure, although it is the gateway that says so.
+        hour.refused += i64::from(r.refusal != 0 && r.status < 500);
+        hour.errors += i64::from(r.status >= 500);
         hour.units += i64::from(r.units);
         hour.request_bytes = hour.request_bytes.saturating_add(saturating(r.request_bytes));
         hour.response_bytes = hour.response_bytes.saturating_add(saturating(r.response_bytes));

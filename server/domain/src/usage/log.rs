@@ -29,7 +29,7 @@ pub struct LogFilter {
     pub key: Option<KeyId>,
     /// Live or test.
     pub environment: Option<Environment>,
-    /// Only what the gateway refused.
+    /// Only what the gateway answered itself.
     pub refused: bool,
 }
 

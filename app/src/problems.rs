@@ -1,0 +1,155 @@
+//! The pages behind the `type` of every refusal: what happened, and how to go on.
+
+use crate::error::AppError;
+use crate::session::Visitor;
+use axum::extract::Path;
+use axum::response::Response;
+use leptos::prelude::*;
+
+/// A refusal of the gateway in words. The gateway has numbers, statuses and titles of its own; a test of the program
+/// compares the two lists.
+#[derive(Debug, Clone, Copy)]
+pub struct Problem {
+    /// Number in the usage log.
+    pub number: i16,
+    /// Last part of the `type`.
+    pub slug: &'static str,
+    /// HTTP status.
+    pub status: u16,
+    /// What it is called.
+    pub title: &'static str,
+    /// What happened.
+    pub meaning: &'static str,
+    /// What to do.
+    pub mend: &'static str,
+    /// Where to do it: text and address; empty where there is no page for it.
+    pub link: (&'static str, &'static str),
+}
+
+const KEYS: (&str, &str) = ("Go to your keys", "/keys");
+const PLANS: (&str, &str) = ("Compare plans", "/pricing");
+const NOWHERE: (&str, &str) = ("", "");
+
+macro_rules! problems {
+    ($($number:literal $slug:literal $status:literal $title:literal $meaning:literal $mend:literal $link:expr;)+) => {
+        /// Every refusal, by number.
+        pub const ALL: &[Problem] = &[$(Problem {
+            number: $number, slug: $slug, status: $status, title: $title, meaning: $meaning, mend: $mend, link: $link,
+        }),+];
+    };
+}
+
+problems! {
+    1 "no-route" 404 "There is nothing at this path"
+        "The path of the request is none that the API has." "Check the path for spelling and for the version at its beginning." NOWHERE;
+    2 "method-not-allowed" 405 "The method is not allowed here"
+        "The path exists, but not for this method." "Use one of the methods in the answer's Allow header." NOWHERE;
+    3 "bad-request" 400 "The request is malformed or ambiguous"
+        "The request can be read in more than one way, so it is not forwarded at all." "Send it with an ordinary HTTP client. The answer's detail says what is wrong." NOWHERE;
+    4 "key-missing" 401 "An API key is needed"
+        "The request carries no key." "Send your key in the X-API-Key header, or as a bearer token in Authorization." KEYS;
+    5 "key-unknown" 401 "The API key is not valid"
+        "The key is none of ours: mistyped, cut off, or of another provider." "Copy the key again. If it is lost, create a new one: a key is shown only once." KEYS;
+    6 "two-credentials" 400 "More than one credential was given"
+        "The request carries two keys, so it is unclear who asks." "Send the key once, in one header." NOWHERE;
+    7 "key-revoked" 401 "The API key was revoked"
+        "Somebody in your account revoked this key, or it was rotated without an overlap." "Use the key that took over, or create a new one." KEYS;
+    8 "key-expired" 401 "The API key has expired"
+        "The key's expiry, or the overlap of its rotation, is over." "Create a new key, or use the one that took over." KEYS;
+    9 "payment-required" 402 "A payment is overdue"
+        "A payment failed, and the grace period after it is over." "Pay the open invoice. Access returns within seconds of the payment." ("Go to your invoices", "/invoices");
+    10 "suspended" 403 "The account is suspended"
+        "The provider suspended your account." "Write to the provider." ("Go to your account", "/account");
+    11 "no-plan" 402 "A plan is needed"
+        "The account has no plan in force." "Choose a plan. The free one needs no card." PLANS;
+    12 "insufficient-scope" 403 "The API key may not use this route"
+        "The key was made for other routes." "Use a key that allows this route, or create one." KEYS;
+    13 "feature-missing" 403 "The plan does not include this"
+        "The route needs a feature that your plan does not grant." "Change to a plan that grants it." PLANS;
+    14 "rate-limited" 429 "Too many requests in a short time"
+        "Your keys together made more requests than the plan's rate limit allows." "Wait as long as the Retry-After header says. The RateLimit header tells how many are left." PLANS;
+    15 "quota-exceeded" 429 "The plan's allowance is used up"
+        "The plan has a hard quota, and this period's is used up." "Wait for the next period, or change to a plan with more." PLANS;
+    16 "spend-cap-reached" 402 "The spend cap is reached"
+        "Usage charges of this period have reached the cap that your account set." "Raise or remove the cap, or wait for the next period." ("Change the spend cap", "/budget");
+    17 "body-too-large" 413 "The request's body is too large"
+        "The body is larger than the gateway takes." "Send less at once." NOWHERE;
+    18 "upgrade-unsupported" 501 "Protocol upgrades are not supported"
+        "The request asks to change to another protocol." "Use plain HTTP." NOWHERE;
+    19 "upstream-unreachable" 502 "The service behind the gateway cannot be reached"
+        "The API itself accepts no connection. The call is not counted." "Try again in a moment." NOWHERE;
+    20 "upstream-broken" 502 "The service behind the gateway gave no valid answer"
+        "The API broke off its answer. The call is not counted." "Try again in a moment." NOWHERE;
+    21 "upstream-timeout" 504 "The service behind the gateway took too long"
+        "The API did not answer in time. The call is not counted." "Try again in a moment." NOWHERE;
+    22 "keys-unavailable" 503 "The key cannot be checked just now"
+        "The gateway does not know this key yet and cannot ask." "Try again in a moment. Keys in use go on working." NOWHERE;
+    23 "not-ready" 503 "The gateway is starting"
+        "The gateway has no routes yet." "Try again in a moment." NOWHERE;
+    24 "ledger-unavailable" 503 "The gateway cannot record usage just now"
+        "What cannot be recorded is not let through, so that no bill is ever wrong." "Try again in a moment." NOWHERE;
+    25 "body-timeout" 408 "The request's body came too slowly"
+        "The gateway stopped waiting for the rest of the body." "Send it again." NOWHERE;
+    26 "body-broken" 400 "The request's body is malformed or broke off"
+        "The body ended too early, or its framing is wrong." "Send it again, with an ordinary HTTP client." NOWHERE;
+    27 "client-gone" 400 "The client went away"
+        "The connection was closed before the answer." "Wait longer for answers." NOWHERE;
+}
+
+/// The problem with a number of the usage log.
+pub fn by_number(number: i16) -> Option<&'static Problem> {
+    ALL.iter().find(|p| p.number == number)
+}
+
+/// `GET /problems`
+pub async fn index(visitor: Visitor) -> Response {
+    visitor.page("Refusals", || {
+        let rows: Vec<_> = ALL
+            .iter()
+            .map(|p| {
+                view! {
+                    <tr>
+                        <td><a href=format!("/problems/{}", p.slug)>{p.title}</a></td>
+                        <td class="num">{p.status}</td>
+                        <td><code>{p.slug}</code></td>
+                    </tr>
+                }
+            })
+            .collect();
+        view! {
+            <div class="wrap">
+                <div class="page-head"><div>
+                    <h1>"How the gateway says no"</h1>
+                    <p>"Every refusal is a problem document (RFC 9457). Its type is the address of one of these pages."</p>
+                </div></div>
+                <div class="table-wrap" tabindex="0" role="group" aria-label="Refusals">
+                    <table>
+                        <thead><tr><th scope="col">"Problem"</th><th scope="col" class="num">"Status"</th><th scope="col">"Name"</th></tr></thead>
+                        <tbody>{rows}</tbody>
+                    </table>
+                </div>
+            </div>
+        }
+    })
+}
+
+/// `GET /problems/{slug}`
+///
+/// # Errors
+/// Not found for a name that is none.
+pub async fn page(visitor: Visitor, Path(slug): Path<String>) -> Result<Response, AppError> {
+    let problem = ALL.iter().find(|p| p.slug == slug).ok_or_else(AppError::not_found)?;
+    Ok(visitor.page(problem.title, || {
+        let (text, href) = problem.link;
+        let link = (!href.is_empty()).then(|| view! { <p><a class="button" data-kind="primary" href=href>{text}</a></p> });
+        view! {
+            <div class="narrow">
+                <h1>{problem.title}</h1>
+                <p>{problem.meaning}</p>
+                <p><strong>{problem.mend}</strong></p>
+                {link}
+                <p><small>"Status " {problem.status} ", type " <code>{problem.slug}</code> ". " <a href="/problems">"All refusals"</a></small></p>
+            </div>
+        }
+    }))
+}
