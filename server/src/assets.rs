@@ -18,11 +18,22 @@ const HOUR: &str = "public, max-age=3600";
 
 /// Where the pages find style and islands.
 pub(crate) fn manifest() -> Assets {
-    let text = Site::get("manifest.txt").map(|f| String::from_utf8_lossy(&f.data).into_owned()).unwrap_or_default();
+    let text = Site::get("manifest.txt")
+        .map(|f| String::from_utf8_lossy(&f.data).into_owned())
+        .unwrap_or_default();
     let find = |name: &str| {
-        text.lines().filter_map(|l| l.split_once(' ')).find(|(n, _)| *n == name).map(|(_, path)| path.to_owned()).unwrap_or_default()
+        text.lines()
+            .filter_map(|l| l.split_once(' '))
+            .find(|(n, _)| *n == name)
+            .map(|(_, path)| path.to_owned())
+            .unwrap_or_default()
     };
-    Assets { css: find("turnpike.css"), js: find("turnpike.js"), wasm: find("turnpike.wasm"), boot: find("boot.js") }
+    Assets {
+        css: find("turnpike.css"),
+        js: find("turnpike.js"),
+        wasm: find("turnpike.wasm"),
+        boot: find("boot.js"),
+    }
 }
 
 /// `/pkg/{*file}`.
@@ -44,10 +55,19 @@ fn serve(path: &str, headers: &HeaderMap, cache: &'static str) -> Response {
         Some("txt") => "text/plain; charset=utf-8",
         _ => return StatusCode::NOT_FOUND.into_response(),
     };
-    let takes_brotli = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.split(',').any(|e| e.trim().starts_with("br")));
-    let packed = if takes_brotli { Site::get(&format!("{path}.br")) } else { None };
+    let takes_brotli = headers
+        .get(header::ACCEPT_ENCODING)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.split(',').any(|e| e.trim().starts_with("br")));
+    let packed = if takes_brotli {
+        Site::get(&format!("{path}.br"))
+    } else {
+        None
+    };
     let encoded = packed.is_some();
-    let Some(file) = packed.or_else(|| Site::get(path)) else { return StatusCode::NOT_FOUND.into_response() };
+    let Some(file) = packed.or_else(|| Site::get(path)) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
     let mut response = file.data.into_owned().into_response();
     let out = response.headers_mut();
     out.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -20,7 +20,10 @@ pub(crate) struct Bridge {
 impl Bridge {
     /// Listens for changes from now on.
     pub(crate) fn start(domain: Domain) -> std::sync::Arc<Self> {
-        let bridge = std::sync::Arc::new(Self { domain, changed: Notify::new() });
+        let bridge = std::sync::Arc::new(Self {
+            domain,
+            changed: Notify::new(),
+        });
         let listener = bridge.clone();
         tokio::spawn(async move {
             loop {
@@ -45,7 +48,9 @@ fn source_error(error: domain::DomainError) -> SourceError {
 #[async_trait]
 impl SnapshotSource for Bridge {
     async fn changes_since(&self, ledger: &str, version: i64) -> Result<Changes, SourceError> {
-        domain::snapshot::changes_since(&self.domain, ledger, version).await.map_err(source_error)
+        domain::snapshot::changes_since(&self.domain, ledger, version)
+            .await
+            .map_err(source_error)
     }
     async fn hint(&self) {
         self.changed.notified().await;
@@ -58,6 +63,8 @@ impl UsageSink for Bridge {
         domain::usage::ship(&self.domain, batch).await.map_err(source_error)
     }
     async fn shipped_through(&self, ledger: &str) -> Result<u64, SourceError> {
-        domain::usage::shipped_through(&self.domain, ledger).await.map_err(source_error)
+        domain::usage::shipped_through(&self.domain, ledger)
+            .await
+            .map_err(source_error)
     }
 }

@@ -18,7 +18,9 @@ impl MachineClock {
     /// With the offset in `file` (seconds ahead, a number), followed as it changes. Without a file business time is
     /// the machine's.
     pub(crate) fn start(file: Option<PathBuf>) -> Arc<Self> {
-        let clock = Arc::new(Self { offset_ms: AtomicI64::new(0) });
+        let clock = Arc::new(Self {
+            offset_ms: AtomicI64::new(0),
+        });
         if let Some(file) = file {
             clock.read(&file);
             let follower = clock.clone();
@@ -33,7 +35,9 @@ impl MachineClock {
     }
 
     fn read(&self, file: &std::path::Path) {
-        let seconds = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse::<i64>().ok());
+        let seconds = std::fs::read_to_string(file)
+            .ok()
+            .and_then(|text| text.trim().parse::<i64>().ok());
         if let Some(seconds) = seconds {
             self.offset_ms.store(seconds.saturating_mul(1000), Ordering::Relaxed);
         }
@@ -41,8 +45,13 @@ impl MachineClock {
 }
 
 fn machine_now() -> Time {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that everything else is given")]
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the clock that everything else is given"
+    )]
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     Time::from_unix_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 

@@ -10,20 +10,41 @@ use std::path::{Path, PathBuf};
 #[derive(Args, Clone)]
 pub(crate) struct Storage {
     /// Folder for the private PostgreSQL, the gateway's ledger and the secrets made at first start.
-    #[arg(long, env = "TURNPIKE_DATA_DIR", default_value = "turnpike-data", value_name = "DIR", global = true)]
+    #[arg(
+        long,
+        env = "TURNPIKE_DATA_DIR",
+        default_value = "turnpike-data",
+        value_name = "DIR",
+        global = true
+    )]
     pub(crate) data_dir: PathBuf,
     /// PostgreSQL to use (postgres://user:password@host/database). Without it a private one runs under the data folder.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        global = true
+    )]
     pub(crate) database_url: Option<String>,
     /// Variable-only spelling of --database-url, for setups that name everything alike.
-    #[arg(long = "turnpike-database-url", env = "TURNPIKE_DATABASE_URL", hide = true, hide_env_values = true, global = true)]
+    #[arg(
+        long = "turnpike-database-url",
+        env = "TURNPIKE_DATABASE_URL",
+        hide = true,
+        hide_env_values = true,
+        global = true
+    )]
     pub(crate) turnpike_database_url: Option<String>,
 }
 
 impl Storage {
     /// The PostgreSQL given, if any.
     pub(crate) fn url(&self) -> Option<&str> {
-        self.database_url.as_deref().or(self.turnpike_database_url.as_deref()).filter(|u| !u.is_empty())
+        self.database_url
+            .as_deref()
+            .or(self.turnpike_database_url.as_deref())
+            .filter(|u| !u.is_empty())
     }
 }
 
@@ -59,23 +80,53 @@ pub(crate) struct Portal {
     #[arg(long, env = "TURNPIKE_GATEWAY_URL", default_value = "http://127.0.0.1:8080", value_name = "URL", value_parser = origin, global = true)]
     pub(crate) gateway_url: String,
     /// The provider's name, at the top of every page.
-    #[arg(long, env = "TURNPIKE_BRAND", default_value = "Turnpike", value_name = "NAME", global = true)]
+    #[arg(
+        long,
+        env = "TURNPIKE_BRAND",
+        default_value = "Turnpike",
+        value_name = "NAME",
+        global = true
+    )]
     pub(crate) brand: String,
     /// What keys begin with: 1 to 12 letters or digits.
     #[arg(long, env = "TURNPIKE_KEY_PREFIX", default_value = "tp", value_name = "PREFIX", value_parser = key_prefix, global = true)]
     pub(crate) key_prefix: String,
     /// Secrets that keys' MACs are made with, `1:secret` or `1:old,2:new`; at least 32 characters each. Made at first
     /// start and kept in the data folder when not given.
-    #[arg(long, env = "TURNPIKE_PEPPERS", hide_env_values = true, value_name = "N:SECRET,..", global = true)]
+    #[arg(
+        long,
+        env = "TURNPIKE_PEPPERS",
+        hide_env_values = true,
+        value_name = "N:SECRET,..",
+        global = true
+    )]
     pub(crate) peppers: Option<String>,
     /// Sender of mail.
-    #[arg(long, env = "TURNPIKE_MAIL_FROM", default_value = "Turnpike <turnpike@localhost>", value_name = "ADDRESS", global = true)]
+    #[arg(
+        long,
+        env = "TURNPIKE_MAIL_FROM",
+        default_value = "Turnpike <turnpike@localhost>",
+        value_name = "ADDRESS",
+        global = true
+    )]
     pub(crate) mail_from: String,
     /// SMTP server (smtp://user:password@host:587). Without it mail stays in the outbox.
-    #[arg(long, env = "TURNPIKE_SMTP_URL", hide_env_values = true, value_name = "URL", global = true)]
+    #[arg(
+        long,
+        env = "TURNPIKE_SMTP_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        global = true
+    )]
     pub(crate) smtp_url: Option<String>,
     /// Stripe's secret key (sk_live_..., sk_test_..., or a restricted rk_...). Without it paid plans cannot be bought.
-    #[arg(long, env = "TURNPIKE_STRIPE_SECRET_KEY", hide_env_values = true, value_name = "KEY", global = true)]
+    #[arg(
+        long,
+        env = "TURNPIKE_STRIPE_SECRET_KEY",
+        hide_env_values = true,
+        value_name = "KEY",
+        global = true
+    )]
     pub(crate) stripe_secret_key: Option<String>,
     /// Another address for Stripe's API, for development.
     #[arg(long, env = "TURNPIKE_STRIPE_URL", value_name = "URL", value_parser = origin, global = true)]
@@ -95,20 +146,32 @@ pub(crate) struct Serving {
     #[arg(long, env = "TURNPIKE_ROLE", value_enum, default_value = "all")]
     pub(crate) role: ServeRole,
     /// Where the portal listens.
-    #[arg(long, env = "TURNPIKE_PORTAL_LISTEN", default_value = "127.0.0.1:3000", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "TURNPIKE_PORTAL_LISTEN",
+        default_value = "127.0.0.1:3000",
+        value_name = "ADDRESS"
+    )]
     pub(crate) portal_listen: SocketAddr,
     /// Where the gateway listens.
-    #[arg(long, env = "TURNPIKE_GATEWAY_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "TURNPIKE_GATEWAY_LISTEN",
+        default_value = "127.0.0.1:8080",
+        value_name = "ADDRESS"
+    )]
     pub(crate) gateway_listen: SocketAddr,
     /// Where /healthz, /readyz and /metrics are.
-    #[arg(long, env = "TURNPIKE_OPERATIONS_LISTEN", default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "TURNPIKE_OPERATIONS_LISTEN",
+        default_value = "127.0.0.1:9090",
+        value_name = "ADDRESS"
+    )]
     pub(crate) operations_listen: SocketAddr,
     /// Threads of the gateway; 0 means one per core.
     #[arg(long, env = "TURNPIKE_GATEWAY_THREADS", default_value_t = 0, value_name = "N")]
     pub(crate) gateway_threads: usize,
-    /// Where Stripe delivers events, when that is not the portal's address and /stripe/webhook.
-    #[arg(long, env = "TURNPIKE_WEBHOOK_URL", value_name = "URL")]
-    pub(crate) webhook_url: Option<String>,
     /// Longest time that requests in flight get at the end, in seconds.
     #[arg(long, env = "TURNPIKE_DRAIN_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_seconds: u64,
@@ -123,13 +186,21 @@ pub(crate) struct Serving {
 /// `http://host` or `https://host:port`, given back without a slash at the end.
 fn origin(text: &str) -> Result<String, String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let rest = rest.map(|r| r.trim_end_matches('/')).filter(|r| !r.is_empty() && !r.contains(['/', '?', '#', '@', ' ']));
-    rest.map(|_| text.trim_end_matches('/').to_owned()).ok_or_else(|| "http://host or https://host:port is wanted, without a path".to_owned())
+    let rest = rest
+        .map(|r| r.trim_end_matches('/'))
+        .filter(|r| !r.is_empty() && !r.contains(['/', '?', '#', '@', ' ']));
+    rest.map(|_| text.trim_end_matches('/').to_owned())
+        .ok_or_else(|| "http://host or https://host:port is wanted, without a path".to_owned())
 }
 
 fn key_prefix(text: &str) -> Result<String, String> {
-    let good = (1..=model::key::MAX_PREFIX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric());
-    if good { Ok(text.to_owned()) } else { Err("1 to 12 letters or digits are wanted".to_owned()) }
+    let good =
+        (1..=model::key::MAX_PREFIX_LEN).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric());
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err("1 to 12 letters or digits are wanted".to_owned())
+    }
 }
 
 /// Shortest pepper, in characters.
@@ -146,13 +217,17 @@ impl Portal {
             && !key.starts_with("sk_")
             && !key.starts_with("rk_")
         {
-            return Err(Failure("TURNPIKE_STRIPE_SECRET_KEY: a key that begins with sk_ or rk_ is wanted".to_owned()));
+            return Err(Failure(
+                "TURNPIKE_STRIPE_SECRET_KEY: a key that begins with sk_ or rk_ is wanted".to_owned(),
+            ));
         }
         if let Some(url) = &self.smtp_url
             && !url.starts_with("smtp://")
             && !url.starts_with("smtps://")
         {
-            return Err(Failure("TURNPIKE_SMTP_URL: smtp://user:password@host:port or smtps://... is wanted".to_owned()));
+            return Err(Failure(
+                "TURNPIKE_SMTP_URL: smtp://user:password@host:port or smtps://... is wanted".to_owned(),
+            ));
         }
         Ok(Settings {
             portal_url: self.portal_url.clone(),
@@ -167,13 +242,21 @@ impl Portal {
 }
 
 fn parse_peppers(text: &str) -> Result<Vec<(i16, Secret)>, Failure> {
-    let wrong = || Failure(format!("TURNPIKE_PEPPERS: N:SECRET[,N:SECRET] is wanted, N from 1, a secret of at least {MIN_PEPPER_LEN} characters"));
+    let wrong = || {
+        Failure(format!(
+            "TURNPIKE_PEPPERS: N:SECRET[,N:SECRET] is wanted, N from 1, a secret of at least {MIN_PEPPER_LEN} characters"
+        ))
+    };
     text.trim()
         .split(',')
         .map(|one| {
             let (number, secret) = one.split_once(':').ok_or_else(wrong)?;
             let number: i16 = number.trim().parse().ok().filter(|n| *n > 0).ok_or_else(wrong)?;
-            if secret.len() < MIN_PEPPER_LEN { Err(wrong()) } else { Ok((number, Secret::new(secret))) }
+            if secret.len() < MIN_PEPPER_LEN {
+                Err(wrong())
+            } else {
+                Ok((number, Secret::new(secret)))
+            }
         })
         .collect()
 }
@@ -191,8 +274,15 @@ fn kept_pepper(data_dir: &Path) -> Result<String, Failure> {
         crate::clock::MachineRandom.fill(&mut bytes);
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         let part = file.with_extension(format!("{}", std::process::id()));
-        let mut out = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&part).map_err(failed)?;
-        out.write_all(format!("1:{hex}\n").as_bytes()).and_then(|()| out.sync_all()).map_err(failed)?;
+        let mut out = std::fs::OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&part)
+            .map_err(failed)?;
+        out.write_all(format!("1:{hex}\n").as_bytes())
+            .and_then(|()| out.sync_all())
+            .map_err(failed)?;
         // Of two processes that start at once, one link wins and both read the same file.
         let linked = std::fs::hard_link(&part, &file);
         std::fs::remove_file(&part).map_err(failed)?;

@@ -27,20 +27,27 @@ impl Database {
     pub(crate) async fn open(storage: &Storage, owner: bool) -> Result<Self, Failure> {
         let (options, cluster) = match storage.url() {
             Some(url) => {
-                let options: PgConnectOptions =
-                    url.parse().map_err(|e: sqlx::Error| Failure(format!("DATABASE_URL is no PostgreSQL address: {e}")))?;
+                let options: PgConnectOptions = url
+                    .parse()
+                    .map_err(|e: sqlx::Error| Failure(format!("DATABASE_URL is no PostgreSQL address: {e}")))?;
                 (options, None)
             }
             None => {
                 let folder = storage.data_dir.join("postgres");
-                let cluster = Cluster::start(&folder, Durability::Full).await.map_err(|e| Failure(e.to_string()))?;
+                let cluster = Cluster::start(&folder, Durability::Full)
+                    .await
+                    .map_err(|e| Failure(e.to_string()))?;
                 (cluster.options(), Some(cluster))
             }
         };
-        let options = options
-            .application_name("turnpike")
-            .options([("statement_timeout", STATEMENT_TIMEOUT_MS), ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT_MS)]);
-        let pool = PgPoolOptions::new().max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options);
+        let options = options.application_name("turnpike").options([
+            ("statement_timeout", STATEMENT_TIMEOUT_MS),
+            ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT_MS),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(MAX_CONNECTIONS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(options);
         let owner = owner || cluster.as_ref().is_some_and(Cluster::started_here);
         Ok(Self { pool, cluster, owner })
     }
@@ -59,7 +66,9 @@ impl Database {
     pub(crate) async fn close(self) {
         self.pool.close().await;
         if let (true, Some(cluster)) = (self.owner, self.cluster)
-            && let Err(error) = tokio::task::spawn_blocking(move || cluster.stop()).await.unwrap_or(Ok(()))
+            && let Err(error) = tokio::task::spawn_blocking(move || cluster.stop())
+                .await
+                .unwrap_or(Ok(()))
         {
             tracing::error!(error = error.to_string(), "the private PostgreSQL did not stop");
         }

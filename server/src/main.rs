@@ -1,2 +1,31 @@
-//! See Cargo.toml.
-fn main() {}
+//! `turnpike`: the portal, the gateway and the tools around them, in one program.
+//!
+//! `main` reads the command line, a module under `commands` runs each command, `serve` puts the parts together. No rule
+//! lives here: what a command means is in `domain`, `gateway` and `app`.
+
+mod assets;
+mod bridge;
+mod clock;
+mod commands;
+mod config;
+mod database;
+mod logs;
+mod operations;
+mod output;
+mod serve;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = commands::Cli::parse();
+    let json = cli.json;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output::failure(json, &format!("cannot start the runtime: {error}")),
+    };
+    match runtime.block_on(commands::run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::failure(json, &error.to_string()),
+    }
+}

@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use domain::Domain;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Longest wait for the database before it counts as away.
@@ -20,7 +20,7 @@ pub(crate) struct Operations {
     /// For the database.
     pub(crate) domain: Domain,
     /// The gateway, where this process has one.
-    pub(crate) gateway: Option<Arc<gateway::Running>>,
+    pub(crate) gateway: Option<Weak<gateway::Running>>,
     /// Set at SIGTERM: not ready any more, so that a balancer looks elsewhere before requests are refused.
     pub(crate) draining: Arc<AtomicBool>,
 }
@@ -43,10 +43,18 @@ async fn ready(State(operations): State<Operations>) -> Response {
     if !database_answers(&operations.domain).await && operations.gateway.is_none() {
         problems.push("the database does not answer");
     }
-    if operations.gateway.as_ref().is_some_and(|g| !g.ready()) {
+    if operations
+        .gateway
+        .as_ref()
+        .is_some_and(|g| !g.upgrade().is_some_and(|g| g.ready()))
+    {
         problems.push("the gateway has no snapshot yet");
     }
-    if problems.is_empty() { "ready\n".into_response() } else { (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response() }
+    if problems.is_empty() {
+        "ready\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response()
+    }
 }
 
 async fn database_answers(domain: &Domain) -> bool {
@@ -55,23 +63,27 @@ async fn database_answers(domain: &Domain) -> bool {
 }
 
 async fn metrics(State(operations): State<Operations>) -> Response {
-    let mut text = operations.gateway.as_ref().map(|g| g.metrics()).unwrap_or_default();
+    let gateway = operations.gateway.as_ref().and_then(Weak::upgrade);
+    let mut text = gateway.map(|g| g.metrics()).unwrap_or_default();
     let up = u8::from(database_answers(&operations.domain).await);
     // Writing to a String cannot fail.
-    drop(writeln!(text, "# HELP turnpike_database_up Whether PostgreSQL answers.\n# TYPE turnpike_database_up gauge\nturnpike_database_up {up}"));
+    let _ = writeln!(
+        text,
+        "# HELP turnpike_database_up Whether PostgreSQL answers.\n# TYPE turnpike_database_up gauge\nturnpike_database_up {up}"
+    );
     if up == 1
         && let Ok(backlog) = domain::jobs::backlog(&operations.domain).await
     {
-        drop(writeln!(
+        let _ = writeln!(
             text,
             "# HELP turnpike_jobs Jobs by state.\n# TYPE turnpike_jobs gauge\nturnpike_jobs{{state=\"due\"}} {}\nturnpike_jobs{{state=\"dead\"}} {}",
             backlog.due, backlog.dead
-        ));
+        );
     }
     let connections = operations.domain.pool.size();
-    drop(writeln!(
+    let _ = writeln!(
         text,
         "# HELP turnpike_database_connections Open connections.\n# TYPE turnpike_database_connections gauge\nturnpike_database_connections {connections}"
-    ));
+    );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Workers on the job queue: one may wait for Stripe while the other sends mail.
 const JOB_WORKERS: usize = 3;
+/// How often it is looked whether the operators' listener has let go of the gateway.
+const RELEASE_POLL: Duration = Duration::from_millis(10);
 /// Pause between two tries to prepare the database while it is away.
 const PREPARE_RETRY: Duration = Duration::from_secs(2);
 
@@ -31,26 +33,45 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
     let settings = portal.settings(&storage.data_dir)?;
     let database = Database::open(&storage, true).await?;
     let clock = MachineClock::start(portal.clock_offset_file.clone());
-    let domain = crate::commands::domain(&database, &portal, settings, clock.clone());
+    let domain = crate::commands::domain(&database, &portal, settings, clock.clone())?;
     let stop = CancellationToken::new();
     let gateway = match serving.role {
-        ServeRole::All | ServeRole::Gateway => Some(start_gateway(&storage, &serving, &domain, clock).await?),
+        ServeRole::All | ServeRole::Gateway => Some(start_gateway(&storage, &serving, &domain, clock)?),
         ServeRole::Portal | ServeRole::Worker => None,
     };
     let draining = Arc::new(AtomicBool::new(false));
-    let checks = Operations { domain: domain.clone(), gateway: gateway.clone(), draining: draining.clone() };
-    let mut tasks = vec![tokio::spawn(listen(serving.operations_listen, "operations", operations::router(checks), stop.clone()).await?)];
+    let checks = Operations {
+        domain: domain.clone(),
+        gateway: gateway.as_ref().map(Arc::downgrade),
+        draining: draining.clone(),
+    };
+    let mut tasks = vec![tokio::spawn(
+        listen(
+            serving.operations_listen,
+            "operations",
+            operations::router(checks),
+            stop.clone(),
+        )
+        .await?,
+    )];
     if matches!(serving.role, ServeRole::All | ServeRole::Portal) {
         let router = portal_router(&domain, &portal);
-        tasks.push(tokio::spawn(listen(serving.portal_listen, "portal", router, stop.clone()).await?));
+        tasks.push(tokio::spawn(
+            listen(serving.portal_listen, "portal", router, stop.clone()).await?,
+        ));
     }
-    tokio::spawn(prepare(database.pool.clone(), domain.clone(), portal.clone(), serving.clone(), stop.clone()));
+    tokio::spawn(prepare(
+        database.pool.clone(),
+        domain.clone(),
+        serving.role,
+        stop.clone(),
+    ));
     stop_signal().await?;
     tracing::info!("stopping");
     draining.store(true, Ordering::Relaxed);
     let drain = Duration::from_secs(serving.drain_seconds);
     if let Some(gateway) = gateway {
-        gateway.shutdown(drain).await;
+        shut_down(gateway, drain).await;
     }
     stop.cancel();
     for task in tasks {
@@ -63,15 +84,33 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
     Ok(())
 }
 
-async fn start_gateway(storage: &Storage, serving: &Serving, domain: &Domain, clock: Arc<MachineClock>) -> Result<Arc<gateway::Running>, Failure> {
+/// The operators' listener holds the gateway for the length of an answer; then it is ours alone to end.
+async fn shut_down(mut gateway: Arc<gateway::Running>, drain: Duration) {
+    loop {
+        match Arc::try_unwrap(gateway) {
+            Ok(running) => return running.shutdown(drain).await,
+            Err(shared) => gateway = shared,
+        }
+        tokio::time::sleep(RELEASE_POLL).await;
+    }
+}
+
+fn start_gateway(
+    storage: &Storage,
+    serving: &Serving,
+    domain: &Domain,
+    clock: Arc<MachineClock>,
+) -> Result<Arc<gateway::Running>, Failure> {
     let mut config = gateway::Config::new(serving.gateway_listen, storage.data_dir.join("gateway"));
     if serving.gateway_threads > 0 {
         config.threads = serving.gateway_threads;
     }
-    let numbered = |(number, secret): &(i16, domain::settings::Secret)| Some((u16::try_from(*number).ok()?, secret.expose().as_bytes().to_vec()));
+    let numbered = |(number, secret): &(i16, domain::settings::Secret)| {
+        Some((u16::try_from(*number).ok()?, secret.expose().as_bytes().to_vec()))
+    };
     let peppers = gateway::Peppers::new(domain.settings.peppers.iter().filter_map(numbered));
     let bridge = Bridge::start(domain.clone());
-    let running = gateway::Gateway::start(config, bridge.clone(), bridge, clock, Arc::new(MachineRandom), peppers).await;
+    let running = gateway::Gateway::start(config, bridge.clone(), bridge, clock, Arc::new(MachineRandom), peppers);
     let running = running.map_err(|e| Failure(format!("the gateway cannot start: {e}")))?;
     tracing::info!(address = %running.local_addr(), "gateway listens");
     Ok(Arc::new(running))
@@ -79,14 +118,25 @@ async fn start_gateway(storage: &Storage, serving: &Serving, domain: &Domain, cl
 
 /// Everything the portal answers: the table of pages, built files, and around them the layers that hold for all.
 pub(crate) fn portal_router(domain: &Domain, portal: &Portal) -> Router {
-    let site = Site { domain: domain.clone(), brand: portal.brand.as_str().into(), assets: Arc::new(assets::manifest()) };
+    let site = Site {
+        domain: domain.clone(),
+        brand: portal.brand.as_str().into(),
+        assets: Arc::new(assets::manifest()),
+    };
     let (pages, _) = app::routes::table().split();
-    let stripe = portal.stripe_url.as_deref();
-    let pages = app::security::layers(pages, &site, stripe);
+    let mut payment_pages: Vec<String> = app::security::STRIPE_ORIGINS.map(str::to_owned).into();
+    payment_pages.extend(portal.stripe_url.as_deref().map(app::security::origin_of));
+    let pages = app::security::protect(pages.with_state(site.clone()), &site, &payment_pages);
     Router::new()
         .route("/pkg/{*file}", axum::routing::get(assets::package))
-        .route("/favicon.svg", axum::routing::get(|headers: http::HeaderMap| async move { assets::public("favicon.svg", &headers) }))
-        .route("/robots.txt", axum::routing::get(|headers: http::HeaderMap| async move { assets::public("robots.txt", &headers) }))
+        .route(
+            "/favicon.svg",
+            axum::routing::get(|headers: http::HeaderMap| async move { assets::public("favicon.svg", &headers) }),
+        )
+        .route(
+            "/robots.txt",
+            axum::routing::get(|headers: http::HeaderMap| async move { assets::public("robots.txt", &headers) }),
+        )
         .merge(pages)
 }
 
@@ -97,21 +147,26 @@ async fn listen(
     router: Router,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + use<>, Failure> {
-    let listener = TcpListener::bind(address).await.map_err(|e| Failure(format!("cannot listen on {address} for the {what}: {e}")))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|e| Failure(format!("cannot listen on {address} for the {what}: {e}")))?;
     tracing::info!(%address, "{what} listens");
     // Without this a page that is sent in two pieces waits 40 ms for an acknowledgement.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     Ok(async move {
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await {
+        if let Err(error) = axum::serve(listener, service)
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await
+        {
             tracing::error!(error = error.to_string(), "{what} ended");
         }
     })
 }
 
-/// Migrates, makes sure that recurring jobs and Stripe's endpoint exist, and starts the workers. Tries until it works:
+/// Migrates, makes sure that recurring jobs exist, and starts the workers. Tries until it works:
 /// the gateway serves known keys meanwhile.
-async fn prepare(pool: sqlx::PgPool, domain: Domain, portal: Portal, serving: Serving, stop: CancellationToken) {
+async fn prepare(pool: sqlx::PgPool, domain: Domain, role: ServeRole, stop: CancellationToken) {
     while let Err(error) = prepare_once(&pool, &domain).await {
         tracing::warn!(cause = error.to_string(), "the database is not ready; trying again");
         tokio::select! {
@@ -119,16 +174,14 @@ async fn prepare(pool: sqlx::PgPool, domain: Domain, portal: Portal, serving: Se
             () = tokio::time::sleep(PREPARE_RETRY) => {}
         }
     }
-    match domain::bootstrap::first_start_token(&domain).await {
-        Ok(Some(token)) => tracing::info!("no admin yet: make one with `turnpike admin create`, or at {}/admin/setup with the token {token}", portal.portal_url),
+    match domain::bootstrap::setup_address(&domain).await {
+        Ok(Some(address)) => {
+            tracing::info!("no admin yet: make one with `turnpike admin create`, or once at {address}")
+        }
         Ok(None) => {}
         Err(error) => tracing::warn!(cause = error.chain(), "cannot look for the first admin"),
     }
-    if portal.stripe_secret_key.is_some() && serving.role != ServeRole::Gateway {
-        let url = serving.webhook_url.clone().unwrap_or_else(|| format!("{}/stripe/webhook", portal.portal_url));
-        tokio::spawn(keep_endpoint(domain.clone(), url, stop.clone()));
-    }
-    if matches!(serving.role, ServeRole::All | ServeRole::Worker) {
+    if matches!(role, ServeRole::All | ServeRole::Worker) {
         for _ in 0..JOB_WORKERS {
             tokio::spawn(registry().work(domain.clone(), stop.clone()));
         }
@@ -139,17 +192,6 @@ async fn prepare_once(pool: &sqlx::PgPool, domain: &Domain) -> Result<(), Failur
     domain::MIGRATIONS.run(pool).await.map_err(|e| Failure(e.to_string()))?;
     domain::recurring::ensure(domain).await?;
     Ok(())
-}
-
-async fn keep_endpoint(domain: Domain, url: String, stop: CancellationToken) {
-    while let Err(error) = domain::stripe_inbox::ensure_endpoint(&domain, &url).await {
-        tracing::warn!(cause = error.chain(), "Stripe's webhook endpoint is not registered; trying again");
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(PREPARE_RETRY) => {}
-        }
-    }
-    tracing::info!(url, "Stripe delivers events here");
 }
 
 /// Every kind of job.

@@ -175,3 +175,26 @@ async fn fail(domain: &Domain, id: i64, kind: &str, attempts: i32, error: &crate
     .await?;
     Ok(())
 }
+
+/// How much waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Jobs that could run now.
+    pub due: i64,
+    /// Jobs whose tries are used up.
+    pub dead: i64,
+}
+
+/// Counts what waits and what is dead.
+///
+/// # Errors
+/// When the database fails.
+pub async fn backlog(domain: &Domain) -> Result<Backlog> {
+    let row = sqlx::query!(
+        r#"SELECT count(*) FILTER (WHERE dead_at IS NULL AND run_at <= $1) AS "due!", count(*) FILTER (WHERE dead_at IS NOT NULL) AS "dead!" FROM jobs"#,
+        domain.clock.now(),
+    )
+    .fetch_one(&domain.pool)
+    .await?;
+    Ok(Backlog { due: row.due, dead: row.dead })
+}

@@ -3,6 +3,9 @@
 use super::Context;
 use crate::output::{self, Failure};
 use clap::Subcommand;
+use domain::Provider;
+use domain::provision::Start;
+use domain::settings::Secret;
 use model::access::Interval;
 use std::io::Read as _;
 
@@ -18,7 +21,12 @@ pub(crate) enum Admin {
         #[arg(long)]
         email: String,
         /// The password; better given on standard input with --password-stdin, where no process list shows it.
-        #[arg(long, env = "TURNPIKE_ADMIN_PASSWORD", hide_env_values = true, required_unless_present = "password_stdin")]
+        #[arg(
+            long,
+            env = "TURNPIKE_ADMIN_PASSWORD",
+            hide_env_values = true,
+            required_unless_present = "password_stdin"
+        )]
         password: Option<String>,
         /// Read the password from standard input.
         #[arg(long, conflicts_with = "password")]
@@ -51,10 +59,23 @@ pub(crate) enum Consumer {
 
 /// Runs `admin`.
 pub(crate) async fn admin(context: &Context, admin: Admin) -> Result<(), Failure> {
-    let Admin::Create { email, password, password_stdin } = admin;
-    let password = if password_stdin { read_password()? } else { password.unwrap_or_default() };
-    let id = domain::bootstrap::create_admin(&context.domain, &email, &password).await?;
-    output::result(context.json, &serde_json::json!({ "member_id": id, "email": email }), &format!("{email} is an admin"));
+    let Admin::Create {
+        email,
+        password,
+        password_stdin,
+    } = admin;
+    let password = if password_stdin {
+        read_password()?
+    } else {
+        password.unwrap_or_default()
+    };
+    let password = Secret::new(password);
+    let id = domain::bootstrap::create_admin(&context.domain, &Provider::console(), &email, &password).await?;
+    output::result(
+        context.json,
+        &serde_json::json!({ "member_id": id, "email": email }),
+        &format!("{email} is an admin"),
+    );
     Ok(())
 }
 
@@ -67,7 +88,13 @@ fn read_password() -> Result<String, Failure> {
 
 /// Runs `consumer`.
 pub(crate) async fn consumer(context: &Context, consumer: Consumer) -> Result<(), Failure> {
-    let Consumer::Create { email, plan, name, interval, complimentary } = consumer;
+    let Consumer::Create {
+        email,
+        plan,
+        name,
+        interval,
+        complimentary,
+    } = consumer;
     let name = name.unwrap_or_else(|| email.clone());
     let id = create(context, &email, &name, &plan, interval, complimentary).await?;
     output::result(context.json, &serde_json::json!({ "consumer_id": id }), &id.to_string());
@@ -83,16 +110,10 @@ pub(crate) async fn create(
     interval: Interval,
     complimentary: bool,
 ) -> Result<model::ConsumerId, Failure> {
-    let provider = domain::Provider::console();
-    let catalogue = domain::catalogue::current(&context.domain).await?;
-    let known = catalogue.as_ref().map(|c| c.plans.iter().map(|p| p.terms.slug.as_str()).collect::<Vec<_>>().join(", ")).unwrap_or_default();
-    let Some(found) = catalogue.as_ref().and_then(|c| c.plan(plan)) else {
-        let hint = if known.is_empty() { "nothing is published yet: turnpike plan publish FILE".to_owned() } else { format!("one of {known} is wanted") };
-        return Err(Failure(format!("--plan {plan}: {hint}")));
+    let start = if complimentary {
+        Start::Gift(plan, interval)
+    } else {
+        Start::Free(plan)
     };
-    if !found.terms.is_free() && !complimentary {
-        return Err(Failure(format!("--plan {plan} is paid: a member buys it in the portal, or give it away with --complimentary")));
-    }
-    let gift = complimentary.then_some((plan, interval));
-    Ok(domain::consumers::provision(&context.domain, &provider, email, name, gift).await?)
+    Ok(domain::provision::consumer(&context.domain, &Provider::console(), email, name, start).await?)
 }

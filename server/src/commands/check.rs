@@ -8,18 +8,48 @@ use crate::output::{self, Failure};
 pub(crate) async fn run(json: bool, storage: Storage, portal: Portal, serving: Serving) -> Result<(), Failure> {
     let mut findings: Vec<(&str, Result<String, String>)> = Vec::new();
     let settings = portal.settings(&storage.data_dir);
-    findings.push(("settings", settings.as_ref().map(|s| format!("{} pepper(s)", s.peppers.len())).map_err(ToString::to_string)));
-    let https = portal.portal_url.starts_with("https://") || portal.portal_url.contains("127.0.0.1") || portal.portal_url.contains("localhost");
+    findings.push((
+        "settings",
+        settings
+            .as_ref()
+            .map(|s| format!("{} pepper(s)", s.peppers.len()))
+            .map_err(ToString::to_string),
+    ));
+    let https = portal.portal_url.starts_with("https://")
+        || portal.portal_url.contains("127.0.0.1")
+        || portal.portal_url.contains("localhost");
     findings.push((
         "portal address",
-        if https { Ok(portal.portal_url.clone()) } else { Err(format!("{} is plain http: browsers will not keep the session cookie", portal.portal_url)) },
+        if https {
+            Ok(portal.portal_url.clone())
+        } else {
+            Err(format!(
+                "{} is plain http: browsers will not keep the session cookie",
+                portal.portal_url
+            ))
+        },
     ));
-    for (what, address) in [("portal", serving.portal_listen), ("gateway", serving.gateway_listen), ("operations", serving.operations_listen)] {
+    for (what, address) in [
+        ("portal", serving.portal_listen),
+        ("gateway", serving.gateway_listen),
+        ("operations", serving.operations_listen),
+    ] {
         let free = std::net::TcpListener::bind(address).map(|_| address.to_string());
-        findings.push((what, free.map_err(|e| format!("cannot listen on {address}: {e} (is turnpike running?)"))));
+        findings.push((
+            what,
+            free.map_err(|e| format!("cannot listen on {address}: {e} (is turnpike running?)")),
+        ));
     }
     findings.push(("stripe", stripe(&portal)));
-    findings.push(("mail", Ok(if portal.smtp_url.is_some() { "by SMTP" } else { "no SMTP server: mail stays in the outbox" }.to_owned())));
+    findings.push((
+        "mail",
+        Ok(if portal.smtp_url.is_some() {
+            "by SMTP"
+        } else {
+            "no SMTP server: mail stays in the outbox"
+        }
+        .to_owned()),
+    ));
     findings.push(("database", database(&storage).await));
     let failed = findings.iter().filter(|(_, f)| f.is_err()).count();
     let rows: Vec<_> = findings
@@ -33,8 +63,16 @@ pub(crate) async fn run(json: bool, storage: Storage, portal: Portal, serving: S
             Err(text) => format!("WRONG {what}: {text}"),
         })
         .collect();
-    output::result(json, &serde_json::json!({ "checks": rows, "failed": failed }), &words.join("\n"));
-    if failed == 0 { Ok(()) } else { Err(Failure(format!("{failed} of {} checks failed", findings.len()))) }
+    output::result(
+        json,
+        &serde_json::json!({ "checks": rows, "failed": failed }),
+        &words.join("\n"),
+    );
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(Failure(format!("{failed} of {} checks failed", findings.len())))
+    }
 }
 
 fn stripe(portal: &Portal) -> Result<String, String> {
@@ -50,7 +88,9 @@ fn stripe(portal: &Portal) -> Result<String, String> {
 
 async fn database(storage: &Storage) -> Result<String, String> {
     let database = Database::open(storage, false).await.map_err(|e| e.to_string())?;
-    let version: Result<String, sqlx::Error> = sqlx::query_scalar("SHOW server_version").fetch_one(&database.pool).await;
+    let version: Result<String, sqlx::Error> = sqlx::query_scalar("SHOW server_version")
+        .fetch_one(&database.pool)
+        .await;
     database.close().await;
     version.map(|v| format!("PostgreSQL {v}")).map_err(|e| e.to_string())
 }

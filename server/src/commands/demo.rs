@@ -4,7 +4,9 @@
 use super::{Context, account};
 use crate::output::{self, Failure};
 use clap::Args;
+use domain::consumers::NewConsumer;
 use domain::keys::NewKey;
+use domain::settings::Secret;
 use model::access::{Environment, Interval};
 use model::usage::{UsageBatch, UsageRecord};
 use model::{ConsumerId, RequestId, Time};
@@ -72,13 +74,16 @@ pub(crate) async fn run(context: &Context, demo: Demo) -> Result<(), Failure> {
     let people: People = toml_file(&demo.people)?;
     let domain = &context.domain;
     let provider = domain::Provider::console();
-    let text = std::fs::read_to_string(&demo.catalogue).map_err(|e| Failure(format!("cannot read {}: {e}", demo.catalogue.display())))?;
-    let catalogue = domain::catalogue::parse(&text).map_err(|e| Failure(format!("{}: {e}", demo.catalogue.display())))?;
+    let text = std::fs::read_to_string(&demo.catalogue)
+        .map_err(|e| Failure(format!("cannot read {}: {e}", demo.catalogue.display())))?;
+    let catalogue =
+        domain::catalogue::parse(&text).map_err(|e| Failure(format!("{}: {e}", demo.catalogue.display())))?;
     domain::catalogue::publish(domain, &provider, &catalogue).await?;
     wait_until_ready(context, catalogue.plans.len()).await?;
-    domain::bootstrap::create_admin(domain, &people.admin.email, &people.admin.password).await?;
+    let password = Secret::new(people.admin.password.as_str());
+    domain::bootstrap::create_admin(domain, &provider, &people.admin.email, &password).await?;
     let developer = &people.developer;
-    let consumer = domain::provision::member(domain, &provider, &developer.email, &developer.password, &developer.name).await?;
+    let consumer = account_of(context, developer).await?;
     for past in &people.consumers {
         fill(context, past).await?;
     }
@@ -89,8 +94,28 @@ pub(crate) async fn run(context: &Context, demo: Demo) -> Result<(), Failure> {
         "\n  Portal     {portal}\n  Developer  {} / {}\n  Provider   {} / {}   {portal}/admin\n  Card       {}\n  Mail       {portal}/development/mail\n\n  {curl}\n",
         developer.email, developer.password, people.admin.email, people.admin.password, people.card
     );
-    output::result(context.json, &serde_json::json!({ "portal_url": portal, "consumer_id": consumer, "key": key, "curl": curl }), &words);
+    output::result(
+        context.json,
+        &serde_json::json!({ "portal_url": portal, "consumer_id": consumer, "key": key, "curl": curl }),
+        &words,
+    );
     Ok(())
+}
+
+async fn account_of(context: &Context, developer: &Developer) -> Result<ConsumerId, Failure> {
+    if let Some(there) = domain::provision::consumer_by_email(&context.domain, &developer.email).await? {
+        return Ok(there);
+    }
+    let new = NewConsumer {
+        name: developer.name.clone(),
+        email: developer.email.clone(),
+        password: Some(Secret::new(developer.password.as_str())),
+    };
+    Ok(
+        domain::consumers::create(&context.domain, &domain::Provider::console(), new)
+            .await?
+            .0,
+    )
 }
 
 fn toml_file<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, Failure> {
@@ -101,7 +126,9 @@ fn toml_file<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, Failure> 
 async fn wait_until_ready(context: &Context, plans: usize) -> Result<(), Failure> {
     let ready = async {
         loop {
-            let count = domain::catalogue::current(&context.domain).await?.map_or(0, |c| c.plans.len());
+            let count = domain::catalogue::current(&context.domain)
+                .await?
+                .map_or(0, |c| c.plans.len());
             if count >= plans {
                 return Ok(());
             }
@@ -109,7 +136,9 @@ async fn wait_until_ready(context: &Context, plans: usize) -> Result<(), Failure
         }
     };
     tokio::time::timeout(READY_LIMIT, ready).await.unwrap_or_else(|_| {
-        Err(Failure("the plans' prices are not in Stripe yet: is `turnpike serve` running, with a Stripe key?".to_owned()))
+        Err(Failure(
+            "the plans' prices are not in Stripe yet: is `turnpike serve` running, with a Stripe key?".to_owned(),
+        ))
     })
 }
 
@@ -121,31 +150,67 @@ async fn fresh_key(context: &Context, consumer: ConsumerId) -> Result<String, Fa
             domain::keys::revoke(domain, &manager, key.id).await?;
         }
     }
-    let new = NewKey { name: KEY_NAME.to_owned(), environment: Environment::Live, expires_at: None, routes: None };
-    Ok(domain::keys::create(domain, &manager, new).await?.plain.reveal().to_owned())
+    let new = NewKey {
+        name: KEY_NAME.to_owned(),
+        environment: Environment::Live,
+        expires_at: None,
+        routes: None,
+    };
+    Ok(domain::keys::create(domain, &manager, new)
+        .await?
+        .plain
+        .reveal()
+        .to_owned())
 }
 
 /// A consumer on a plan, and calls on the days before now, taken in as a gateway's ledger would be.
 async fn fill(context: &Context, past: &Past) -> Result<(), Failure> {
     let domain = &context.domain;
-    if domain::provision::consumer_by_email(domain, &past.email).await?.is_some() {
+    if domain::provision::consumer_by_email(domain, &past.email)
+        .await?
+        .is_some()
+    {
         return Ok(());
     }
     let complimentary = past.plan != "free";
-    let consumer = account::create(context, &past.email, &past.name, &past.plan, Interval::Month, complimentary).await?;
+    let consumer = account::create(
+        context,
+        &past.email,
+        &past.name,
+        &past.plan,
+        Interval::Month,
+        complimentary,
+    )
+    .await?;
     let manager = domain::Provider::console().key_manager(consumer);
-    let new = NewKey { name: "production".to_owned(), environment: Environment::Live, expires_at: None, routes: None };
+    let new = NewKey {
+        name: "production".to_owned(),
+        environment: Environment::Live,
+        expires_at: None,
+        routes: None,
+    };
     let key = domain::keys::create(domain, &manager, new).await?.id;
     let changes = domain::snapshot::changes_since(domain, "", 0).await?;
-    let Some(record) = changes.entitlements.into_iter().find(|e| e.consumer == consumer && e.environment == Environment::Live) else {
+    let Some(record) = changes
+        .entitlements
+        .into_iter()
+        .find(|e| e.consumer == consumer && e.environment == Environment::Live)
+    else {
         return Ok(());
     };
     let routes = changes.routing.map(|r| r.routes).unwrap_or_default();
     let mut draw = Draw(u64::from(model::key::crc32(past.email.as_bytes())) | 1);
     let ledger = format!("demo-{consumer}");
-    let mut batch = UsageBatch { ledger: ledger.clone(), records: Vec::with_capacity(BATCH) };
+    let mut batch = UsageBatch {
+        ledger: ledger.clone(),
+        records: Vec::with_capacity(BATCH),
+    };
     for (seq, at) in (1u64..).zip(moments(past, domain.clock.now(), &mut draw)) {
-        let Some(route) = routes.get(usize::try_from(draw.below(u64::try_from(routes.len().max(1)).unwrap_or(1))).unwrap_or(0)) else { break };
+        let Some(route) =
+            routes.get(usize::try_from(draw.below(u64::try_from(routes.len().max(1)).unwrap_or(1))).unwrap_or(0))
+        else {
+            break;
+        };
         let failed = draw.below(90) == 0;
         batch.records.push(UsageRecord {
             seq,
@@ -167,7 +232,17 @@ async fn fill(context: &Context, past: &Past) -> Result<(), Failure> {
             duration_us: u32::try_from(900 + draw.below(9_000)).unwrap_or(900),
         });
         if batch.records.len() == BATCH {
-            domain::usage::ship(domain, &std::mem::replace(&mut batch, UsageBatch { ledger: ledger.clone(), records: Vec::new() })).await?;
+            domain::usage::ship(
+                domain,
+                &std::mem::replace(
+                    &mut batch,
+                    UsageBatch {
+                        ledger: ledger.clone(),
+                        records: Vec::new(),
+                    },
+                ),
+            )
+            .await?;
         }
     }
     if !batch.records.is_empty() {

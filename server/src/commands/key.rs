@@ -36,18 +36,34 @@ pub(crate) enum Key {
 pub(crate) async fn run(context: &Context, key: Key) -> Result<(), Failure> {
     let provider = domain::Provider::console();
     match key {
-        Key::Create { consumer, name, environment, count } => {
+        Key::Create {
+            consumer,
+            name,
+            environment,
+            count,
+        } => {
             let manager = provider.key_manager(consumer);
-            let new = NewKey { name, environment, expires_at: None, routes: None };
-            for made in domain::keys::create_many(&context.domain, &manager, new, count).await? {
+            let new = NewKey {
+                name,
+                environment,
+                expires_at: None,
+                routes: None,
+            };
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            domain::keys::create_many(&context.domain, &manager, new, count, |made| {
                 let key = made.plain.reveal();
                 output::result(context.json, &serde_json::json!({ "key_id": made.id, "key": key }), key);
-            }
+            })
+            .await?;
         }
         Key::Revoke { id } => {
-            let consumer = domain::keys::owner(&context.domain, &provider, id).await?;
+            let consumer = domain::provision::key_owner(&context.domain, &provider, id).await?;
             domain::keys::revoke(&context.domain, &provider.key_manager(consumer), id).await?;
-            output::result(context.json, &serde_json::json!({ "key_id": id, "revoked": true }), &format!("{id} is revoked"));
+            output::result(
+                context.json,
+                &serde_json::json!({ "key_id": id, "revoked": true }),
+                &format!("{id} is revoked"),
+            );
         }
     }
     Ok(())

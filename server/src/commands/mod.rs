@@ -65,7 +65,12 @@ pub(crate) struct Context {
 
 /// Runs the command.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
-    let Cli { json, storage, portal, command } = cli;
+    let Cli {
+        json,
+        storage,
+        portal,
+        command,
+    } = cli;
     match command {
         Command::Serve(serving) => return crate::serve::serve(storage, portal, *serving).await,
         Command::Check(serving) => return check::run(json, storage, portal, *serving).await,
@@ -74,7 +79,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let settings = portal.settings(&storage.data_dir)?;
     let database = Database::open(&storage, false).await?;
     let clock = MachineClock::start(portal.clock_offset_file.clone());
-    let context = Context { domain: domain(&database, &portal, settings, clock), json };
+    let context = Context {
+        domain: domain(&database, &portal, settings, clock)?,
+        json,
+    };
     let outcome = with_schema(&database, &context, command).await;
     database.close().await;
     outcome
@@ -84,7 +92,11 @@ async fn with_schema(database: &Database, context: &Context, command: Command) -
     database.migrate().await?;
     match command {
         Command::Migrate => {
-            output::result(context.json, &serde_json::json!({ "migrations": domain::MIGRATIONS.iter().count() }), "the schema is up to date");
+            output::result(
+                context.json,
+                &serde_json::json!({ "migrations": domain::MIGRATIONS.iter().count() }),
+                "the schema is up to date",
+            );
             Ok(())
         }
         Command::Demo(demo) => demo::run(context, demo).await,
@@ -98,16 +110,22 @@ async fn with_schema(database: &Database, context: &Context, command: Command) -
 }
 
 /// Puts the rules together with the machine's clock, randomness and Stripe.
-pub(crate) fn domain(database: &Database, portal: &Portal, settings: Settings, clock: Arc<MachineClock>) -> Domain {
+pub(crate) fn domain(
+    database: &Database,
+    portal: &Portal,
+    settings: Settings,
+    clock: Arc<MachineClock>,
+) -> Result<Domain, Failure> {
     let stripe = payments::Config {
-        secret_key: portal.stripe_secret_key.clone().map(domain::settings::Secret::new),
+        secret_key: domain::settings::Secret::new(portal.stripe_secret_key.clone().unwrap_or_default()),
         base_url: portal.stripe_url.clone(),
     };
-    Domain::new(Inner {
+    let payments = payments::Stripe::new(&stripe).map_err(|e| Failure(format!("TURNPIKE_STRIPE_SECRET_KEY: {e}")))?;
+    Ok(Domain::new(Inner {
         pool: database.pool.clone(),
         clock,
         random: Arc::new(MachineRandom),
-        payments: Arc::new(payments::Stripe::new(stripe)),
+        payments: Arc::new(payments),
         settings,
-    })
+    }))
 }

@@ -26,16 +26,38 @@ pub(crate) async fn run(context: &Context, plan: Plan) -> Result<(), Failure> {
     let provider = domain::Provider::console();
     if dry_run {
         let changes = domain::catalogue::preview(&context.domain, &provider, &catalogue).await?;
-        let words: Vec<String> = changes.iter().map(|c| format!("{}: {}", c.subject, c.details.join("; "))).collect();
-        let words = if words.is_empty() { "nothing would change".to_owned() } else { words.join("\n") };
-        output::result(context.json, &serde_json::json!({ "changes": changes.iter().map(|c| &c.subject).collect::<Vec<_>>() }), &words);
+        let words: Vec<String> = changes
+            .iter()
+            .map(|c| format!("{}: {}", c.subject, c.details.join("; ")))
+            .collect();
+        let words = if words.is_empty() {
+            "nothing would change".to_owned()
+        } else {
+            words.join("\n")
+        };
+        output::result(
+            context.json,
+            &serde_json::json!({ "changes": changes.iter().map(|c| &c.subject).collect::<Vec<_>>() }),
+            &words,
+        );
         return Ok(());
     }
     let published = domain::catalogue::publish(&context.domain, &provider, &catalogue).await?;
-    let versions: Vec<_> =
-        published.versions.iter().map(|v| serde_json::json!({ "plan": v.plan, "plan_version_id": v.id, "version": v.number })).collect();
-    let words: Vec<String> = published.versions.iter().map(|v| format!("{} is now at version {}", v.plan, v.number)).collect();
-    let words = if words.is_empty() { "no plan changed".to_owned() } else { words.join("\n") };
+    let versions: Vec<_> = published
+        .versions
+        .iter()
+        .map(|v| serde_json::json!({ "plan": v.plan, "plan_version_id": v.id, "version": v.number }))
+        .collect();
+    let words: Vec<String> = published
+        .versions
+        .iter()
+        .map(|v| format!("{} is now at version {}", v.plan, v.number))
+        .collect();
+    let words = if words.is_empty() {
+        "no plan changed".to_owned()
+    } else {
+        words.join("\n")
+    };
     output::result(context.json, &serde_json::json!({ "published": versions }), &words);
     Ok(())
 }
