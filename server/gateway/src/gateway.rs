@@ -176,22 +176,35 @@ impl Running {
     }
 }
 
-/// A listening socket per thread on one port: the kernel spreads connections over them.
+/// A listening socket per thread on one port: the kernel spreads connections over them. The first is made without
+/// sharing, so that an address in use is an error and a port chosen by the kernel is nobody else's; where the kernel
+/// chose the port, all threads share that first socket.
 fn listen(addr: SocketAddr, count: usize) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
-    let mut listeners: Vec<TcpListener> = Vec::new();
-    let mut addr = addr;
-    for _ in 0..count {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from(socket);
-        addr = listener.local_addr()?;
-        listeners.push(listener);
+    let alone = bind(addr, false)?;
+    let local_addr = alone.local_addr()?;
+    let mut listeners = Vec::new();
+    if addr.port() == 0 {
+        for _ in 1..count {
+            listeners.push(alone.try_clone()?);
+        }
+        listeners.push(alone);
+    } else {
+        drop(alone);
+        for _ in 0..count {
+            listeners.push(bind(addr, true)?);
+        }
     }
-    Ok((listeners, addr))
+    Ok((listeners, local_addr))
+}
+
+fn bind(addr: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from(socket))
 }
 
 fn spawn_worker(

@@ -8,6 +8,7 @@ mod config;
 mod disk;
 mod forward;
 mod gateway;
+mod guard;
 mod headers;
 mod ledger;
 mod metrics;

@@ -5,6 +5,7 @@ use crate::authenticate::{self, Caller};
 use crate::body::{Answer, Progress, Stream, Upload};
 use crate::config::{Limits, Peppers};
 use crate::forward::{self, Lease, Pool};
+use crate::guard::Guard;
 use crate::headers;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
@@ -133,7 +134,7 @@ async fn connection(
         .header_read_timeout(limits.head_timeout)
         .max_headers(limits.headers)
         .max_buf_size(limits.head_bytes.max(8192))
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Guard::new(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         biased;

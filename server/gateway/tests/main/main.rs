@@ -1,5 +1,11 @@
 //! The gateway from outside: real sockets, a recording upstream, a control plane in memory.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod durability;
+mod framing;
+mod kill;
+mod limits;
 mod refusals;
+mod streams;
 mod support;
+mod upstreams;

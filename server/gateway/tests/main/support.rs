@@ -414,6 +414,7 @@ impl World {
 pub(crate) fn config(folder: &Path) -> Config {
     let mut config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), folder.to_owned());
     config.threads = 2;
+    config.limits.body_bytes = 64 << 10;
     config.limits.poll_interval = Duration::from_millis(500);
     config.limits.ship_interval = Duration::from_millis(20);
     config
@@ -619,6 +620,10 @@ async fn events(mut stream: TcpStream, tick: &tokio::sync::broadcast::Sender<Str
             _ = stream.read(&mut probe) => return,
         };
         let Ok(event) = event else { return };
+        if event == "end" {
+            let _ = stream.write_all(b"0\r\n\r\n").await;
+            return;
+        }
         let text = format!("data: {event}\n\n");
         let chunk = format!("{:x}\r\n{text}\r\n", text.len());
         if stream.write_all(chunk.as_bytes()).await.is_err() {

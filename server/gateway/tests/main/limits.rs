@@ -1,0 +1,217 @@
+//! Quotas, caps and counters are exact, whatever runs at once and whatever changes meanwhile.
+
+use crate::support::*;
+use model::access::Environment;
+use model::key::PlainKey;
+use model::{Period, Time};
+use std::sync::Arc;
+use tokio::sync::Barrier;
+
+/// How many of `count` requests at once were let through, and the slugs of the others.
+async fn at_once(world: &World, path: &str, count: usize) -> (usize, Vec<String>) {
+    let barrier = Arc::new(Barrier::new(count));
+    let tasks: Vec<_> = (0..count)
+        .map(|_| {
+            let (barrier, addr) = (Arc::clone(&barrier), world.addr);
+            let text = format!(
+                "GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\nConnection: close\r\n\r\n",
+                world.key.reveal()
+            );
+            tokio::spawn(async move {
+                barrier.wait().await;
+                Reply::parse(&raw(addr, text.as_bytes()).await)
+            })
+        })
+        .collect();
+    let mut passed = 0;
+    let mut refused = Vec::new();
+    for task in tasks {
+        let reply = task.await.unwrap();
+        if reply.status == 200 {
+            passed += 1;
+        } else {
+            refused.push(reply.problem());
+        }
+    }
+    (passed, refused)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_last_units_are_given_exactly_once() {
+    for _ in 0..3 {
+        let world = World::with(|e| e.meters = vec![meter(1, 23, None)]).await;
+        let (passed, refused) = at_once(&world, "/v1/ok", 200).await;
+        assert_eq!(passed, 23);
+        assert!(refused.len() == 177 && refused.iter().all(|s| s == "quota-exceeded"));
+        let reply = world.get("/v1/ok").await;
+        assert_eq!(reply.status, 429);
+        let told = reply.header("ratelimit").unwrap();
+        assert!(told.contains("\"quota\";r=0;t="), "{told}");
+        let rows = world.shipped().await;
+        assert_eq!(rows.iter().map(|r| r.units).sum::<u32>(), 23);
+        assert_eq!(rows.len(), 201);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_spend_cap_is_never_passed() {
+    // 10 units are included; each further one costs 3 cents; 50 cents buy 16 of them.
+    let world = World::with(|e| {
+        e.meters = vec![meter(1, 10, Some("3"))];
+        e.spend_cap_minor = Some(50);
+    })
+    .await;
+    let (passed, refused) = at_once(&world, "/v1/ok", 100).await;
+    assert_eq!(passed, 26);
+    assert!(refused.iter().all(|s| s == "spend-cap-reached"));
+    let reply = world.get("/v1/ok").await;
+    assert_eq!(reply.status, 402);
+    assert!(String::from_utf8_lossy(&reply.body).contains("/budget"));
+    world
+        .plane
+        .edit_entitlement(world.consumer, |e| e.spend_cap_minor = Some(53));
+    world.synced().await;
+    assert_eq!(
+        at_once(&world, "/v1/ok", 10).await.0,
+        1,
+        "3 cents more are one unit more"
+    );
+    world
+        .plane
+        .edit_entitlement(world.consumer, |e| e.spend_cap_minor = None);
+    world.synced().await;
+    assert_eq!(at_once(&world, "/v1/ok", 10).await.0, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cap_over_two_meters_is_never_passed() {
+    let world = World::with(|e| {
+        e.meters = vec![meter(1, 0, Some("2")), meter(2, 0, Some("5"))];
+        e.spend_cap_minor = Some(101);
+    })
+    .await;
+    let ((one, _), (two, _)) = tokio::join!(at_once(&world, "/v1/ok", 60), at_once(&world, "/other", 60));
+    let spent = one * 2 + two * 5;
+    assert!(spent <= 101, "{one} and {two}");
+    assert!(spent + 5 > 101, "what fits is let through: {one} and {two}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_and_statuses_decide_what_counts() {
+    let world = World::with(|e| e.meters = vec![meter(1, 12, None)]).await;
+    assert_eq!(world.get("/heavy").await.status, 200);
+    for status in [500, 400, 304] {
+        assert_eq!(world.get(&format!("/v1/status/{status}")).await.status, status);
+    }
+    assert_eq!(world.get("/v1/status/404").await.status, 404);
+    assert_eq!(world.get("/heavy").await.status, 200);
+    assert_eq!(
+        world.get("/heavy").await.problem(),
+        "quota-exceeded",
+        "1 unit is left, 5 are needed"
+    );
+    let reply = world.get("/v1/ok").await;
+    assert_eq!(reply.status, 200);
+    assert!(reply.header("ratelimit").unwrap().contains("\"quota\";r=0;"));
+    let units: Vec<_> = world.shipped().await.iter().map(|r| (r.status, r.units)).collect();
+    assert_eq!(
+        units,
+        [
+            (200, 5),
+            (500, 0),
+            (400, 0),
+            (304, 0),
+            (404, 1),
+            (200, 5),
+            (429, 0),
+            (200, 1)
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_plan_keeps_what_is_used() {
+    let world = World::with(|e| e.meters = vec![meter(1, 3, None)]).await;
+    assert_eq!(at_once(&world, "/v1/ok", 5).await.0, 3);
+    world.plane.edit_entitlement(world.consumer, |e| {
+        e.plan = "scale".to_owned();
+        e.meters = vec![meter(1, 5, None), meter(2, 1, None)];
+    });
+    world.synced().await;
+    assert_eq!(at_once(&world, "/v1/ok", 5).await.0, 2);
+    assert_eq!(at_once(&world, "/other", 5).await.0, 1);
+    assert!(world.upstream.last().contains("x-plan: scale"));
+    world
+        .plane
+        .edit_entitlement(world.consumer, |e| e.meters = vec![meter(1, 4, None)]);
+    world.synced().await;
+    assert_eq!(
+        at_once(&world, "/v1/ok", 3).await.0,
+        0,
+        "a smaller plan, more than it includes is used"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn periods_begin_anew() {
+    let world = World::with(|e| e.meters = vec![meter(1, 2, None)]).await;
+    let start = Time::from_unix_ms(START_MS);
+    assert_eq!(at_once(&world, "/v1/ok", 4).await.0, 2);
+    world.clock.advance(30 * DAY_MS);
+    assert_eq!(
+        at_once(&world, "/v1/ok", 4).await.0,
+        2,
+        "past the end it counts from zero"
+    );
+    // The control plane follows: the same period, by its own account with the rows shipped so far.
+    world.shipped().await;
+    let second = Period {
+        start: start.plus_ms(30 * DAY_MS),
+        end: start.plus_ms(61 * DAY_MS),
+    };
+    world.plane.edit_entitlement(world.consumer, |e| {
+        e.period = second;
+        e.meters = vec![meter(1, 3, None)];
+    });
+    world.synced().await;
+    assert_eq!(at_once(&world, "/v1/ok", 4).await.0, 1);
+    // A new agreement in the middle of the period: its own count, which starts with what it is told.
+    world.plane.edit_entitlement(world.consumer, |e| {
+        e.period.start = second.start.plus_ms(1_000);
+        e.meters[0].used = 1;
+    });
+    world.synced().await;
+    assert_eq!(at_once(&world, "/v1/ok", 4).await.0, 2);
+    let starts: std::collections::BTreeSet<_> = world.shipped().await.iter().map(|r| r.period_start).collect();
+    assert_eq!(
+        starts.into_iter().collect::<Vec<_>>(),
+        [start, second.start, second.start.plus_ms(1_000)]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn test_keys_count_apart() {
+    let world = World::with(|e| e.meters = vec![meter(1, 1, None)]).await;
+    let test_key = PlainKey::generate("tp", Environment::Test, &*world.random);
+    let mut e = entitlement(world.consumer);
+    e.environment = Environment::Test;
+    e.meters = vec![meter(1, 2, None)];
+    world.plane.put_entitlement(e);
+    world.plane.put_key(key_record(&test_key, world.consumer));
+    world.synced().await;
+    assert_eq!(at_once(&world, "/v1/ok", 3).await.0, 1);
+    let head = format!("GET /v1/ok HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\n", test_key.reveal());
+    let mut passed = 0;
+    for _ in 0..4 {
+        passed += usize::from(world.send(&head, "").await.status == 200);
+    }
+    assert_eq!(passed, 2);
+    assert!(world.upstream.last().contains("x-environment: test"));
+    let rows = world.shipped().await;
+    assert_eq!(
+        rows.iter()
+            .filter(|r| r.environment == Environment::Test && r.units == 1)
+            .count(),
+        2
+    );
+}

@@ -1,0 +1,161 @@
+//! Bodies pass while they are made, streams are counted when they begin, and a revoked key ends them.
+
+use crate::support::*;
+use model::access::Suspension;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// An open event stream, its head read and checked.
+async fn open_stream(world: &World) -> TcpStream {
+    let mut stream = TcpStream::connect(world.addr).await.unwrap();
+    let text = format!(
+        "GET /v1/sse HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\n\r\n",
+        world.key.reveal()
+    );
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let head = read_until(&mut stream, "\r\n\r\n").await;
+    assert!(
+        head.starts_with("HTTP/1.1 200 ") && head.contains("content-type: text/event-stream"),
+        "{head}"
+    );
+    stream
+}
+
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut out = Vec::new();
+    while !String::from_utf8_lossy(&out).ends_with(end) {
+        let mut byte = [0u8; 1];
+        let n = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut byte))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(n > 0, "closed after {}", String::from_utf8_lossy(&out));
+        out.push(byte[0]);
+    }
+    String::from_utf8(out).unwrap()
+}
+
+/// Reads until the gateway closes; what came.
+async fn read_to_close(stream: &mut TcpStream) -> String {
+    let mut out = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut out)).await;
+    assert!(read.is_ok(), "the stream stayed open");
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_pass_as_they_come_and_are_counted_at_once() {
+    let world = World::new().await;
+    let mut stream = open_stream(&world).await;
+    let rows = world.shipped().await;
+    assert_eq!(
+        (rows.len(), rows[0].units, rows[0].status),
+        (1, 1, 200),
+        "counted before the first event"
+    );
+    for event in ["one", "two"] {
+        world.upstream.tick.send(event.to_owned()).unwrap();
+        let got = read_until(&mut stream, "\n\n\r\n").await;
+        assert!(got.contains(&format!("data: {event}\n\n")), "{got}");
+    }
+    drop(stream);
+    until(|| world.upstream.tick.receiver_count() == 0).await;
+    assert_eq!(world.shipped().await.len(), 1, "a stream is one request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_ends_its_streams() {
+    let world = World::new().await;
+    let mut stream = open_stream(&world).await;
+    world.upstream.tick.send("one".to_owned()).unwrap();
+    read_until(&mut stream, "\n\n\r\n").await;
+    world.plane.edit_key(world.key.lookup().0, |k| k.revoked = true);
+    let rest = read_to_close(&mut stream).await;
+    assert!(!rest.contains("0\r\n\r\n"), "cut off is not the same as ended: {rest}");
+    until(|| world.upstream.tick.receiver_count() == 0).await;
+    assert_eq!(world.get("/v1/ok").await.problem(), "key-revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_consumer_loses_its_streams() {
+    let world = World::new().await;
+    let mut stream = open_stream(&world).await;
+    world
+        .plane
+        .edit_entitlement(world.consumer, |e| e.suspended = Some(Suspension::Payment));
+    read_to_close(&mut stream).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_another_key_goes_on() {
+    let world = World::new().await;
+    let other = model::key::PlainKey::generate("tp", model::access::Environment::Live, &*world.random);
+    world.plane.put_key(key_record(&other, world.consumer));
+    world.synced().await;
+    let mut stream = open_stream(&world).await;
+    world.plane.edit_key(other.lookup().0, |k| k.revoked = true);
+    world.synced().await;
+    world.upstream.tick.send("still".to_owned()).unwrap();
+    assert!(read_until(&mut stream, "\n\n\r\n").await.contains("still"));
+}
+
+/// Prints the time from revocation to refusal; what is asserted is only that it happens.
+#[tokio::test(flavor = "multi_thread")]
+async fn revocation_reaches_the_gateway_by_hint() {
+    let world = World::new().await;
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        world.plane.edit_key(world.key.lookup().0, |k| k.revoked = true);
+        let begun = Instant::now();
+        while world.get("/v1/ok").await.status == 200 {}
+        times.push(begun.elapsed());
+        world.plane.edit_key(world.key.lookup().0, |k| k.revoked = false);
+        world.synced().await;
+    }
+    times.sort();
+    println!("revoked to refused: median {:?}, longest {:?}", times[10], times[19]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_streams_through() {
+    let world = World::new().await;
+    let mut stream = TcpStream::connect(world.addr).await.unwrap();
+    let text = format!(
+        "POST /v1/ok HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\nContent-Length: 6\r\n\r\nabc",
+        world.key.reveal()
+    );
+    stream.write_all(text.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(
+        world.upstream.requests().is_empty(),
+        "the recorder keeps whole requests"
+    );
+    stream.write_all(b"def").await.unwrap();
+    let head = read_until(&mut stream, "\r\n\r\nok").await;
+    assert!(head.starts_with("HTTP/1.1 200 "));
+    assert!(world.upstream.last().ends_with("abcdef"));
+    let rows = world.shipped().await;
+    assert_eq!((rows[0].request_bytes, rows[0].response_bytes), (6, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_before_the_answer_is_recorded_and_not_billed() {
+    let world = World::with(|e| e.meters = vec![meter(1, 1, None)]).await;
+    let mut stream = TcpStream::connect(world.addr).await.unwrap();
+    let text = format!(
+        "GET /v1/hang HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\n\r\n",
+        world.key.reveal()
+    );
+    stream.write_all(text.as_bytes()).await.unwrap();
+    until(|| !world.upstream.requests().is_empty()).await;
+    assert_eq!(world.get("/v1/ok").await.status, 429, "its unit is held while it runs");
+    drop(stream);
+    until(|| world.plane.rows().iter().any(|r| r.status == 499)).await;
+    assert_eq!(world.get("/v1/ok").await.status, 200, "its unit is given back");
+    let rows = world.shipped().await;
+    assert_eq!(
+        rows.iter().map(|r| (r.status, r.units)).collect::<Vec<_>>(),
+        [(429, 0), (499, 0), (200, 1)]
+    );
+}
