@@ -72,7 +72,9 @@ CREATE TABLE meter_events (
     sequence         integer     NOT NULL,
     units            bigint      NOT NULL CHECK (units > 0),
     identifier       text        NOT NULL UNIQUE,
-    -- The instant Stripe is told: inside the hour, the billing period and the plan version it was used under.
+    period_start     timestamptz NOT NULL,
+    plan_version_id  text        NOT NULL,
+    -- The instant Stripe is told: inside the billing period and the plan version it was used under.
     at               timestamptz NOT NULL,
     state            text        NOT NULL CHECK (state IN ('pending', 'sending', 'acknowledged', 'ambiguous', 'refused')),
     -- When it was first handed to Stripe: the clock of the 24 hours starts here.

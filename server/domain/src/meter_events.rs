@@ -61,7 +61,7 @@ pub async fn collect(domain: &Domain, subscription: Option<SubscriptionId>) -> R
     // Within an hour several rows may come at once, one for each period and plan version that met in it.
     let taken = sqlx::query!(
         "DELETE FROM unbilled_units WHERE $1::text IS NULL OR subscription_id = $1
-         RETURNING subscription_id, consumer_id, meter, hour, period_start, units, last_at",
+         RETURNING subscription_id, consumer_id, meter, hour, period_start, plan_version_id, units, last_at",
         subscription as Option<SubscriptionId>,
     )
     .fetch_all(&mut *tx)
@@ -73,6 +73,8 @@ pub async fn collect(domain: &Domain, subscription: Option<SubscriptionId>) -> R
             consumer: row.consumer_id,
             meter: row.meter,
             hour: row.hour,
+            period_start: row.period_start,
+            plan_version: row.plan_version_id,
         };
         // Never before the period it is billed in, and not ahead of the clock where that can be helped.
         let at = row.last_at.min(now).max(row.period_start);
@@ -82,12 +84,14 @@ pub async fn collect(domain: &Domain, subscription: Option<SubscriptionId>) -> R
     Ok(())
 }
 
-/// What a row's identifier is made of, but for its number.
+/// What a row's units have in common.
 struct Bucket {
     subscription: SubscriptionId,
     consumer: ConsumerId,
     meter: i16,
     hour: Time,
+    period_start: Time,
+    plan_version: String,
 }
 
 /// Adds a row with the next number of its hour. The caller holds the collecting lock.
@@ -108,8 +112,9 @@ async fn insert(connection: &mut PgConnection, bucket: &Bucket, units: i64, at: 
         bucket.hour.unix_s()
     );
     sqlx::query!(
-        "INSERT INTO meter_events (consumer_id, subscription_id, meter, hour, sequence, units, identifier, at, state)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'pending')",
+        "INSERT INTO meter_events (consumer_id, subscription_id, meter, hour, sequence, units, identifier, at,
+                                   period_start, plan_version_id, state)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'pending')",
         bucket.consumer as ConsumerId,
         bucket.subscription as SubscriptionId,
         bucket.meter,
@@ -118,6 +123,8 @@ async fn insert(connection: &mut PgConnection, bucket: &Bucket, units: i64, at: 
         units,
         identifier,
         at,
+        bucket.period_start,
+        bucket.plan_version,
     )
     .execute(connection)
     .await?;

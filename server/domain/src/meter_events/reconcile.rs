@@ -71,6 +71,8 @@ async fn split(domain: &Domain, row: &Claimed, arrived: i64) -> Result<()> {
         consumer: row.consumer,
         meter: row.meter,
         hour: row.hour,
+        period_start: row.period_start,
+        plan_version: row.plan_version.clone(),
     };
     insert(&mut tx, &bucket, row.units - arrived, row.at).await?;
     tx.commit().await?;

@@ -98,6 +98,8 @@ pub(super) struct Claimed {
     pub(super) subscription: SubscriptionId,
     pub(super) meter: i16,
     pub(super) hour: Time,
+    pub(super) period_start: Time,
+    pub(super) plan_version: String,
     pub(super) units: i64,
     pub(super) at: Time,
     pub(super) event_name: String,
@@ -131,7 +133,7 @@ async fn claim(domain: &Domain, subscription: Option<SubscriptionId>) -> Result<
         .execute(&mut *tx)
         .await?;
     let row = sqlx::query!(
-        r#"SELECT e.id, e.consumer_id, e.subscription_id, e.meter, e.hour, e.units, e.at, e.identifier, e.state,
+        r#"SELECT e.id, e.consumer_id, e.subscription_id, e.meter, e.hour, e.period_start, e.plan_version_id, e.units, e.at, e.identifier, e.state,
                   e.first_sent_at, e.attempts, m.event_name, m.stripe_meter, c.stripe_customer
            FROM meter_events e JOIN meters m ON m.number = e.meter JOIN consumers c ON c.id = e.consumer_id
            WHERE e.state IN ('pending', 'sending', 'ambiguous') AND (e.retry_at IS NULL OR e.retry_at <= $1)
@@ -178,6 +180,8 @@ async fn claim(domain: &Domain, subscription: Option<SubscriptionId>) -> Result<
         subscription: row.subscription_id,
         meter: row.meter,
         hour: row.hour,
+        period_start: row.period_start,
+        plan_version: row.plan_version_id,
         units: row.units,
         at: row.at,
         identifier: row.identifier,
@@ -208,8 +212,15 @@ async fn send(domain: &Domain, row: &Claimed) -> Result<Outcome> {
     };
     Ok(match domain.payments.send_meter_event(&event).await {
         Ok(()) => Outcome::Acknowledged,
+        // The answer to an earlier try was lost, the event was not.
+        Err(PaymentsError::Refused { message, .. }) if is_known(&message) => Outcome::Acknowledged,
         Err(error) => outcome_of(&error),
     })
+}
+
+/// Whether a refusal says that Stripe has an event of this identifier. It has no code of its own for that.
+fn is_known(message: &str) -> bool {
+    message.contains("already exists with identifier")
 }
 
 /// What an error says about the row.

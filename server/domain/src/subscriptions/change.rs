@@ -4,7 +4,7 @@ use super::sync::copy;
 use super::turn::Turn;
 use super::{Subscription, of};
 use crate::payments::{ItemChange, PaymentsError, StripeInvoice, StripeSubscription};
-use crate::{BillingManager, Domain, DomainError, Result, audit, catalogue, meter_events};
+use crate::{BillingManager, Domain, DomainError, Result, audit, catalogue, meter_events, usage};
 use model::access::{Interval, SubscriptionStatus};
 use model::catalogue::{Offer, PlanTerms};
 use model::{Money, PlanVersionId, Time};
@@ -134,6 +134,10 @@ pub async fn apply(domain: &Domain, manager: &BillingManager, target: &Target, a
     }
     let done = step.carry_out(domain).await?;
     copy(domain, &mut turn, &step.stripe).await?;
+    if let Effect::Now(at) = step.effect {
+        // The new prices hold from the previewed instant, so what was used since is billed at them.
+        usage::carry_over(domain, turn.connection(), step.from.id, at).await?;
+    }
     let to = format!("{} {}", target.plan, target.interval);
     let actor = manager.actor();
     audit::record(

@@ -6,7 +6,7 @@ use super::grace::{self, Standing};
 use super::refund::CancelDuplicate;
 use super::turn::Turn;
 use crate::payments::{PaymentsError, StripeSubscription};
-use crate::{Domain, DomainError, Result, entitlements, jobs};
+use crate::{Domain, DomainError, Result, entitlements, jobs, usage};
 use model::access::{Interval, Settlement, SubscriptionStatus};
 use model::{ConsumerId, Period, PlanVersionId, SubscriptionId, Time};
 use sqlx::PgConnection;
@@ -100,6 +100,7 @@ pub(crate) struct Recorded {
     pub(crate) consumer: ConsumerId,
     pub(crate) version: PlanVersionId,
     pub(crate) interval: Interval,
+    pub(crate) period_start: Time,
     pub(crate) status: SubscriptionStatus,
     pub(crate) grace_until: Option<Time>,
     pub(crate) ended_at: Option<Time>,
@@ -107,7 +108,7 @@ pub(crate) struct Recorded {
 
 pub(crate) async fn recorded(connection: &mut PgConnection, stripe_id: &str) -> Result<Option<Recorded>> {
     let row = sqlx::query!(
-        "SELECT id, consumer_id, plan_version_id, interval, status, grace_until, ended_at
+        "SELECT id, consumer_id, plan_version_id, interval, period_start, status, grace_until, ended_at
          FROM subscriptions WHERE stripe_subscription = $1",
         stripe_id
     )
@@ -118,6 +119,7 @@ pub(crate) async fn recorded(connection: &mut PgConnection, stripe_id: &str) -> 
         consumer: r.consumer_id,
         version: r.plan_version_id,
         interval: r.interval,
+        period_start: r.period_start,
         status: r.status,
         grace_until: r.grace_until,
         ended_at: r.ended_at,
@@ -219,6 +221,11 @@ async fn update(
     )
     .execute(&mut *connection)
     .await?;
+    if (sold.version, sold.interval) != (row.version, row.interval) {
+        let since = period.map(|p| p.start).filter(|start| *start != row.period_start);
+        let since = since.unwrap_or_else(|| domain.clock.now());
+        usage::carry_over(domain, &mut *connection, row.id, since).await?;
+    }
     grace::follow_up(domain, connection, Some(row), &standing, object).await?;
     entitlements::recompile(domain, connection, row.consumer).await
 }

@@ -179,6 +179,15 @@ struct Billed {
     period_start: Time,
 }
 
+impl Billed {
+    /// Whether the record was made by a gateway that had not heard yet of the running period or plan version. One that
+    /// is ahead, because it entered the next period by itself, is left as it is.
+    fn takes_over(&self, record: &UsageRecord, version: &str) -> bool {
+        let stale = record.period_start < self.period_start || version != self.plan_version;
+        record.period_start <= self.period_start && record.at >= self.period_start && stale
+    }
+}
+
 /// Who of these is billed by Stripe. Ended subscriptions count too: their last usage may arrive after their end.
 async fn billed(connection: &mut PgConnection, records: &[&UsageRecord]) -> Result<HashMap<String, Billed>> {
     let ids: BTreeSet<String> = records
@@ -215,8 +224,8 @@ struct Totals {
     unbilled: BTreeMap<UnbilledKey, (ConsumerId, i64, Time)>,
 }
 
-/// Sums by period, and apart what goes to Stripe. Usage under a plan version that the subscription has left within the
-/// same period arrives after its last invoice: Stripe bills it at the new price, as of now, and so do we.
+/// Sums by period, and apart what goes to Stripe. Usage under a plan version or a period that the subscription has left
+/// since arrives after that one's last invoice: Stripe bills it at the new price, as of now, and so do we.
 fn totals(records: &[&UsageRecord], billed: &HashMap<String, Billed>, now: Time) -> Totals {
     let mut totals = Totals::default();
     for r in records.iter().filter(|r| r.units > 0 && r.meter != 0) {
@@ -226,23 +235,23 @@ fn totals(records: &[&UsageRecord], billed: &HashMap<String, Billed>, now: Time)
             .as_ref()
             .and_then(|s| billed.get(s))
             .filter(|b| b.consumer == r.consumer);
-        let mut at = r.at;
+        let (mut at, mut period_start) = (r.at, r.period_start);
         if let Some(bill) = bill
-            && bill.period_start == r.period_start
-            && bill.plan_version != version
             && r.environment == Environment::Live
+            && bill.takes_over(r, &version)
         {
             version.clone_from(&bill.plan_version);
+            period_start = bill.period_start;
             at = at.max(now);
         }
         let units = i64::from(r.units);
         if let (Some(_), Some(id), Environment::Live) = (bill, &subscription, r.environment) {
-            let key = (id.clone(), small(r.meter), at.hour(), r.period_start, version.clone());
+            let key = (id.clone(), small(r.meter), at.hour(), period_start, version.clone());
             let entry = totals.unbilled.entry(key).or_insert((r.consumer, 0, at));
             entry.1 += units;
             entry.2 = entry.2.max(at);
         }
-        let key = (r.consumer, r.environment, r.period_start, small(r.meter), version);
+        let key = (r.consumer, r.environment, period_start, small(r.meter), version);
         totals.periods.entry(key).or_insert((subscription, 0)).1 += units;
     }
     totals
@@ -287,49 +296,6 @@ async fn add_periods(connection: &mut PgConnection, records: &[&UsageRecord], no
         &unbilled.values().map(|v| v.0).collect::<Vec<_>>() as &[ConsumerId],
         &unbilled.values().map(|v| v.1).collect::<Vec<_>>(),
         &unbilled.values().map(|v| v.2).collect::<Vec<_>>() as &[Time],
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Moves what a subscription used and Stripe does not have yet to the plan version it changes to, in the transaction of
-/// the change. The change's own invoice has taken everything sent before it, so what is sent after it is billed at the
-/// new price: the same rule as for usage that arrives after the change.
-///
-/// # Errors
-/// When the database fails.
-pub async fn carry_over(
-    domain: &Domain,
-    connection: &mut PgConnection,
-    subscription: model::SubscriptionId,
-    version: model::PlanVersionId,
-) -> Result<()> {
-    sqlx::query!(
-        "WITH moved AS (
-             DELETE FROM unbilled_units WHERE subscription_id = $1 AND plan_version_id <> $2 RETURNING *
-         ), unbilled AS (
-             INSERT INTO unbilled_units AS u
-             SELECT subscription_id, consumer_id, meter, date_trunc('hour', $3::timestamptz, 'UTC'), period_start, $2,
-                    sum(units), $3
-             FROM moved GROUP BY subscription_id, consumer_id, meter, period_start
-             ON CONFLICT (subscription_id, meter, hour, period_start, plan_version_id) DO UPDATE SET
-                 units = u.units + excluded.units, last_at = greatest(u.last_at, excluded.last_at)
-         ), left_behind AS (
-             UPDATE usage_periods p SET units = p.units - m.units
-             FROM (SELECT consumer_id, meter, period_start, plan_version_id, sum(units) AS units FROM moved
-                   GROUP BY 1, 2, 3, 4) m
-             WHERE p.environment = 'live' AND p.consumer_id = m.consumer_id AND p.meter = m.meter
-               AND p.period_start = m.period_start AND p.plan_version_id = m.plan_version_id
-         )
-         INSERT INTO usage_periods AS p (consumer_id, environment, period_start, meter, plan_version_id,
-                                         subscription_id, units)
-         SELECT consumer_id, 'live', period_start, meter, $2, $1, sum(units) FROM moved GROUP BY 1, 3, 4
-         ON CONFLICT (consumer_id, environment, period_start, meter, plan_version_id) DO UPDATE SET
-             units = p.units + excluded.units",
-        subscription as model::SubscriptionId,
-        version.to_string(),
-        domain.clock.now(),
     )
     .execute(connection)
     .await?;

@@ -1,9 +1,11 @@
 //! What was used: taken in from the gateways' ledgers, and read for pages.
 
+mod carry_over;
 pub mod ingest;
 pub mod log;
 pub mod report;
 
-pub use ingest::{carry_over, ship, shipped_through};
+pub use carry_over::carry_over;
+pub use ingest::{ship, shipped_through};
 pub use log::{LogFilter, LogLine, ensure_recurring, has_requests, register, requests};
 pub use report::{Daily, GroupBy, MeterUsage, PeriodUsage, Series, by_day, period};
