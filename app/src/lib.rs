@@ -5,6 +5,9 @@
 //! islands make a few places live. Everything but islands exists on the server only (feature `ssr`), so the wasm that
 //! a browser loads (feature `hydrate`) holds the islands and `model`.
 
+// A page is one deep type of nested elements.
+#![recursion_limit = "256"]
+
 #[cfg(feature = "ssr")]
 pub mod accounts;
 #[cfg(feature = "ssr")]
@@ -20,6 +23,9 @@ pub mod keys;
 #[cfg(feature = "ssr")]
 pub mod overview;
 #[cfg(feature = "ssr")]
+pub mod plan;
+pub mod pricing;
+#[cfg(feature = "ssr")]
 pub mod problems;
 #[cfg(feature = "ssr")]
 pub mod render;
@@ -31,6 +37,8 @@ pub mod security;
 pub mod session;
 #[cfg(feature = "ssr")]
 pub mod site;
+#[cfg(feature = "ssr")]
+pub mod stripe;
 pub mod ui;
 pub mod usage;
 

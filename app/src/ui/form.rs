@@ -54,7 +54,7 @@ impl FormState {
     }
 
     /// The box above the fields that says what to mend, with a link to the field. Nothing when all is well.
-    pub fn summary(&self) -> impl IntoView + use<> {
+    pub fn summary(&self) -> AnyView {
         self.error.clone().map(|(field, problem)| {
             let text = match field {
                 Some(field) => view! { <a href=format!("#{field}")>{problem}</a> }.into_any(),
@@ -62,6 +62,7 @@ impl FormState {
             };
             view! { <div class="banner" data-state="bad" role="alert"><p>{text}</p></div> }
         })
+        .into_any()
     }
 }
 
@@ -74,7 +75,7 @@ pub fn field(
     kind: &'static str,
     autocomplete: &'static str,
     hint: &str,
-) -> impl IntoView + use<> {
+) -> AnyView {
     let problem = state.problem(name);
     let (hint_id, error_id) = (format!("{name}-hint"), format!("{name}-error"));
     let described = match (hint.is_empty(), problem.is_some()) {
@@ -94,16 +95,11 @@ pub fn field(
             {problem.map(|p| view! { <span class="error" id=error_id>{p}</span> })}
         </div>
     }
+    .into_any()
 }
 
 /// A labelled choice of one. `options` are value and text.
-pub fn select(
-    state: &FormState,
-    name: &'static str,
-    label: &str,
-    options: &[(String, String)],
-    hint: &str,
-) -> impl IntoView + use<> {
+pub fn select(state: &FormState, name: &'static str, label: &str, options: &[(String, String)], hint: &str) -> AnyView {
     let (chosen, problem) = (state.value(name), state.problem(name));
     let (hint_id, error_id) = (format!("{name}-hint"), format!("{name}-error"));
     let described = if problem.is_some() {
@@ -124,14 +120,15 @@ pub fn select(
             {problem.map(|p| view! { <span class="error" id=error_id>{p}</span> })}
         </div>
     }
+    .into_any()
 }
 
 /// A value that travels with the form.
-pub fn hidden(name: &'static str, value: impl Into<String>) -> impl IntoView {
-    view! { <input type="hidden" name=name value=value.into() /> }
+pub fn hidden(name: &'static str, value: impl Into<String>) -> AnyView {
+    view! { <input type="hidden" name=name value=value.into() /> }.into_any()
 }
 
 /// The button that sends the form; `kind` is `primary`, `danger` or empty.
-pub fn submit(label: &str, kind: &'static str) -> impl IntoView + use<> {
-    view! { <button class="button" data-kind=(!kind.is_empty()).then_some(kind)>{label.to_owned()}</button> }
+pub fn submit(label: &str, kind: &'static str) -> AnyView {
+    view! { <button class="button" data-kind=(!kind.is_empty()).then_some(kind)>{label.to_owned()}</button> }.into_any()
 }

@@ -31,43 +31,47 @@ impl Tone {
 }
 
 /// The top of a page: its name, the sentence that matters now, its main action.
-pub fn page_head(title: impl Into<String>, lead: impl Into<String>, actions: impl IntoView + 'static) -> impl IntoView {
+pub fn page_head(title: impl Into<String>, lead: impl Into<String>, actions: impl IntoView + 'static) -> AnyView {
     view! {
         <div class="page-head">
             <div><h1>{title.into()}</h1><p>{lead.into()}</p></div>
-            <div class="actions">{actions.into_view()}</div>
+            <div class="actions">{actions.into_any()}</div>
         </div>
     }
+    .into_any()
 }
 
 /// A card; `note` stands at the right of its heading.
-pub fn card(heading: impl Into<String>, note: impl IntoView + 'static, body: impl IntoView + 'static) -> impl IntoView {
+pub fn card(heading: impl Into<String>, note: impl IntoView + 'static, body: impl IntoView + 'static) -> AnyView {
     view! {
         <section class="card">
-            <header><h2>{heading.into()}</h2><small>{note.into_view()}</small></header>
-            {body.into_view()}
+            <header><h2>{heading.into()}</h2><small>{note.into_any()}</small></header>
+            {body.into_any()}
         </section>
     }
+    .into_any()
 }
 
 /// A word with a dot.
-pub fn badge(tone: Tone, text: impl Into<String>) -> impl IntoView {
-    view! { <span class="badge" data-state=tone.word()>{text.into()}</span> }
+pub fn badge(tone: Tone, text: impl Into<String>) -> AnyView {
+    view! { <span class="badge" data-state=tone.word()>{text.into()}</span> }.into_any()
 }
 
 /// A line across the page for what needs a decision.
-pub fn banner(tone: Tone, text: impl Into<String>, action: impl IntoView + 'static) -> impl IntoView {
-    view! { <div class="banner" data-state=tone.word() role="status"><p>{text.into()}</p> {action.into_view()}</div> }
+pub fn banner(tone: Tone, text: impl Into<String>, action: impl IntoView + 'static) -> AnyView {
+    view! { <div class="banner" data-state=tone.word() role="status"><p>{text.into()}</p> {action.into_any()}</div> }
+        .into_any()
 }
 
 /// Nothing here yet: what it is, and how to begin.
-pub fn empty(heading: impl Into<String>, text: impl Into<String>, action: impl IntoView + 'static) -> impl IntoView {
-    view! { <div class="empty"><h3>{heading.into()}</h3><p>{text.into()}</p>{action.into_view()}</div> }
+pub fn empty(heading: impl Into<String>, text: impl Into<String>, action: impl IntoView + 'static) -> AnyView {
+    view! { <div class="empty"><h3>{heading.into()}</h3><p>{text.into()}</p>{action.into_any()}</div> }.into_any()
 }
 
 /// A figure with its name and a note.
-pub fn stat(name: impl Into<String>, figure: impl IntoView + 'static, note: impl Into<String>) -> impl IntoView {
-    view! { <dl class="stat"><dt>{name.into()}</dt><dd>{figure.into_view()}</dd><dd class="note">{note.into()}</dd></dl> }
+pub fn stat(name: impl Into<String>, figure: impl IntoView + 'static, note: impl Into<String>) -> AnyView {
+    view! { <dl class="stat"><dt>{name.into()}</dt><dd>{figure.into_any()}</dd><dd class="note">{note.into()}</dd></dl> }
+    .into_any()
 }
 
 /// How much of an allowance is used, as a bar and in words. The bar is `<progress>`, so it needs no inline style.
@@ -77,7 +81,7 @@ pub fn meter_bar(
     of: u64,
     left: impl Into<String>,
     right: impl Into<String>,
-) -> impl IntoView {
+) -> AnyView {
     let state = if used >= of {
         "bad"
     } else if used.saturating_mul(5) >= of.saturating_mul(4) {
@@ -91,9 +95,10 @@ pub fn meter_bar(
             <div class="words"><span>{left.into()}</span><span>{right.into()}</span></div>
         </div>
     }
+    .into_any()
 }
 
 /// An instant, to the minute, in UTC.
-pub fn when(time: Time) -> impl IntoView {
-    view! { <time datetime=time.to_string()>{time.minute()}</time> }
+pub fn when(time: Time) -> AnyView {
+    view! { <time datetime=time.to_string()>{time.minute()}</time> }.into_any()
 }
