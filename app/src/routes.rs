@@ -5,6 +5,7 @@
 
 use crate::site::Site;
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::routing::{MethodRouter, get, post};
 use http::Method;
 
@@ -67,7 +68,7 @@ impl Table {
 
 /// The whole table.
 pub fn table() -> Table {
-    consumers(accounts(console(Table::default())))
+    billing(consumers(accounts(console(Table::default()))))
 }
 
 /// Keys, usage and money of a consumer, the pages behind refusals, and the provider's overview.
@@ -127,4 +128,34 @@ fn consumers(table: Table) -> Table {
         .page("/admin/consumers/{id}", Who::Provider, get(consumers::page))
         .form("/admin/consumers/{id}/suspend", Who::Provider, post(consumers::suspend))
         .form("/admin/consumers/{id}/restore", Who::Provider, post(consumers::restore))
+}
+
+/// What it costs, the plan, Stripe's deliveries, and the provider's side of both.
+fn billing(table: Table) -> Table {
+    use crate::admin::{inbox, plans};
+    use crate::{plan, pricing, stripe};
+    let delivery = post(stripe::webhook).layer(DefaultBodyLimit::max(domain::stripe_inbox::MAX_BODY_BYTES));
+    // A catalogue file is longer than other forms, and escaping makes it longer still.
+    let file = || DefaultBodyLimit::max(2 * domain::catalogue::MAX_FILE_BYTES);
+    table
+        .page("/pricing", Who::Anyone, get(pricing::page))
+        .page("/plan", Who::Viewer, get(plan::page))
+        .page("/plan/change", Who::BillingManager, get(plan::preview))
+        .form("/plan/change", Who::BillingManager, post(plan::apply))
+        .form("/plan/keep", Who::BillingManager, post(plan::keep))
+        .page("/plan/cancel", Who::BillingManager, get(plan::cancel_page))
+        .form("/plan/cancel", Who::BillingManager, post(plan::cancel))
+        .form("/plan/resume", Who::BillingManager, post(plan::resume))
+        .form("/plan/portal", Who::BillingManager, post(plan::portal))
+        .form("/plan/checkout", Who::BillingManager, post(plan::open))
+        .page("/plan/return", Who::Viewer, get(plan::returned))
+        .page("/plan/cancelled", Who::Viewer, get(plan::cancelled))
+        .form("/stripe/webhook", Who::Signature, delivery)
+        .page("/admin/plans", Who::Provider, get(plans::page))
+        .page("/admin/plans/publish", Who::Provider, get(plans::publish_page))
+        .form("/admin/plans/publish", Who::Provider, post(plans::publish).layer(file()))
+        .form("/admin/plans/preview", Who::Provider, post(plans::preview).layer(file()))
+        .page("/admin/inbox", Who::Provider, get(inbox::page))
+        .page("/admin/inbox/{id}", Who::Provider, get(inbox::detail))
+        .form("/admin/inbox/{id}/replay", Who::Provider, post(inbox::replay))
 }

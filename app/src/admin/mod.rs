@@ -1,4 +1,6 @@
 //! The provider's pages.
 
 pub mod consumers;
+pub mod inbox;
 pub mod overview;
+pub mod plans;

@@ -53,7 +53,7 @@ pub(super) async fn secrets(domain: &Domain) -> Result<Vec<String>> {
         "SELECT secret FROM stripe_endpoints e WHERE url = $1 AND NOT EXISTS
             (SELECT FROM stripe_endpoints n WHERE n.url = e.url AND n.created_at > e.created_at AND n.created_at < $2)",
         url,
-        domain.clock.security_now().plus_s(-OVERLAP_S)
+        domain.clock.now().plus_s(-OVERLAP_S)
     )
     .fetch_all(&domain.pool)
     .await?)
@@ -98,7 +98,7 @@ async fn ensure(domain: &Domain) -> Result<()> {
         url,
         secret,
         version,
-        domain.clock.security_now()
+        domain.clock.now()
     )
     .execute(&domain.pool)
     .await?;

@@ -28,6 +28,8 @@ pub struct Subscription {
     pub scheduled: Option<Scheduled>,
     /// A payment failed; access goes on until then.
     pub grace_until: Option<Time>,
+    /// A change waits for its payment until then.
+    pub pending_until: Option<Time>,
     /// Stripe's subscription.
     pub stripe_subscription: Option<String>,
     /// Stripe's schedule, when a change is scheduled.
@@ -70,7 +72,7 @@ pub(crate) async fn of(connection: &mut sqlx::PgConnection, consumer: ConsumerId
     let row = sqlx::query!(
         r#"SELECT s.id, s.plan_version_id, v.terms, s.interval, s.status, s.settlement, s.period_start, s.period_end,
                   s.cancel_at_period_end, s.scheduled_plan_version_id, s.scheduled_interval,
-                  n.terms AS "scheduled_terms?", s.grace_until, s.stripe_subscription, s.stripe_schedule
+                  n.terms AS "scheduled_terms?", s.grace_until, s.pending_until, s.stripe_subscription, s.stripe_schedule
            FROM subscriptions s JOIN plan_versions v ON v.id = s.plan_version_id
                 LEFT JOIN plan_versions n ON n.id = s.scheduled_plan_version_id
            WHERE s.consumer_id = $1 AND s.ended_at IS NULL"#,
@@ -105,6 +107,7 @@ pub(crate) async fn of(connection: &mut sqlx::PgConnection, consumer: ConsumerId
         cancel_at_period_end: row.cancel_at_period_end,
         scheduled,
         grace_until: row.grace_until,
+        pending_until: row.pending_until,
         stripe_subscription: row.stripe_subscription,
         stripe_schedule: row.stripe_schedule,
     }))
