@@ -239,7 +239,7 @@ fn topbar(site: &Site, chrome: &Chrome) -> impl IntoView + use<> {
     view! {
         <header class="topbar">
             <a class="brand" href="/">{mark()} {site.brand.to_string()}</a>
-            <nav aria-label="Site"><a href="/pricing">"Pricing"</a></nav>
+            <nav aria-label="Site"><a href="/pricing">"Pricing"</a><a href="/docs">"Reference"</a></nav>
             <div class="spread">{account}</div>
         </header>
     }

@@ -5,7 +5,8 @@
 
 use crate::site::Site;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use http::Method;
 
@@ -68,7 +69,7 @@ impl Table {
 
 /// The whole table.
 pub fn table() -> Table {
-    billing(consumers(accounts(console(Table::default()))))
+    islands(front(billing(consumers(accounts(console(Table::default()))))))
 }
 
 /// Keys, usage and money of a consumer, the pages behind refusals, and the provider's overview.
@@ -117,7 +118,11 @@ fn accounts(table: Table) -> Table {
         .form("/account/name", Who::BillingManager, post(account::rename))
         .form("/account/password", Who::Viewer, post(account::change_password))
         .form("/account/sessions/end", Who::Viewer, post(account::end_session))
-        .form("/account/sessions/end-others", Who::Viewer, post(account::end_other_sessions))
+        .form(
+            "/account/sessions/end-others",
+            Who::Viewer,
+            post(account::end_other_sessions),
+        )
 }
 
 /// The provider's consumers.
@@ -153,9 +158,42 @@ fn billing(table: Table) -> Table {
         .form("/stripe/webhook", Who::Signature, delivery)
         .page("/admin/plans", Who::Provider, get(plans::page))
         .page("/admin/plans/publish", Who::Provider, get(plans::publish_page))
-        .form("/admin/plans/publish", Who::Provider, post(plans::publish).layer(file()))
-        .form("/admin/plans/preview", Who::Provider, post(plans::preview).layer(file()))
+        .form(
+            "/admin/plans/publish",
+            Who::Provider,
+            post(plans::publish).layer(file()),
+        )
+        .form(
+            "/admin/plans/preview",
+            Who::Provider,
+            post(plans::preview).layer(file()),
+        )
         .page("/admin/inbox", Who::Provider, get(inbox::page))
         .page("/admin/inbox/{id}", Who::Provider, get(inbox::detail))
         .form("/admin/inbox/{id}/replay", Who::Provider, post(inbox::replay))
+}
+
+/// What anybody sees first.
+fn front(table: Table) -> Table {
+    use crate::landing;
+    table
+        .page("/", Who::Anyone, get(landing::front))
+        .page("/docs", Who::Anyone, get(landing::reference))
+}
+
+/// The server functions that islands call: reads, each of which finds out for itself who asks.
+fn islands(table: Table) -> Table {
+    use crate::usage::api::{LiveFigures, LiveLog};
+    server_fn::axum::register_explicit::<LiveFigures>();
+    server_fn::axum::register_explicit::<LiveLog>();
+    table
+        .page("/_pages/usage/figures", Who::Viewer, get(server_function))
+        .page("/_pages/usage/log", Who::Viewer, get(server_function))
+}
+
+async fn server_function(State(site): State<Site>, request: Request) -> Response {
+    let context = move || leptos::prelude::provide_context(site.clone());
+    leptos_axum::handle_server_fns_with_context(context, request)
+        .await
+        .into_response()
 }

@@ -26,12 +26,15 @@ impl Bridge {
         });
         let listener = bridge.clone();
         tokio::spawn(async move {
-            loop {
+            // A listener keeps its connection, and a pool that closes waits for every one.
+            while !listener.domain.pool.is_closed() {
                 match domain::snapshot::listen(&listener.domain).await {
-                    Ok(mut hints) => loop {
-                        listener.changed.notify_one();
-                        hints.next().await;
-                    },
+                    Ok(mut hints) => {
+                        while !listener.domain.pool.is_closed() {
+                            listener.changed.notify_one();
+                            hints.next().await;
+                        }
+                    }
                     Err(error) => tracing::warn!(cause = error.chain(), "cannot listen for changes; polling goes on"),
                 }
                 tokio::time::sleep(RELISTEN).await;

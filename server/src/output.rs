@@ -21,10 +21,19 @@ pub(crate) fn result(json: bool, value: &Value, words: &str) {
     drop(writeln!(std::io::stdout(), "{text}"));
 }
 
+/// Prints why it failed, for programs.
+pub(crate) fn error_object(why: &str) {
+    drop(writeln!(
+        std::io::stdout(),
+        "{}",
+        serde_json::json!({ "error": why.trim_end() })
+    ));
+}
+
 /// Prints why it failed.
 pub(crate) fn failure(json: bool, why: &str) -> ExitCode {
     if json {
-        drop(writeln!(std::io::stdout(), "{}", serde_json::json!({ "error": why })));
+        error_object(why);
     }
     drop(writeln!(std::io::stderr(), "turnpike: {why}"));
     ExitCode::FAILURE

@@ -34,6 +34,11 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
     let database = Database::open(&storage, true).await?;
     let clock = MachineClock::start(portal.clock_offset_file.clone());
     let domain = crate::commands::domain(&database, &portal, settings, clock.clone())?;
+    // At a first start the tables must be there before the gateway asks for them; when the database is away the gateway
+    // starts from its own copy and `prepare` goes on trying.
+    if let Err(error) = database.migrate().await {
+        tracing::warn!(cause = error.to_string(), "the schema is not up to date yet");
+    }
     let stop = CancellationToken::new();
     let gateway = match serving.role {
         ServeRole::All | ServeRole::Gateway => Some(start_gateway(&storage, &serving, &domain, clock)?),

@@ -7,6 +7,7 @@
 mod current;
 mod preview;
 mod publish;
+mod routes;
 pub mod stripe;
 
 pub(crate) use current::meters;
@@ -15,6 +16,7 @@ pub use current::{
 };
 pub use preview::{Change, ChangeKind, MAX_FILE_BYTES, parse, preview};
 pub use publish::{Published, PublishedVersion, publish};
+pub use routes::{PublicRoute, public_routes};
 
 use crate::Result;
 use crate::jobs::Registry;
