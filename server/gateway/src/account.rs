@@ -39,6 +39,8 @@ pub(crate) struct Profile {
     /// `X-Plan` and `X-Features`.
     pub(crate) plan_header: HeaderValue,
     pub(crate) features_header: HeaderValue,
+    /// `RateLimit-Policy` where a meter has no ceiling of its own.
+    pub(crate) policy: HeaderValue,
 }
 
 /// What holds for a consumer from one change to the next.
@@ -61,6 +63,8 @@ pub(crate) struct Limit {
     pub(crate) quota: Option<u64>,
     /// Units that fit under the spend cap, where this is the only priced meter.
     pub(crate) within_cap: Option<u64>,
+    /// `RateLimit-Policy` on this meter's routes.
+    pub(crate) policy: HeaderValue,
     pub(crate) slot: Arc<Slot>,
 }
 
@@ -199,6 +203,7 @@ impl Profile {
             meters: e.meters.iter().map(|m| (m.meter, m.terms.clone())).collect(),
             plan_header: headers::value(&e.plan),
             features_header: headers::value(&e.features.join(",")),
+            policy: headers::policy(e.rate_limit, None),
         }
     }
 
@@ -214,6 +219,7 @@ impl Profile {
             meters: Vec::new(),
             plan_header: HeaderValue::from_static(""),
             features_header: HeaderValue::from_static(""),
+            policy: HeaderValue::from_static(""),
         }
     }
 }
@@ -324,10 +330,15 @@ impl Account {
                 None => Slot::starting_at(base(m)),
             };
             let within = |cap| price::units_within(&m.terms, cap, e.currency);
+            let quota = m.terms.overage.is_none().then_some(m.terms.included);
+            let within_cap = e.spend_cap_minor.filter(|_| priced == 1).and_then(within);
+            let ceiling = quota.into_iter().chain(within_cap).min();
+            let length = period.start.ms_until(period.end).max(0) / 1000;
             Limit {
                 meter: m.meter,
-                quota: m.terms.overage.is_none().then_some(m.terms.included),
-                within_cap: e.spend_cap_minor.filter(|_| priced == 1).and_then(within),
+                quota,
+                within_cap,
+                policy: headers::policy(e.rate_limit, ceiling.map(|c| (c, length))),
                 slot,
             }
         };
@@ -350,6 +361,7 @@ impl Limit {
             meter: self.meter,
             quota: self.quota,
             within_cap: self.within_cap,
+            policy: self.policy.clone(),
             slot: Arc::default(),
         }
     }
@@ -447,6 +459,7 @@ mod tests {
             meter: 1,
             quota: Some(1_000),
             within_cap: None,
+            policy: HeaderValue::from_static(""),
             slot: Slot::starting_at(900),
         };
         let given: usize = std::thread::scope(|s| {

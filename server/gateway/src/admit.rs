@@ -6,7 +6,7 @@ use crate::authenticate::Caller;
 use crate::headers::{self, RATELIMIT, RATELIMIT_POLICY};
 use crate::refusal::{Refusal, Refused};
 use crate::route::Route;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use model::Time;
 use model::access::Suspension;
 use std::sync::Arc;
@@ -107,31 +107,27 @@ fn over_limit(over: Over, terms: &Terms, limit: &Limit, now: Time) -> Refused {
     }
 }
 
-fn quota(terms: &Terms, meter: u16, now: Time) -> Option<(u64, u64, i64)> {
+/// Units left of the meter's ceiling, and seconds until the period ends.
+fn quota(terms: &Terms, meter: u16, now: Time) -> Option<(u64, i64)> {
     let limit = terms.limit(meter)?;
-    let ceiling = limit.ceiling()?;
-    let seconds = now.ms_until(terms.period.end).max(0) / 1000;
-    Some((ceiling, ceiling.saturating_sub(limit.slot.taken()), seconds))
+    let left = limit.ceiling()?.saturating_sub(limit.slot.taken());
+    Some((left, now.ms_until(terms.period.end).max(0) / 1000))
 }
 
-fn policy(terms: &Terms, quota: Option<(u64, u64, i64)>) -> http::HeaderValue {
-    let length = terms.period.start.ms_until(terms.period.end).max(0) / 1000;
-    let rate = terms.profile.rate;
-    headers::policy(rate.burst, rate.per_second, quota.map(|q| (q.0, length)))
+fn policy(terms: &Terms, meter: u16) -> HeaderValue {
+    terms.limit(meter).map_or(&terms.profile.policy, |l| &l.policy).clone()
 }
 
 fn with_limits(refused: Refused, terms: &Terms, meter: u16, rate: (u64, u64), now: Time) -> Refused {
-    let quota = quota(terms, meter, now);
     refused
-        .with(RATELIMIT_POLICY, policy(terms, quota))
-        .with(RATELIMIT, headers::ratelimit(rate, quota.map(|q| (q.1, q.2))))
+        .with(RATELIMIT_POLICY, policy(terms, meter))
+        .with(RATELIMIT, headers::ratelimit(rate, quota(terms, meter, now)))
 }
 
 impl Admission {
     /// Says what is left, after the answer was counted or not.
     pub(crate) fn add_headers(&self, headers: &mut HeaderMap, meter: u16, now: Time) {
-        let quota = quota(&self.terms, meter, now);
-        headers.insert(RATELIMIT_POLICY, policy(&self.terms, quota));
-        headers.insert(RATELIMIT, headers::ratelimit(self.rate, quota.map(|q| (q.1, q.2))));
+        headers.insert(RATELIMIT_POLICY, policy(&self.terms, meter));
+        headers.insert(RATELIMIT, headers::ratelimit(self.rate, quota(&self.terms, meter, now)));
     }
 }

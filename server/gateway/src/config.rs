@@ -44,6 +44,9 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Longest silence inside a request's body.
     pub body_idle: Duration,
+    /// Longest time that sent bytes stay unacknowledged by a client, or its window stays shut: a client that reads
+    /// nothing holds its connection no longer.
+    pub write_stall: Duration,
     /// Longest wait for an upstream to accept a connection.
     pub connect_timeout: Duration,
     /// Idle connections kept per upstream and thread.
@@ -68,6 +71,7 @@ impl Default for Limits {
             headers: 100,
             head_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
+            write_stall: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(2),
             idle_per_upstream: 128,
             connections_per_thread: 20_000,

@@ -123,7 +123,7 @@ pub(crate) async fn forward(
     };
     let mut request = request;
     if let Some(mut sender) = worker.pool.take(upstream)
-        && (sender.is_ready() || sender.ready().await.is_ok())
+        && (sender.is_ready() || becomes_ready(&mut sender, &worker.shared.limits).await)
     {
         let spare = Spare::of(&request, upload.as_ref());
         let mut sent = std::pin::pin!(sender.try_send_request(request));
@@ -142,6 +142,13 @@ pub(crate) async fn forward(
         Ok(answer) => Ok((checked(answer, upstream)?, lease(sender))),
         Err(error) => Err(broken(upstream, upload.as_deref(), error.error())),
     }
+}
+
+/// A connection given back a moment ago may still have to notice that its last answer is through.
+async fn becomes_ready(sender: &mut SendRequest<Upload>, limits: &Limits) -> bool {
+    timeout(limits.connect_timeout, sender.ready())
+        .await
+        .is_ok_and(|r| r.is_ok())
 }
 
 /// Waits for the head. While the request's body still makes progress the wait begins anew.

@@ -1,6 +1,7 @@
 //! Header rules: what never crosses the gateway, and what it says itself.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use model::catalogue::RateLimit;
 use std::fmt::Write;
 
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -25,6 +26,37 @@ pub(crate) fn value(text: &str) -> HeaderValue {
             .collect();
         HeaderValue::try_from(shown).unwrap_or_else(|_| HeaderValue::from_static("?"))
     })
+}
+
+/// Longest id: a prefix of four, an underscore, 24 characters.
+const ID_MOST: usize = 32;
+
+/// Text built on the stack.
+struct Short {
+    bytes: [u8; ID_MOST],
+    len: usize,
+}
+
+impl Write for Short {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.len + text.len();
+        let place = self.bytes.get_mut(self.len..end).ok_or(std::fmt::Error)?;
+        place.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
+/// A header value from an id, in one allocation.
+pub(crate) fn id(id: &impl std::fmt::Display) -> HeaderValue {
+    let mut short = Short {
+        bytes: [0; ID_MOST],
+        len: 0,
+    };
+    match write!(short, "{id}") {
+        Ok(()) => HeaderValue::from_bytes(&short.bytes[..short.len]).unwrap_or_else(|_| HeaderValue::from_static("?")),
+        Err(_) => value(&id.to_string()),
+    }
 }
 
 /// Hop-by-hop in either direction, besides what `Connection` names.
@@ -98,8 +130,9 @@ fn strip(headers: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
 
 /// `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11): the burst and how long it takes to fill again, and
 /// the quota of the period where there is a ceiling.
-pub(crate) fn policy(burst: u32, per_second: u32, quota: Option<(u64, i64)>) -> HeaderValue {
-    let window = burst.div_ceil(per_second.max(1)).max(1);
+pub(crate) fn policy(rate: RateLimit, quota: Option<(u64, i64)>) -> HeaderValue {
+    let burst = rate.burst;
+    let window = burst.div_ceil(rate.per_second.max(1)).max(1);
     let mut text = format!("\"rate\";q={burst};w={window}");
     if let Some((ceiling, seconds)) = quota {
         let _ = write!(text, ", \"quota\";q={ceiling};w={seconds}");

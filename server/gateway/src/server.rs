@@ -23,6 +23,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use model::{Clock, Random, RequestId, Time};
+use socket2::SockRef;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +35,8 @@ use tokio::sync::{mpsc, watch};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often idle upstream connections are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// Headers that the gateway adds to a request.
+const OWN_HEADERS: usize = 10;
 /// Random bytes fetched at once: enough for 256 request ids.
 const RANDOM_BYTES: usize = 4096;
 
@@ -97,7 +100,9 @@ pub(crate) async fn serve(worker: Arc<Worker>, listener: TcpListener, mut stop: 
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     let limit = worker.shared.limits.connections_per_thread;
-                    if alive.strong_count() > limit || stream.set_nodelay(true).is_err() {
+                    let stall = Some(worker.shared.limits.write_stall);
+                    let tuned = stream.set_nodelay(true).and(SockRef::from(&stream).set_tcp_user_timeout(stall));
+                    if alive.strong_count() > limit || tuned.is_err() {
                         continue;
                     }
                     tokio::spawn(connection(Arc::clone(&worker), stream, peer.ip(), stop.clone(), alive.clone()));
@@ -177,7 +182,7 @@ async fn handle(
     let id = RequestId::new(now, &worker.random);
     let exchange = Exchange {
         id,
-        id_header: headers::value(&id.to_string()),
+        id_header: headers::id(&id),
         now,
         started: Instant::now(),
         worker,
@@ -280,6 +285,7 @@ impl Exchange {
         };
         let out = &mut parts.headers;
         headers::strip_request(out);
+        out.reserve(OWN_HEADERS);
         out.insert(header::HOST, route.upstream.host_header.clone());
         out.insert(headers::X_FORWARDED_FOR, peer.clone());
         out.insert(headers::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -289,7 +295,7 @@ impl Exchange {
         let account = &caller.key.account;
         let profile = &admission.terms.profile;
         out.insert(headers::X_CONSUMER_ID, account.header.clone());
-        out.insert(headers::X_KEY_ID, headers::value(&caller.key.id.to_string()));
+        out.insert(headers::X_KEY_ID, headers::id(&caller.key.id));
         out.insert(headers::X_PLAN, profile.plan_header.clone());
         out.insert(headers::X_FEATURES, profile.features_header.clone());
         out.insert(headers::X_ENVIRONMENT, Tables::environment_header(account.environment));

@@ -31,6 +31,7 @@ pub(crate) async fn run(
     let mut copy = Copy::new(dir);
     let mut retry = RETRY_FIRST;
     loop {
+        let asked = Instant::now();
         let pause = match ask(&shared, &*source).await {
             Ok(changed) => {
                 copy.dirty |= changed;
@@ -46,7 +47,7 @@ pub(crate) async fn run(
         };
         let pause = copy.save_if_due(&shared).await.map_or(pause, |due| due.min(pause));
         tokio::select! {
-            () = source.hint() => tokio::time::sleep(ASK_SPACING).await,
+            () = source.hint() => tokio::time::sleep(ASK_SPACING.saturating_sub(asked.elapsed())).await,
             () = tokio::time::sleep(pause) => {}
             _ = stop.changed() => break,
         }
