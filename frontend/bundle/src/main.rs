@@ -59,6 +59,8 @@ impl Site<'_> {
             .web(true)?
             .out_name("turnpike")
             .typescript(false)
+            .remove_name_section(true)
+            .remove_producers_section(true)
             .generate(&staging)?;
         let code = fs::read(staging.join("turnpike_bg.wasm"))?;
         let script = fs::read(staging.join("turnpike.js"))?;
