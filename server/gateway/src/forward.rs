@@ -234,6 +234,7 @@ async fn connect(upstream: &Upstream, limits: &Limits) -> Result<SendRequest<Upl
     };
     stream.set_nodelay(true).map_err(unreachable)?;
     let shaken = http1::Builder::new()
+        .writev(false)
         .max_header_size(ANSWER_HEAD_BYTES)
         .handshake::<_, Upload>(TokioIo::new(stream))
         .await;

@@ -1,4 +1,73 @@
-//! The data plane: route, authenticate, admit, forward, record. See the modules of these names.
+//! The data plane: every request to the provider's APIs comes through here.
+//!
+//! # The life of a request
+//!
+//! 1. **Frame.** `guard` reads the bytes before hyper does and lets nothing pass that two parsers could frame
+//!    differently. A violation is answered 400 and the connection closed; the upstream never sees a byte of it.
+//! 2. **Route** (`route`). One plain `Host`; the path's escapes are decoded for matching and ambiguous ones refused;
+//!    the path and the query are forwarded byte for byte.
+//! 3. **Authenticate** (`authenticate`). One credential, form and checksum, one lookup in the key table, one
+//!    HMAC-SHA-256 under the key's pepper, one constant-time compare. Unknown ids cost the same. While the control plane
+//!    is away an unknown key is answered 503, never 401.
+//! 4. **Admit** (`admit`). Suspension, scope, feature, rate (GCRA), quota, spend cap; the first refusal wins. The
+//!    route's weight is *reserved* from the meter's counter by compare-and-swap, so a hard quota and a spend cap are not
+//!    passed by any number of requests at once; it is given back when the answer's status does not count.
+//! 5. **Forward** (`forward`). Hop-by-hop headers, those `Connection` names and those only the gateway may say are
+//!    removed, then ours are added. Each worker thread keeps its own upstream connections. A pooled connection that was
+//!    closed before a byte of an answer came is replaced once, if the request was not sent or is safe to repeat.
+//! 6. **Record** (`record`). Exactly one ledger record per authenticated request, however it ends.
+//!
+//! Nothing in this waits for the control plane, and no lock is held across an await.
+//!
+//! # When a record is written
+//!
+//! * An answer with an end: before its last byte leaves (the last frame of a known length, or the end of a chunked
+//!   body). A client that saw the whole answer is always found billed after `kill -9`; one that did not may not be.
+//! * An event stream (`text/event-stream`): before its head leaves. It counts as one request; its bytes and its
+//!   duration are those of that moment.
+//! * An answer of unknown length that goes on for more than a second: at its next bytes, with the bytes so far.
+//! * A refusal of a known caller: before the problem leaves, with units 0 and the number of its [`Refusal`].
+//! * A client that went away before the answer: status 499, units 0. After the answer's head it counts as its status
+//!   says, because the upstream did the work.
+//!
+//! Requests without a known caller are counted in [`Running::metrics`] alone.
+//!
+//! # The ledger
+//!
+//! `{data_dir}/ledger` holds `id` (the ledger's name, made once), `lock` (held while a gateway runs) and segments,
+//! `{first sequence number}.ledger`. A segment is a head of 128 bytes and room for
+//! [`Limits::segment_records`] records of 128 bytes; the form is in `ledger::record`. Segments are filled with zeros and
+//! synced before they are mapped, and made ahead of need.
+//!
+//! A record is copied into the shared mapping under a mutex held for some tens of nanoseconds, so sequence numbers and
+//! places agree and at most the last record can be torn. The page cache keeps it when the process dies. A thread syncs
+//! every 10 ms when something was written: a power cut takes at most what is younger. Only synced records are
+//! shipped, so the control plane never knows more than the disk. On start the first bad checksum in the last two
+//! segments is the end; everything behind it is zeroed.
+//!
+//! The shipper reads from the sink's cursor. [`UsageSink::ship`] counts a batch and moves the cursor in one transaction;
+//! after any failure the cursor is asked for again, so nothing is lost or counted twice. Segments go once they are
+//! shipped whole and older than [`Limits::retention`].
+//!
+//! # The snapshot
+//!
+//! Keys lie in 64 shards, each behind a read-write lock that is held for the copy of one entry. An account (a consumer
+//! in an environment) has its terms behind an atomic pointer, its rate limiter in one atomic, and per meter two
+//! counters: *taken* (recorded and in flight) and *recorded*, which moves in the instant a ledger record is written.
+//!
+//! Changes come by version: at every hint, and every [`Limits::poll_interval`]. While the period's start stays the same
+//! the local count is authoritative and only ever raised; a new period starts from `used` and what our own ledger holds
+//! beyond `shipped_through`. Past the period's end counting goes on from zero in a period of equal length. A meter that
+//! the plan does not mention is recorded, but neither limited nor priced.
+//!
+//! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept), each entitlement with the units
+//! recorded and the sequence number they hold for; with it and the ledger a gateway starts without the control plane and
+//! knows what was used to the unit. Open streams end when their key is revoked or their consumer suspended.
+//!
+//! # Threads
+//!
+//! One current-thread runtime per worker with a listening socket of its own (`SO_REUSEPORT`), one thread that syncs the
+//! ledger; the snapshot and the shipper run on the caller's runtime.
 
 mod account;
 mod admit;

@@ -137,6 +137,7 @@ async fn connection(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
+        .writev(false)
         .max_headers(limits.headers)
         .max_buf_size(limits.head_bytes.max(8192))
         .serve_connection(TokioIo::new(Guard::new(stream)), service);
