@@ -6,6 +6,7 @@ mod login;
 mod reset;
 mod sessions;
 mod signup;
+mod smtp;
 
 use crate::world::World;
 use domain::DomainError;
