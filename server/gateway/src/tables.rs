@@ -55,7 +55,30 @@ impl KeyEntry {
     }
 }
 
-type Shard = RwLock<HashMap<u64, KeyEntry, BuildHasherDefault<LookupHasher>>>;
+/// Keys in the order they came, and where each lookup lies: a hash table is half empty, so it holds only numbers.
+/// Keys are never removed, only revoked.
+#[derive(Default)]
+struct Keys {
+    places: HashMap<u64, u32, BuildHasherDefault<LookupHasher>>,
+    entries: Vec<KeyEntry>,
+}
+
+impl Keys {
+    fn get(&self, lookup: u64) -> Option<&KeyEntry> {
+        self.entries.get(usize::try_from(*self.places.get(&lookup)?).ok()?)
+    }
+
+    fn put(&mut self, lookup: u64, entry: KeyEntry) {
+        let next = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        let place = *self.places.entry(lookup).or_insert(next);
+        match self.entries.get_mut(usize::try_from(place).unwrap_or(usize::MAX)) {
+            Some(old) => *old = entry,
+            None => self.entries.push(entry),
+        }
+    }
+}
+
+type Shard = RwLock<Keys>;
 type AccountKey = (ConsumerId, Environment);
 
 /// Everything the request path reads.
@@ -101,7 +124,7 @@ impl Tables {
     /// A copy of the key's entry.
     pub(crate) fn key(&self, lookup: u64) -> Option<KeyEntry> {
         let shard = self.shard(lookup)?.read().unwrap_or_else(PoisonError::into_inner);
-        shard.get(&lookup).cloned()
+        shard.get(lookup).cloned()
     }
 
     /// Whether a request of this key that is still open must end.
@@ -128,7 +151,7 @@ impl Tables {
     }
     /// Keys known.
     pub(crate) fn key_count(&self) -> usize {
-        let count = |s: &Shard| s.read().unwrap_or_else(PoisonError::into_inner).len();
+        let count = |s: &Shard| s.read().unwrap_or_else(PoisonError::into_inner).entries.len();
         self.shards.iter().map(count).sum()
     }
 
@@ -211,7 +234,7 @@ impl Tables {
             shard
                 .write()
                 .unwrap_or_else(PoisonError::into_inner)
-                .insert(key.lookup, entry);
+                .put(key.lookup, entry);
         }
     }
 
@@ -243,7 +266,11 @@ impl Tables {
     pub(crate) fn each_key(&self, mut each: impl FnMut(KeyRecord)) {
         for shard in &self.shards {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            for (lookup, key) in shard.iter() {
+            let known = shard
+                .places
+                .iter()
+                .filter_map(|(lookup, _)| Some((lookup, shard.get(*lookup)?)));
+            for (lookup, key) in known {
                 each(KeyRecord {
                     id: key.id,
                     lookup: *lookup,
