@@ -42,7 +42,7 @@ pub(crate) async fn handle(
     let fault = shared.with(take_fault);
     match fault.as_ref().map(|fault| fault.kind.as_str()) {
         Some("slow") => {
-            tokio::time::sleep(Duration::from_millis(fault.as_ref().map_or(0, |fault| fault.delay_ms))).await
+            tokio::time::sleep(Duration::from_millis(fault.as_ref().map_or(0, |fault| fault.delay_ms))).await;
         }
         Some("status") => return call.answer(faulty(&shared, &call, fault.map_or(500, |fault| fault.status))),
         _ => {}

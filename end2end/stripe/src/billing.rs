@@ -216,7 +216,7 @@ fn leave_trial(state: &mut State, sub: &mut Value, at: i64) -> bool {
         }
         "pause" if missing => {
             state.update(&id, "customer.subscription.updated", |sub| {
-                sub["status"] = json!("paused")
+                sub["status"] = json!("paused");
             });
             state.emit("customer.subscription.paused", &id);
             false

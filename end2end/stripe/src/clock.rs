@@ -31,7 +31,7 @@ pub(crate) fn step(state: &mut State, clock: &str, until: i64) -> Option<i64> {
     let (at, step, id) = next(state, clock).filter(|(at, ..)| *at <= until)?;
     if !clock.is_empty() {
         state.edit(clock, |clock| {
-            clock["frozen_time"] = json!(at.max(number(clock, "frozen_time")))
+            clock["frozen_time"] = json!(at.max(number(clock, "frozen_time")));
         });
     }
     state.now = at;
@@ -68,7 +68,7 @@ fn next(state: &State, clock: &str) -> Option<(i64, Step, String)> {
     for invoice in state.of_kind("invoice").filter(mine) {
         match text(invoice, "status") {
             "draft" if flag(invoice, "auto_advance") => {
-                offer(invoice["automatically_finalizes_at"].as_i64(), Step::Finalize, invoice)
+                offer(invoice["automatically_finalizes_at"].as_i64(), Step::Finalize, invoice);
             }
             "open" => offer(invoice["next_payment_attempt"].as_i64(), Step::Collect, invoice),
             _ => {}
@@ -126,7 +126,7 @@ fn act(state: &mut State, step: Step, id: &str, at: i64) {
         Step::Incomplete => crate::dunning::expire(state, id),
         Step::PendingUpdate => crate::pending::expire(state, id),
         Step::Resume => state.update(id, "customer.subscription.updated", |sub| {
-            sub["pause_collection"] = Value::Null
+            sub["pause_collection"] = Value::Null;
         }),
         Step::Session => crate::checkout::expire_now(state, id),
     }
@@ -181,7 +181,7 @@ pub(crate) fn advance(state: &mut State, id: &str, params: &Value) -> Answer {
     while step(state, id, to).is_some() {}
     state.now = to;
     state.update(id, "test_helpers.test_clock.advancing", |clock| {
-        clock["frozen_time"] = json!(to)
+        clock["frozen_time"] = json!(to);
     });
     state.emit("test_helpers.test_clock.ready", id);
     Ok(view(state, id))

@@ -94,7 +94,7 @@ fn settings(state: &mut State, id: &str, params: &Value) -> Result<(), ApiError>
             &mut customer["invoice_settings"],
             settings,
             &["default_payment_method", "footer"],
-        )
+        );
     });
     Ok(())
 }
@@ -111,7 +111,7 @@ pub(crate) fn delete(state: &mut State, id: &str) -> Answer {
     }
     let last = view(state, id);
     state.edit(id, |customer| {
-        *customer = json!({"id": id, "object": "customer", "deleted": true})
+        *customer = json!({"id": id, "object": "customer", "deleted": true});
     });
     crate::events::emit(state, "customer.deleted", last, None);
     Ok(view(state, id))

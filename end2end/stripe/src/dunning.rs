@@ -63,7 +63,7 @@ pub(crate) fn failed(state: &mut State, invoice: &str, action: bool, asked: bool
     }
     if text(state.get(&subscription), "status") == "active" {
         state.update(&subscription, "customer.subscription.updated", |subscription| {
-            subscription["status"] = json!("past_due")
+            subscription["status"] = json!("past_due");
         });
     }
     if next.is_none() && !keep {
@@ -76,7 +76,7 @@ fn give_up(state: &mut State, subscription: &str) {
         AfterRetries::PastDue => {}
         AfterRetries::Unpaid => {
             state.update(subscription, "customer.subscription.updated", |subscription| {
-                subscription["status"] = json!("unpaid")
+                subscription["status"] = json!("unpaid");
             });
         }
         AfterRetries::Canceled => crate::cancel::finish(state, subscription, state.now, "payment_failed", Vec::new()),

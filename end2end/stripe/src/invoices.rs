@@ -143,7 +143,7 @@ pub(crate) fn finalize_now(state: &mut State, id: &str) {
     let due = settle_balance(state, id, &customer);
     let (now, base) = (state.now, state.base_url.clone());
     state.edit(&customer, |customer| {
-        customer["next_invoice_sequence"] = json!(sequence + 1)
+        customer["next_invoice_sequence"] = json!(sequence + 1);
     });
     state.edit(id, |invoice| {
         invoice["status"] = json!("open");
@@ -181,7 +181,7 @@ fn settle_balance(state: &mut State, id: &str, customer: &str) -> i64 {
     });
     if ending != balance {
         state.update(customer, "customer.updated", |customer| {
-            customer["balance"] = json!(ending)
+            customer["balance"] = json!(ending);
         });
     }
     due

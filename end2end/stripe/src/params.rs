@@ -94,9 +94,9 @@ fn check_fields(form: &Node, fields: &[Field], path: &str) -> Result<Value, ApiE
         }
         out.insert(name.clone(), check(child, &field.kind, &full)?);
     }
-    for field in fields
+    if let Some(field) = fields
         .iter()
-        .filter(|field| field.required && !out.contains_key(&field.name))
+        .find(|field| field.required && !out.contains_key(&field.name))
     {
         let full = join(path, &field.name);
         return Err(ApiError::coded(

@@ -82,7 +82,7 @@ pub(crate) fn create(state: &mut State, params: &Value) -> Answer {
         Some(url) => url.clone(),
         None => state.get(&configuration)["default_return_url"].clone(),
     };
-    let flow = params.get("flow_data").map_or(Value::Null, |data| flow(data));
+    let flow = params.get("flow_data").map_or(Value::Null, flow);
     let id = state.new_id("bps");
     let secret = state.letters(40);
     state.put(json!({
@@ -128,14 +128,14 @@ pub(crate) fn change_card(state: &mut State, customer: &str, card: &Card, authen
         }
     };
     state.update(customer, "customer.updated", |customer| {
-        customer["invoice_settings"]["default_payment_method"] = json!(method)
+        customer["invoice_settings"]["default_payment_method"] = json!(method);
     });
     let theirs = |sub: &Value| {
         text(sub, "customer") == customer && !crate::views::ended(sub) && sub["default_payment_method"].is_string()
     };
     for sub in state.ids("subscription", theirs) {
         state.update(&sub, "customer.subscription.updated", |sub| {
-            sub["default_payment_method"] = json!(method)
+            sub["default_payment_method"] = json!(method);
         });
     }
     Submitted::Done

@@ -183,7 +183,7 @@ fn write_billing(state: &mut State, pattern: &str, id: &str, params: &Value) -> 
         "/v1/refunds/{id}" => {
             state.find("refund", id, "id")?;
             state.update(id, "refund.updated", |refund| {
-                crate::state::merge_metadata(refund, params)
+                crate::state::merge_metadata(refund, params);
             });
             Ok(view(state, id))
         }

@@ -138,9 +138,9 @@ impl Shared {
 
     /// Claims a name; none when another request holds it.
     pub(crate) fn claim(&self, name: String) -> Option<Busy<'_>> {
-        locked(&self.busy)
-            .insert(name.clone())
-            .then_some(Busy { shared: self, name })
+        let fresh = locked(&self.busy).insert(name.clone());
+        // Not `then_some`: a `Busy` that is made and dropped would free the other request's name.
+        fresh.then(|| Busy { shared: self, name })
     }
 
     /// Appends a line to the record file, if there is one.

@@ -54,7 +54,7 @@ pub(crate) fn create(state: &mut State, params: &Value) -> Answer {
     merge_metadata(&mut schedule, params);
     state.put(schedule);
     state.update(subscription, "customer.subscription.updated", |sub| {
-        sub["schedule"] = json!(id)
+        sub["schedule"] = json!(id);
     });
     state.emit("subscription_schedule.created", &id);
     Ok(view(state, &id))
@@ -188,7 +188,7 @@ pub(crate) fn release(state: &mut State, id: &str) -> Answer {
 fn let_go(state: &mut State, id: &str, status: &str, mark: &str, event: &str) {
     let (now, subscription) = (state.now, text(state.get(id), "subscription").to_owned());
     state.update(&subscription, "customer.subscription.updated", |sub| {
-        sub["schedule"] = Value::Null
+        sub["schedule"] = Value::Null;
     });
     state.update(id, event, |schedule| {
         schedule["status"] = json!(status);
@@ -277,7 +277,7 @@ pub(crate) fn advance(state: &mut State, id: &str) {
     }
     let phase = json!({"start_date": next["start_date"], "end_date": next["end_date"]});
     state.update(id, "subscription_schedule.updated", |schedule| {
-        schedule["current_phase"] = phase
+        schedule["current_phase"] = phase;
     });
     state.announce(&subscription, "customer.subscription.updated", &before);
 }

@@ -301,7 +301,7 @@ fn start(state: &mut State, id: &str, invoice: &str, behavior: &str) -> Result<(
     if text(state.get(id), "collection_method") == "send_invoice" {
         if text(state.get(id), "status") == "incomplete" {
             state.update(id, "customer.subscription.updated", |sub| {
-                sub["status"] = json!("active")
+                sub["status"] = json!("active");
             });
         }
         return Ok(());
@@ -411,8 +411,11 @@ fn apply(state: &mut State, id: &str, params: &Value, behavior: &str) -> Result<
     Ok(())
 }
 
+/// What an immediate invoice bills: lines, and metered stretches.
+type Bill = (Vec<Value>, Vec<Value>);
+
 /// Applies items, anchor and trial. Gives what an immediate invoice bills, when there is to be one.
-fn change_items(state: &mut State, id: &str, params: &Value) -> Result<Option<(Vec<Value>, Vec<Value>)>, ApiError> {
+fn change_items(state: &mut State, id: &str, params: &Value) -> Result<Option<Bill>, ApiError> {
     let behavior = params["proration_behavior"].as_str().unwrap_or("create_prorations");
     let at = params["proration_date"].as_i64().unwrap_or(state.now);
     let sub = state.get(id);

@@ -27,6 +27,7 @@ use crate::support::{World, at, card};
 const DAY: i64 = 86_400;
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 async fn a_subscription_is_bought_used_and_billed() {
     let world = World::at("2026-01-10T12:00:00Z").await;
     let client = &world.client;

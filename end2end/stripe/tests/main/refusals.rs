@@ -46,7 +46,7 @@ async fn wrong_requests_are_named() {
             "payment_method_types",
         ),
         ("subscriptions/sub_none", "metadata[a]=b", 404, "resource_missing", "id"),
-        ("invoices/upcoming", "", 404, "", ""),
+        ("invoices/upcoming/lines", "", 404, "", ""),
         (
             "webhook_endpoints",
             "url=http://x&enabled_events[]=*&api_version=2020-08-27",
@@ -184,12 +184,23 @@ async fn meter_events_are_remembered_for_a_day_and_bound_in_time() {
         10.0,
         "a day later an identifier counts again"
     );
+}
+
+#[tokio::test]
+async fn summaries_are_aligned_to_minutes() {
+    let world = World::at("2026-01-10T12:00:00Z").await;
+    let (customer, meter) = (world.customer("pm_card_visa").await, world.meter().await);
+    let now = at("2026-01-10T12:00:00Z");
     let crooked = format!(
-        "billing/meters/{meter}/event_summaries?customer={customer}&start_time={}&end_time={}",
+        "v1/billing/meters/{meter}/event_summaries?customer={customer}&start_time={}&end_time={}",
         now + 1,
         now + 61
     );
-    let _ = crooked;
+    let answer = world.try_get(&crooked).await;
+    assert_eq!(
+        (answer.0, id(&answer.1["error"], "param").as_str()),
+        (400, "start_time")
+    );
 }
 
 #[tokio::test]

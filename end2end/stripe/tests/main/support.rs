@@ -80,6 +80,11 @@ impl World {
         answer
     }
 
+    /// `GET` of a whole path; the status and the answer.
+    pub(crate) async fn try_get(&self, path: &str) -> (u16, Value) {
+        self.call(self.http.get(self.url(path))).await
+    }
+
     /// `DELETE /v1/{path}`, which must succeed.
     pub(crate) async fn delete(&self, path: &str, form: &str) -> Value {
         let (status, answer) = self
