@@ -268,8 +268,8 @@ impl Tables {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
             let known = shard
                 .places
-                .iter()
-                .filter_map(|(lookup, _)| Some((lookup, shard.get(*lookup)?)));
+                .keys()
+                .filter_map(|lookup| Some((lookup, shard.get(*lookup)?)));
             for (lookup, key) in known {
                 each(KeyRecord {
                     id: key.id,
