@@ -27,7 +27,9 @@ pub trait SnapshotSource: Send + Sync {
     async fn changes_since(&self, ledger: &str, version: i64) -> Result<Changes, SourceError>;
 
     /// Returns when something may have changed. It may return too often and it may miss a change: the gateway asks
-    /// from time to time whatever it says.
+    /// from time to time whatever it says. The future is dropped and made anew between questions, so a notice that
+    /// comes meanwhile must be kept for the next call (as a `PgListener` or a `tokio::sync::Notify` does); and while the
+    /// way to the notices is broken it must wait, not return at once.
     async fn hint(&self);
 }
 
