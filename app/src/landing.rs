@@ -45,8 +45,8 @@ fn hero(catalogue: &Catalogue, call: Option<String>) -> impl IntoView + use<> {
         .map(|plan| {
             let popular = plan.terms.popular.then(|| badge(Tone::Good, "most chosen"));
             view! {
-                <article class="plan" data-popular=plan.terms.popular.then_some("")>
-                    <header><h2>{plan.terms.name.clone()} " " {popular}</h2></header>
+                <article class="card">
+                    <header><h2>{plan.terms.name.clone()}</h2>{popular}</header>
                     <p>{plan.terms.tagline.clone()}</p>
                     <a class="button" href="/pricing">"See the price"</a>
                 </article>
