@@ -20,5 +20,6 @@ pub async fn ensure(domain: &Domain) -> Result<()> {
     usage::ensure_recurring(domain).await?;
     meter_events::ensure_recurring(domain).await?;
     entitlements::ensure_recurring(domain).await?;
+    subscriptions::ensure_recurring(domain).await?;
     stripe_inbox::ensure_recurring(domain).await
 }

@@ -2,4 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "test code: a failed step ends the test")]
 
 mod accounts;
+mod billing;
+mod usage;
 mod world;

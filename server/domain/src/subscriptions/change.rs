@@ -1,5 +1,6 @@
 //! Changing a paid plan: more at once, prorated and paid for before it holds; less with the next period.
 
+use super::checkout::nonce;
 use super::sync::copy;
 use super::turn::Turn;
 use super::{Subscription, of};
@@ -130,7 +131,7 @@ pub async fn apply(domain: &Domain, manager: &BillingManager, target: &Target, a
     }
     if matches!(step.effect, Effect::Now(_)) {
         // What was used so far is billed at the price it was used under.
-        meter_events::flush(domain, &step.stripe).await?;
+        meter_events::flush_and_settle(domain, &step.stripe).await?;
     }
     let done = step.carry_out(domain).await?;
     copy(domain, &mut turn, &step.stripe).await?;
@@ -299,7 +300,7 @@ impl Step {
                     .map_or(Done::Changed, |until| Done::Pending { until }))
             }
             Effect::AtPeriodEnd(end) => {
-                let key = format!("schedule-{name}-{}", domain.clock.now().unix_ms());
+                let key = format!("schedule-{name}-{}", nonce(domain));
                 domain
                     .payments
                     .change_at_period_end(&self.stripe, &change, &key)

@@ -173,8 +173,8 @@ async fn ensure_customer(domain: &Domain, turn: &mut Turn) -> Result<String> {
     if let Some(customer) = row.stripe_customer {
         return Ok(customer);
     }
-    // The time is in the key, because a customer that was deleted must not come back under the old one.
-    let key = format!("customer-{consumer}-{}", domain.clock.now().unix_ms());
+    // A key of its own each time: a customer that was deleted must not come back under the old one.
+    let key = format!("customer-{consumer}-{}", nonce(domain));
     let payments = &domain.payments;
     let customer = payments
         .create_customer(consumer, &row.name, &row.billing_email, &key)
@@ -188,6 +188,13 @@ async fn ensure_customer(domain: &Domain, turn: &mut Turn) -> Result<String> {
     .execute(&domain.pool)
     .await?;
     Ok(customer)
+}
+
+/// Makes an idempotency key good for one call and its repetitions; two calls never meet, because turns are taken.
+pub(super) fn nonce(domain: &Domain) -> String {
+    let mut bytes = [0; 16];
+    domain.random.fill(&mut bytes);
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 async fn create(domain: &Domain, turn: &mut Turn, wanted: &Wanted, customer: String) -> Result<String> {
@@ -209,12 +216,7 @@ async fn create(domain: &Domain, turn: &mut Turn, wanted: &Wanted, customer: Str
         ),
     };
     let now = domain.clock.now();
-    let key = format!(
-        "checkout-{consumer}-{}-{}-{}",
-        wanted.version,
-        wanted.interval,
-        now.unix_ms()
-    );
+    let key = format!("checkout-{consumer}-{}", nonce(domain));
     let session = domain.payments.create_checkout(&new, &key).await?;
     let url = session
         .url

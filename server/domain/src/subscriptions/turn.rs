@@ -3,20 +3,27 @@
 use crate::{Domain, Result};
 use model::ConsumerId;
 use sqlx::{PgConnection, Postgres, Transaction};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// First half of the advisory lock; the second is made of the consumer.
 const TURN: i32 = 7_770_004;
+
+/// Turns under way at once in this process. Each keeps a connection while Stripe answers and needs others meanwhile; were
+/// there as many turns as connections, they would wait for one another.
+static TURNS: Semaphore = Semaphore::const_new(6);
 
 /// A transaction that holds the consumer's turn until it ends. Not the consumer's row lock: that would keep pages
 /// waiting for as long as Stripe takes to answer.
 pub(crate) struct Turn {
     transaction: Transaction<'static, Postgres>,
     consumer: ConsumerId,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl Turn {
     /// Waits for the consumer's turn.
     pub(crate) async fn take(domain: &Domain, consumer: ConsumerId) -> Result<Self> {
+        let permit = TURNS.acquire().await.map_err(crate::DomainError::internal)?;
         let mut transaction = domain.pool.begin().await?;
         sqlx::query!(
             "SELECT pg_advisory_xact_lock($1, hashtext($2))",
@@ -25,7 +32,11 @@ impl Turn {
         )
         .fetch_one(&mut *transaction)
         .await?;
-        Ok(Self { transaction, consumer })
+        Ok(Self {
+            transaction,
+            consumer,
+            _permit: permit,
+        })
     }
     /// Whose turn it is.
     pub(crate) fn consumer(&self) -> ConsumerId {

@@ -1,0 +1,9 @@
+//! Billing against a Stripe that runs here: what people do, what Stripe does, and what gets lost or doubled between.
+
+mod catalogue;
+mod changes;
+mod checkout;
+mod grace;
+mod inbox;
+mod refunds;
+mod shop;

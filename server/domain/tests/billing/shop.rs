@@ -1,0 +1,323 @@
+//! A shop: a fresh database, a published catalogue, an emulator whose clock is everybody's clock, and a portal that
+//! takes Stripe's deliveries.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use domain::catalogue::{parse, publish};
+use domain::consumers::{self, NewConsumer};
+use domain::jobs::Registry;
+use domain::settings::Secret;
+use domain::stripe_inbox;
+use domain::subscriptions::{self, Opened, Subscription};
+use domain::{BillingManager, Domain, Inner, Provider, Viewer, identity, recurring};
+use model::access::{Environment, Interval};
+use model::snapshot::Entitlement;
+use model::{Clock, ConsumerId, Time};
+use payments::{Config, Stripe};
+use std::sync::Arc;
+use stripe_emulator::{Emulator, Running};
+use testkit::{Database, FixedClock, SeededRandom};
+
+pub(crate) const HOUR: i64 = 3_600;
+pub(crate) const DAY: i64 = 24 * HOUR;
+pub(crate) const CARD: &str = "4242424242424242";
+
+/// What the shop sells: a free plan, one to grow on, one above it.
+pub(crate) const CATALOGUE: &str = r#"
+[product]
+slug = "atlas"
+name = "Atlas"
+summary = "Facts."
+currency = "usd"
+
+[[upstreams]]
+slug = "atlas"
+url = "http://127.0.0.1:4010"
+
+[[meters]]
+slug = "calls"
+name = "API calls"
+unit = "call"
+
+[[features]]
+slug = "batch"
+name = "Batch lookups"
+
+[[routes]]
+slug = "countries"
+path = "/v1/countries"
+upstream = "atlas"
+meter = "calls"
+
+[[routes]]
+slug = "batch"
+path = "/v1/batch"
+upstream = "atlas"
+meter = "calls"
+feature = "batch"
+
+[[plans]]
+slug = "free"
+name = "Free"
+tagline = "Try."
+rate_limit = { per_second = 5, burst = 10 }
+month = { flat = "0.00", meters = [{ meter = "calls", included = 1000 }] }
+
+[[plans]]
+slug = "pro"
+name = "Pro"
+tagline = "Grow."
+features = ["batch"]
+rate_limit = { per_second = 50, burst = 100 }
+grace_days = 3
+month = { flat = "29.00", meters = [{ meter = "calls", included = 50000, overage = { model = "graduated", tiers = [{ unit = "0.0006" }] } }] }
+year = { flat = "290.00", meters = [{ meter = "calls", included = 600000, overage = { model = "graduated", tiers = [{ unit = "0.0006" }] } }] }
+
+[[plans]]
+slug = "scale"
+name = "Scale"
+tagline = "Run."
+features = ["batch"]
+rate_limit = { per_second = 500, burst = 1000 }
+month = { flat = "299.00", meters = [{ meter = "calls", included = 1000000, overage = { model = "volume", tiers = [{ unit = "0.0003" }] } }] }
+"#;
+
+/// The emulator's clock, for the domain.
+struct StripeClock(Arc<Running>);
+
+impl Clock for StripeClock {
+    fn now(&self) -> Time {
+        Time::from_unix_s(self.0.now())
+    }
+}
+
+pub(crate) struct Shop {
+    pub(crate) domain: Domain,
+    pub(crate) stripe: Arc<Running>,
+    pub(crate) random: Arc<SeededRandom>,
+    jobs: Registry,
+    http: reqwest::Client,
+    portal: tokio::task::JoinHandle<()>,
+    /// Dropped last: it takes the database away.
+    pub(crate) database: Database,
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        self.portal.abort();
+    }
+}
+
+async fn deliver(State(domain): State<Domain>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let signature = headers.get("stripe-signature").unwrap().to_str().unwrap();
+    match stripe_inbox::receive(&domain, &body, signature).await {
+        Ok(_) => StatusCode::OK,
+        Err(_) => StatusCode::BAD_REQUEST,
+    }
+}
+
+impl Shop {
+    /// Open for business: published, in Stripe, with our address registered there.
+    pub(crate) async fn open() -> Self {
+        let shop = Self::empty().await;
+        let file = parse(CATALOGUE).unwrap();
+        publish(&shop.domain, &Provider::console(), &file).await.unwrap();
+        shop.work().await;
+        shop
+    }
+
+    /// Nothing published yet.
+    pub(crate) async fn empty() -> Self {
+        let database = Database::new().await;
+        let config = stripe_emulator::Config::for_tests(Arc::new(|| FixedClock::START_S), 7);
+        let stripe = Arc::new(Emulator::start(config).await.unwrap());
+        let client = Config {
+            secret_key: Secret::new("sk_test_emulator"),
+            base_url: Some(stripe.base_url.clone()),
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut settings = testkit::settings();
+        settings.portal_url = format!("http://{}", listener.local_addr().unwrap());
+        let random = SeededRandom::new(11);
+        let domain = Domain::new(Inner {
+            pool: database.pool().clone(),
+            clock: Arc::new(StripeClock(stripe.clone())),
+            random: random.clone(),
+            payments: Arc::new(Stripe::new(&client).unwrap()),
+            settings,
+        });
+        let router = axum::Router::new()
+            .route(stripe_inbox::PATH, post(deliver))
+            .with_state(domain.clone());
+        let portal = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let no_redirect = reqwest::redirect::Policy::none();
+        let shop = Self {
+            domain,
+            stripe,
+            random,
+            jobs: recurring::register(Registry::default()),
+            http: reqwest::Client::builder()
+                .redirect(no_redirect)
+                .no_proxy()
+                .build()
+                .unwrap(),
+            portal,
+            database,
+        };
+        recurring::ensure(&shop.domain).await.unwrap();
+        shop.work().await;
+        shop
+    }
+
+    /// Does all jobs that are due, and takes the deliveries that they lead to.
+    pub(crate) async fn work(&self) {
+        loop {
+            self.stripe.settle().await;
+            if self.jobs.run_due(&self.domain).await.unwrap() == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Lets time pass, an hour after another where something falls due, and does the work.
+    pub(crate) async fn pass(&self, seconds: i64) {
+        let end = self.stripe.now() + seconds;
+        while self.stripe.now() < end {
+            let step = (end - self.stripe.now()).min(12 * HOUR);
+            self.stripe.advance(step).await;
+            self.work().await;
+        }
+    }
+
+    /// An account on the free plan, and the right to manage its billing.
+    pub(crate) async fn account(&self, name: &str) -> BillingManager {
+        let new = NewConsumer {
+            name: name.to_owned(),
+            email: format!("{name}@example.com"),
+            password: None,
+        };
+        let (consumer, member) = consumers::create(&self.domain, &Provider::console(), new)
+            .await
+            .unwrap();
+        let current = subscriptions::current(&self.domain, &viewer(consumer)).await.unwrap();
+        if current.is_none() {
+            let mut tx = self.domain.pool.begin().await.unwrap();
+            subscriptions::start_free(&self.domain, &mut tx, consumer)
+                .await
+                .unwrap();
+            tx.commit().await.unwrap();
+        }
+        // As if the link in the mail had been opened.
+        sqlx::query("UPDATE members SET verified_at = created_at WHERE id = $1")
+            .bind(member.to_string())
+            .execute(self.database.pool())
+            .await
+            .unwrap();
+        let person = identity::of_member(&self.domain, member).await.unwrap().unwrap();
+        person.billing_manager().unwrap()
+    }
+
+    /// Opens a Checkout; gives the page and the session.
+    pub(crate) async fn checkout(&self, manager: &BillingManager, plan: &str, interval: Interval) -> (String, String) {
+        match subscriptions::open(&self.domain, manager, plan, interval)
+            .await
+            .unwrap()
+        {
+            Opened::Pay(url) => {
+                let session = url.rsplit('/').next().unwrap().to_owned();
+                (url, session)
+            }
+            Opened::Paid { session } => panic!("{session} is paid already"),
+        }
+    }
+
+    /// Types a card into a page of Stripe's; gives the status.
+    pub(crate) async fn type_card(&self, url: &str, number: &str) -> u16 {
+        let form = format!("number={number}&expiry=12%2F34&cvc=123&name=Ada&email=ada%40example.com");
+        self.post(url, form).await
+    }
+
+    pub(crate) async fn post(&self, url: &str, form: String) -> u16 {
+        let request = self.http.post(url).body(form);
+        request.send().await.unwrap().status().as_u16()
+    }
+
+    /// An account that has just paid for a plan.
+    pub(crate) async fn subscriber(&self, name: &str, plan: &str) -> BillingManager {
+        let manager = self.account(name).await;
+        let (url, _) = self.checkout(&manager, plan, Interval::Month).await;
+        assert_eq!(self.type_card(&url, CARD).await, 303);
+        self.work().await;
+        assert_eq!(self.plan(&manager).await, plan);
+        manager
+    }
+
+    pub(crate) async fn current(&self, viewer: &Viewer) -> Subscription {
+        subscriptions::current(&self.domain, viewer).await.unwrap().unwrap()
+    }
+
+    /// Slug of the plan in force.
+    pub(crate) async fn plan(&self, viewer: &Viewer) -> String {
+        self.current(viewer).await.terms.slug
+    }
+
+    /// What the gateway is told of the live environment.
+    pub(crate) async fn entitlement(&self, viewer: &Viewer, environment: Environment) -> Entitlement {
+        let record: serde_json::Value =
+            sqlx::query_scalar("SELECT record FROM entitlements WHERE consumer_id = $1 AND environment = $2")
+                .bind(viewer.consumer().to_string())
+                .bind(environment.to_string())
+                .fetch_one(self.database.pool())
+                .await
+                .unwrap();
+        serde_json::from_value(record).unwrap()
+    }
+
+    pub(crate) async fn live(&self, viewer: &Viewer) -> Entitlement {
+        self.entitlement(viewer, Environment::Live).await
+    }
+
+    /// The only number that a query gives.
+    pub(crate) async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(self.database.pool()).await.unwrap()
+    }
+
+    /// Stripe's subscription behind the plan in force.
+    pub(crate) async fn stripe_id(&self, viewer: &Viewer) -> String {
+        self.current(viewer).await.stripe_subscription.unwrap()
+    }
+
+    /// Stripe's newest invoice of the plan in force.
+    pub(crate) async fn latest_invoice(&self, viewer: &Viewer) -> String {
+        let id = self.stripe_id(viewer).await;
+        self.stripe.object(&id)["latest_invoice"].as_str().unwrap().to_owned()
+    }
+
+    /// Pays an open invoice on Stripe's page with a good card.
+    pub(crate) async fn pay_invoice(&self, invoice: &str) {
+        let url = format!("{}i/{invoice}", self.stripe.base_url);
+        assert_eq!(self.type_card(&url, CARD).await, 303);
+        self.work().await;
+    }
+
+    /// A call to Stripe's API as the provider makes it in the dashboard.
+    pub(crate) async fn dashboard(&self, method: &str, path: &str, form: &str) -> serde_json::Value {
+        let url = format!("{}v1/{path}", self.stripe.base_url);
+        let request = self.http.request(method.parse().unwrap(), url).body(form.to_owned());
+        let answer = request
+            .header("authorization", "Bearer sk_test_emulator")
+            .header("stripe-version", stripe_emulator::API_VERSION)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .send()
+            .await
+            .unwrap();
+        let text = answer.text().await.unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+fn viewer(consumer: ConsumerId) -> Viewer {
+    Provider::console().viewer(consumer)
+}
