@@ -64,6 +64,8 @@ pub enum AdminNav {
     Plans,
     /// `/admin/inbox`
     Inbox,
+    /// `/account`, for who has no console.
+    Account,
 }
 
 /// A page that anybody may see.
@@ -121,6 +123,7 @@ pub fn admin<V: IntoView + 'static>(
             ("Consumers", "/admin/consumers", AdminNav::Consumers),
             ("Plans", "/admin/plans", AdminNav::Plans),
             ("Stripe inbox", "/admin/inbox", AdminNav::Inbox),
+            ("Account", "/account", AdminNav::Account),
         ],
     )];
     private(document(site, chrome, title, || {

@@ -13,7 +13,7 @@ use domain::sessions::{self, Handle, Store};
 use domain::{BillingManager, Domain, DomainError, KeyManager, Provider, Viewer};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
-use leptos::prelude::*;
+use leptos::prelude::IntoView;
 use model::MemberId;
 use model::access::Role;
 use std::net::{IpAddr, SocketAddr};
@@ -223,9 +223,7 @@ impl Person {
         let (site, chrome) = (&self.visitor.site, &self.visitor.chrome);
         match self.identity.membership() {
             Some(_) => render::console(site, chrome, title, Nav::Account, body),
-            None => render::private(render::public(site, chrome, title, || {
-                view! { <div class="wrap">{body()}</div> }
-            })),
+            None => render::admin(site, chrome, title, AdminNav::Account, body),
         }
     }
 }
