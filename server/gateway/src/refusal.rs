@@ -62,7 +62,7 @@ refusals! {
     /// The key's time is over.
     KeyExpired = 8, UNAUTHORIZED, "key-expired", "The API key has expired", "/keys";
     /// A payment failed and the grace period ended.
-    PaymentRequired = 9, PAYMENT_REQUIRED, "payment-required", "A payment is overdue", "/billing";
+    PaymentRequired = 9, PAYMENT_REQUIRED, "payment-required", "A payment is overdue", "/plan";
     /// The provider suspended the account.
     Suspended = 10, FORBIDDEN, "suspended", "The account is suspended", "/account";
     /// There is no subscription.
