@@ -3,6 +3,7 @@
 //! The extractors in the handlers enforce the rights; the table declares them a second time so that the tenant and
 //! role matrix test can try every address as everybody, and fails for an address that is missing here.
 
+use crate::session::SignedIn;
 use crate::site::Site;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -191,9 +192,8 @@ fn islands(table: Table) -> Table {
         .page("/_pages/usage/log", Who::Viewer, get(server_function))
 }
 
-async fn server_function(State(site): State<Site>, request: Request) -> Response {
+async fn server_function(_: SignedIn, State(site): State<Site>, request: Request) -> Response {
     let context = move || leptos::prelude::provide_context(site.clone());
-    leptos_axum::handle_server_fns_with_context(context, request)
-        .await
-        .into_response()
+    let answer = leptos_axum::handle_server_fns_with_context(context, request).await;
+    crate::render::private(answer.into_response())
 }

@@ -27,6 +27,12 @@ impl Database {
     pub(crate) async fn open(storage: &Storage, owner: bool) -> Result<Self, Failure> {
         let (options, cluster) = match storage.url() {
             Some(url) => {
+                // Other schemes would be taken for PostgreSQL's.
+                if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+                    return Err(Failure(
+                        "DATABASE_URL: postgres://user:password@host/database is wanted".to_owned(),
+                    ));
+                }
                 let options: PgConnectOptions = url
                     .parse()
                     .map_err(|e: sqlx::Error| Failure(format!("DATABASE_URL is no PostgreSQL address: {e}")))?;

@@ -15,6 +15,14 @@ impl From<domain::DomainError> for Failure {
     }
 }
 
+/// A refusal that names what was looked for.
+pub(crate) fn missing(error: domain::DomainError, what: &str, id: &dyn std::fmt::Display) -> Failure {
+    match error {
+        domain::DomainError::NotFound => Failure(format!("there is no {what} {id}")),
+        other => other.into(),
+    }
+}
+
 /// Prints a result. A closed pipe is nobody's fault.
 pub(crate) fn result(json: bool, value: &Value, words: &str) {
     let text = if json { value.to_string() } else { words.to_owned() };

@@ -1,6 +1,9 @@
 //! A button that copies text. Without JavaScript it is not there, and the text can be selected.
 
-#![expect(missing_docs, reason = "the island macro makes a struct of its own and takes no docs for it")]
+#![expect(
+    missing_docs,
+    reason = "the island macro makes a struct of its own and takes no docs for it"
+)]
 
 use leptos::prelude::*;
 

@@ -55,14 +55,16 @@ impl FormState {
 
     /// The box above the fields that says what to mend, with a link to the field. Nothing when all is well.
     pub fn summary(&self) -> AnyView {
-        self.error.clone().map(|(field, problem)| {
-            let text = match field {
-                Some(field) => view! { <a href=format!("#{field}")>{problem}</a> }.into_any(),
-                None => problem.into_any(),
-            };
-            view! { <div class="banner" data-state="bad" role="alert"><p>{text}</p></div> }
-        })
-        .into_any()
+        self.error
+            .clone()
+            .map(|(field, problem)| {
+                let text = match field {
+                    Some(field) => view! { <a href=format!("#{field}")>{problem}</a> }.into_any(),
+                    None => problem.into_any(),
+                };
+                view! { <div class="banner" data-state="bad" role="alert"><p>{text}</p></div> }
+            })
+            .into_any()
     }
 }
 

@@ -292,7 +292,8 @@ fn reachable_home(folder: &Path, other: bool) -> Result<PathBuf, ClusterError> {
         return Ok(folder);
     }
     let elsewhere = Path::new("/var/lib/turnpike").join(mark(&folder));
-    std::fs::write(folder.join("elsewhere"), elsewhere.as_os_str().as_encoded_bytes()).map_err(io("cannot note where PostgreSQL lives"))?;
+    std::fs::write(folder.join("elsewhere"), elsewhere.as_os_str().as_encoded_bytes())
+        .map_err(io("cannot note where PostgreSQL lives"))?;
     Ok(elsewhere)
 }
 

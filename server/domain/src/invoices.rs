@@ -2,12 +2,12 @@
 
 use crate::payments::{PaymentsError, StripeInvoice, StripeLine};
 use crate::{Domain, DomainError, Result, Viewer, catalogue, cost};
-use model::access::{Environment, Interval};
+use model::access::Interval;
 use model::price::rate;
 use model::{ConsumerId, Currency, InvoiceId, Money, Period, PlanVersionId, Time};
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Invoices that a list shows.
 const MAX_LISTED: i64 = 100;
@@ -157,9 +157,18 @@ pub async fn sync(domain: &Domain, stripe_invoice: &str) -> Result<()> {
     let Some(id) = upsert(domain, &mut tx, consumer, &invoice).await? else {
         return Ok(());
     };
-    let metered = store_lines(&mut tx, id, &invoice).await?;
-    if invoice.status != "draft" {
-        compare(&mut tx, id, consumer, &invoice, &metered).await?;
+    store_lines(&mut tx, id, &invoice).await?;
+    // Those that differed too: what they lacked may be on this one, which came later.
+    let open = sqlx::query_scalar!(
+        "SELECT id FROM invoices WHERE consumer_id = $1 AND status <> 'draft'
+            AND (id = $2 OR rated_usage_minor <> billed_usage_minor) ORDER BY created_at, id",
+        consumer as ConsumerId,
+        id as InvoiceId,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    for id in open {
+        compare(&mut tx, id, consumer).await?;
     }
     tx.commit().await?;
     Ok(())
@@ -184,9 +193,9 @@ async fn upsert(
     invoice: &StripeInvoice,
 ) -> Result<Option<InvoiceId>> {
     let id = sqlx::query_scalar!(
-        "INSERT INTO invoices AS i (id, consumer_id, stripe_invoice, number, status, currency, total_minor, amount_due_minor,
+        "INSERT INTO invoices AS i (id, consumer_id, stripe_invoice, stripe_subscription, number, status, currency, total_minor, amount_due_minor,
                                     amount_paid_minor, period_start, period_end, hosted_url, pdf_url, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
          ON CONFLICT (stripe_invoice) DO UPDATE SET
              number = excluded.number, status = excluded.status, total_minor = excluded.total_minor,
              amount_due_minor = excluded.amount_due_minor, amount_paid_minor = excluded.amount_paid_minor,
@@ -198,6 +207,7 @@ async fn upsert(
         InvoiceId::new(invoice.created, &*domain.random) as InvoiceId,
         consumer as ConsumerId,
         invoice.id,
+        invoice.subscription.as_deref(),
         invoice.number.as_deref(),
         invoice.status,
         invoice.total.currency as Currency,
@@ -223,19 +233,14 @@ struct Part {
     meter: String,
 }
 
-/// Replaces the lines; gives the usage lines with what they are the price of.
-async fn store_lines<'a>(
-    connection: &mut PgConnection,
-    id: InvoiceId,
-    invoice: &'a StripeInvoice,
-) -> Result<Vec<(Part, &'a StripeLine)>> {
+/// Replaces the lines.
+async fn store_lines(connection: &mut PgConnection, id: InvoiceId, invoice: &StripeInvoice) -> Result<()> {
     sqlx::query!("DELETE FROM invoice_lines WHERE invoice_id = $1", id as InvoiceId)
         .execute(&mut *connection)
         .await?;
-    let parts = usage_prices(connection, &invoice.lines).await?;
-    let mut metered = Vec::new();
+    let usage = usage_prices(connection, &invoice.lines).await?;
     for (position, line) in (0i32..).zip(&invoice.lines) {
-        let part = line.price.as_ref().and_then(|price| parts.get(price));
+        let metered = line.price.as_ref().is_some_and(|price| usage.contains(price));
         sqlx::query!(
             "INSERT INTO invoice_lines (invoice_id, position, description, quantity, unit_minor, amount_minor, metered,
                                         stripe_price, period_start, period_end)
@@ -249,66 +254,69 @@ async fn store_lines<'a>(
                 .map_err(DomainError::internal)?,
             line.unit_minor.map(|d| d.normalize().to_string()),
             line.amount.minor,
-            part.is_some(),
+            metered,
             line.price.as_deref(),
             line.period.start,
             line.period.end,
         )
         .execute(&mut *connection)
         .await?;
-        metered.extend(part.map(|part| (part.clone(), line)));
     }
-    Ok(metered)
+    Ok(())
 }
 
-async fn usage_prices(connection: &mut PgConnection, lines: &[StripeLine]) -> Result<BTreeMap<String, Part>> {
+/// Which of the lines' prices are prices of usage.
+async fn usage_prices(connection: &mut PgConnection, lines: &[StripeLine]) -> Result<BTreeSet<String>> {
     let prices: Vec<String> = lines.iter().filter_map(|l| l.price.clone()).collect();
-    let rows = sqlx::query!(
-        "SELECT stripe_price, plan_version_id, interval, part FROM plan_prices WHERE stripe_price = ANY($1) AND part <> ''",
+    let rows = sqlx::query_scalar!(
+        "SELECT stripe_price FROM plan_prices WHERE stripe_price = ANY($1) AND part <> ''",
         &prices,
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|r| {
-            let part = Part {
-                version: r.plan_version_id,
-                interval: r.interval,
-                meter: r.part,
-            };
-            (r.stripe_price, part)
-        })
-        .collect())
+    Ok(rows.into_iter().collect())
 }
 
 /// Compares what Stripe billed for usage with our own rating of the same periods, and notes both.
-async fn compare(
-    connection: &mut PgConnection,
-    id: InvoiceId,
-    consumer: ConsumerId,
-    invoice: &StripeInvoice,
-    metered: &[(Part, &StripeLine)],
-) -> Result<()> {
-    let currency = invoice.total.currency;
-    let billed = cost::sum(currency, metered.iter().map(|(_, l)| l.amount))?;
-    let mut expected: BTreeSet<(Part, Time)> = BTreeSet::new();
-    for (part, line) in metered {
-        if let Some(start) = usage_period(connection, consumer, part, line.period).await? {
-            expected.insert((part.clone(), start));
+async fn compare(connection: &mut PgConnection, id: InvoiceId, consumer: ConsumerId) -> Result<()> {
+    let invoice = sqlx::query!(
+        r#"SELECT stripe_invoice, currency AS "currency: Currency" FROM invoices WHERE id = $1"#,
+        id as InvoiceId
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let lines = sqlx::query!(
+        "SELECT p.plan_version_id, p.interval, p.part, l.amount_minor, l.period_end
+         FROM invoice_lines l JOIN plan_prices p ON p.stripe_price = l.stripe_price WHERE l.invoice_id = $1 AND l.metered",
+        id as InvoiceId,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut billed = Money::zero(invoice.currency);
+    let mut expected: BTreeSet<(Part, Time)> = unlisted(connection, id).await?;
+    for line in lines {
+        let amount = Money {
+            minor: line.amount_minor,
+            currency: invoice.currency,
+        };
+        billed = cost::sum(invoice.currency, [billed, amount])?;
+        let part = Part {
+            version: line.plan_version_id,
+            interval: line.interval,
+            meter: line.part,
+        };
+        if let Some(start) = usage_period(connection, consumer, &part, line.period_end).await? {
+            expected.insert((part, start));
         }
     }
-    expected.extend(unlisted(connection, id, invoice).await?);
-    let mut rated = Money::zero(currency);
+    let mut rated = Money::zero(invoice.currency);
     for (part, start) in expected {
-        rated = cost::sum(
-            currency,
-            [rated, rated_part(connection, consumer, &part, start, currency).await?],
-        )?;
+        let amount = rated_part(connection, consumer, &part, start, invoice.currency).await?;
+        rated = cost::sum(invoice.currency, [rated, amount])?;
     }
     if rated != billed {
         tracing::error!(
-            invoice = invoice.id,
+            invoice = invoice.stripe_invoice,
             rated_minor = rated.minor,
             billed_minor = billed.minor,
             "an invoice bills other usage than was rated"
@@ -330,38 +338,32 @@ async fn usage_period(
     connection: &mut PgConnection,
     consumer: ConsumerId,
     part: &Part,
-    covered: Period,
+    covered_end: Time,
 ) -> Result<Option<Time>> {
     Ok(sqlx::query_scalar!(
         "SELECT max(period_start) FROM usage_periods
          WHERE consumer_id = $1 AND environment = 'live' AND plan_version_id = $2 AND period_start < $3",
         consumer as ConsumerId,
         part.version.to_string(),
-        covered.end,
+        covered_end,
     )
     .fetch_one(connection)
     .await?)
 }
 
 /// Usage that should be on this invoice and is on none: its period is the one that the invoice covers.
-async fn unlisted(connection: &mut PgConnection, id: InvoiceId, invoice: &StripeInvoice) -> Result<Vec<(Part, Time)>> {
-    let Some(subscription) = &invoice.subscription else {
-        return Ok(Vec::new());
-    };
+async fn unlisted(connection: &mut PgConnection, id: InvoiceId) -> Result<BTreeSet<(Part, Time)>> {
     let rows = sqlx::query!(
-        r#"SELECT p.plan_version_id, p.interval, p.part, u.period_start
-           FROM subscriptions s
-           JOIN usage_periods u ON u.subscription_id = s.id AND u.environment = $4 AND u.period_start = $2 AND u.units > 0
-           JOIN meters m ON m.number = u.meter
-           JOIN plan_prices p ON p.plan_version_id = u.plan_version_id AND p.interval = s.interval AND p.part = m.slug
-           WHERE s.stripe_subscription = $1 AND $2 < $3 AND NOT EXISTS (
-               SELECT FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
-               WHERE l.stripe_price = p.stripe_price AND i.consumer_id = u.consumer_id AND l.invoice_id <> $5
-                 AND l.period_end > u.period_start AND l.period_start < $3)"#,
-        subscription,
-        invoice.period.start,
-        invoice.period.end,
-        Environment::Live as Environment,
+        "SELECT p.plan_version_id, p.interval, p.part, u.period_start
+         FROM invoices n JOIN subscriptions s ON s.stripe_subscription = n.stripe_subscription
+         JOIN usage_periods u ON u.subscription_id = s.id AND u.environment = 'live' AND u.units > 0
+              AND u.period_start = n.period_start AND n.period_start < n.period_end
+         JOIN meters m ON m.number = u.meter
+         JOIN plan_prices p ON p.plan_version_id = u.plan_version_id AND p.interval = s.interval AND p.part = m.slug
+         WHERE n.id = $1 AND NOT EXISTS (
+             SELECT FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
+             WHERE l.stripe_price = p.stripe_price AND i.consumer_id = u.consumer_id AND i.id <> n.id
+               AND l.period_end > u.period_start AND l.period_start < n.period_end)",
         id as InvoiceId,
     )
     .fetch_all(connection)

@@ -196,5 +196,8 @@ pub async fn backlog(domain: &Domain) -> Result<Backlog> {
     )
     .fetch_one(&domain.pool)
     .await?;
-    Ok(Backlog { due: row.due, dead: row.dead })
+    Ok(Backlog {
+        due: row.due,
+        dead: row.dead,
+    })
 }

@@ -8,7 +8,7 @@
 mod reconcile;
 mod send;
 
-pub use send::{SendMeterEvents, flush};
+pub use send::{SendMeterEvents, flush, flush_and_settle};
 
 use crate::jobs::{self, Registry};
 use crate::{Domain, Result};

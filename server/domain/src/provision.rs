@@ -4,6 +4,7 @@ use crate::consumers::{self, NewConsumer};
 use crate::email::Email;
 use crate::{Domain, DomainError, Provider, Result, catalogue, subscriptions};
 use model::access::Interval;
+use model::catalogue::PlanTerms;
 use model::{ConsumerId, KeyId};
 use sqlx::PgConnection;
 
@@ -54,12 +55,26 @@ async fn check_plan(connection: &mut PgConnection, start: Start<'_>) -> Result<(
         };
         return Err(DomainError::invalid("plan", format!("{slug:?} is no plan: {hint}")));
     }
-    let free = catalogue::free_plan(connection).await?;
+    let free = catalogue::free_plan(&mut *connection).await?;
     if matches!(start, Start::Free(_)) && free.is_none_or(|(plan, _)| plan.terms.slug != slug) {
         return Err(DomainError::invalid(
             "plan",
             format!("{slug} is paid: a member buys it in the portal, or give it away with --complimentary"),
         ));
+    }
+    if let Start::Gift(_, interval) = start {
+        let terms = sqlx::query_scalar!(
+            "SELECT v.terms FROM plan_versions v JOIN plans p ON p.id = v.plan_id
+             WHERE p.slug = $1 ORDER BY v.number DESC LIMIT 1",
+            slug
+        )
+        .fetch_one(connection)
+        .await?;
+        let terms: PlanTerms = serde_json::from_value(terms)?;
+        if terms.offer(interval).is_none() {
+            let problem = format!("{slug} is not sold by the {interval}");
+            return Err(DomainError::invalid("interval", problem));
+        }
     }
     Ok(())
 }
@@ -76,6 +91,18 @@ pub async fn consumer_by_email(domain: &Domain, email: &str) -> Result<Option<Co
     )
     .fetch_optional(&domain.pool)
     .await?)
+}
+
+/// Refuses an id that no consumer has.
+///
+/// # Errors
+/// [`DomainError::NotFound`].
+pub async fn find_consumer(domain: &Domain, _provider: &Provider, consumer: ConsumerId) -> Result<()> {
+    sqlx::query_scalar!("SELECT name FROM consumers WHERE id = $1", consumer as ConsumerId)
+        .fetch_optional(&domain.pool)
+        .await?
+        .map(drop)
+        .ok_or(DomainError::NotFound)
 }
 
 /// Whose a key is.

@@ -42,6 +42,9 @@ pub(crate) async fn run(context: &Context, key: Key) -> Result<(), Failure> {
             environment,
             count,
         } => {
+            domain::provision::find_consumer(&context.domain, &provider, consumer)
+                .await
+                .map_err(|e| output::missing(e, "consumer", &consumer))?;
             let manager = provider.key_manager(consumer);
             let new = NewKey {
                 name,
@@ -57,7 +60,9 @@ pub(crate) async fn run(context: &Context, key: Key) -> Result<(), Failure> {
             .await?;
         }
         Key::Revoke { id } => {
-            let consumer = domain::provision::key_owner(&context.domain, &provider, id).await?;
+            let consumer = domain::provision::key_owner(&context.domain, &provider, id)
+                .await
+                .map_err(|e| output::missing(e, "key", &id))?;
             domain::keys::revoke(&context.domain, &provider.key_manager(consumer), id).await?;
             output::result(
                 context.json,

@@ -14,6 +14,10 @@ const SENDERS: usize = 4;
 /// Rows that one run of the job sends at most by each sender, so that it ends well before its time limit.
 const ROWS_A_RUN: u32 = 200;
 
+/// How often and how far apart Stripe is asked whether it has counted: about eight seconds, of somebody's patience.
+const SETTLE_LOOKS: u32 = 16;
+const SETTLE_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Sends what was used, every [`EVERY_S`] seconds.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SendMeterEvents {}
@@ -74,6 +78,55 @@ pub async fn flush(domain: &Domain, stripe_subscription: &str) -> Result<()> {
     Err(DomainError::PaymentsUnavailable(
         format!("{open} meter events of {id} are not acknowledged").into(),
     ))
+}
+
+/// [`flush`], and waits until Stripe has counted it, a few seconds at most: Stripe counts what it took a moment later,
+/// and what is not counted when prices change is on no invoice. When it takes longer, that is logged, and the change goes
+/// on: the difference is in the consumer's favour, and the invoice's check finds it.
+///
+/// # Errors
+/// As [`flush`].
+pub async fn flush_and_settle(domain: &Domain, stripe_subscription: &str) -> Result<()> {
+    flush(domain, stripe_subscription).await?;
+    for _ in 0..SETTLE_LOOKS {
+        if is_counted(domain, stripe_subscription).await? {
+            return Ok(());
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
+    tracing::error!(
+        subscription = stripe_subscription,
+        "Stripe has not counted all usage before a change of prices"
+    );
+    Ok(())
+}
+
+/// Whether Stripe's sums of the running period hold all that it acknowledged.
+async fn is_counted(domain: &Domain, stripe_subscription: &str) -> Result<bool> {
+    let rows = sqlx::query!(
+        r#"SELECT m.stripe_meter AS "meter!", c.stripe_customer AS "customer!", date_trunc('minute', s.period_start) AS "start!",
+                  sum(e.units)::bigint AS "units!"
+           FROM subscriptions s JOIN consumers c ON c.id = s.consumer_id
+           JOIN meter_events e ON e.consumer_id = c.id AND e.at >= date_trunc('minute', s.period_start)
+           JOIN meters m ON m.number = e.meter
+           WHERE s.stripe_subscription = $1 AND e.state = 'acknowledged' AND m.stripe_meter IS NOT NULL
+             AND c.stripe_customer IS NOT NULL
+           GROUP BY 1, 2, 3"#,
+        stripe_subscription
+    )
+    .fetch_all(&domain.pool)
+    .await?;
+    let end = Time::from_unix_s((domain.clock.now().plus_s(AHEAD_S).unix_s() / 60 + 1) * 60);
+    for row in rows {
+        let counted = domain
+            .payments
+            .meter_total(&row.meter, &row.customer, row.start, end)
+            .await?;
+        if counted < u64::try_from(row.units).map_err(DomainError::internal)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 async fn send_some(domain: &Domain, subscription: Option<SubscriptionId>) -> Result<()> {
