@@ -29,6 +29,7 @@ CREATE TABLE invoices (
     id              text        PRIMARY KEY CHECK (id LIKE 'inv\_%'),
     consumer_id     text        NOT NULL REFERENCES consumers (id),
     stripe_invoice  text        NOT NULL UNIQUE,
+    stripe_subscription text,
     number          text,
     status          text        NOT NULL,
     currency        text        NOT NULL,
