@@ -84,7 +84,7 @@ pub fn console<V: IntoView + 'static>(
     nav: Nav,
     body: impl FnOnce() -> V,
 ) -> Response {
-    let groups: [(&str, &[(&str, &str, Nav)]); 3] = [
+    let groups: [Group<'_, Nav>; 3] = [
         (
             "",
             &[
@@ -116,7 +116,7 @@ pub fn admin<V: IntoView + 'static>(
     nav: AdminNav,
     body: impl FnOnce() -> V,
 ) -> Response {
-    let groups: [(&str, &[(&str, &str, AdminNav)]); 1] = [(
+    let groups: [Group<'_, AdminNav>; 1] = [(
         "Provider",
         &[
             ("Overview", "/admin", AdminNav::Overview),
@@ -257,6 +257,7 @@ fn mark() -> impl IntoView {
     }
 }
 
+/// A heading and the links under it: text, address, page.
 type Group<'a, N> = (&'a str, &'a [(&'a str, &'a str, N)]);
 
 fn framed<N: PartialEq + Copy, V: IntoView + 'static>(
