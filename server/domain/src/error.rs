@@ -1,6 +1,9 @@
 //! Domain errors: what a person can do something about is a variant, the rest is [`DomainError::Internal`] and is
 //! logged with its cause where it is turned into an answer.
 
+/// PostgreSQL's code for text that it cannot hold: U+0000, which nobody types but a program sends.
+const UNSTORABLE: &str = "22021";
+
 /// Why a rule refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DomainError {
@@ -62,6 +65,10 @@ impl DomainError {
 
 impl From<sqlx::Error> for DomainError {
     fn from(e: sqlx::Error) -> Self {
+        let code = e.as_database_error().and_then(|e| e.code());
+        if code.is_some_and(|code| code == UNSTORABLE) {
+            return Self::invalid("text", "There is a character in it that cannot be kept.");
+        }
         Self::Internal(Box::new(e))
     }
 }

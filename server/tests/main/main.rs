@@ -1,0 +1,14 @@
+//! The program from outside: the binary as an operator runs it, and the portal's whole table of addresses.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops at the first surprise"
+)]
+
+mod cli;
+mod crash;
+mod matrix;
+mod outage;
+mod revoke;
+mod support;

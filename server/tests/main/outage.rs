@@ -1,0 +1,155 @@
+//! The private PostgreSQL: commands beside a running `serve`, a stop in order, and a crash of the database.
+
+use crate::support::{Connection, Program, Upstream, call, catalogue, until};
+use domain::cluster::{Cluster, Durability};
+use http_body_util::BodyExt as _;
+use model::access::Environment;
+use model::key::PlainKey;
+use testkit::SeededRandom;
+
+/// Requests made while the database is away.
+const CALLS_AWAY: u64 = 50;
+
+/// Units of the consumer's only meter, as `turnpike usage` tells them.
+async fn units(program: &Program, consumer: &str) -> Option<u64> {
+    let output = program.run(&["--json", "usage", "--consumer", consumer]).await;
+    assert!(output.status.success(), "{output:?}");
+    output.json()["meters"][0]["units"].as_u64()
+}
+
+async fn accepted(program: &Program, key: &str) {
+    until("the key's acceptance", || async {
+        call(program.gateway(), "/v1/data", Some(key))
+            .await
+            .ok()
+            .filter(|a| a.status == 200)
+            .map(drop)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_work_beside_serve_and_sigterm_finishes_what_is_open() {
+    let upstream = Upstream::start().await;
+    let program = Program::new(None);
+    let serving = program.serve().await;
+    let postmaster = program.folder.postmaster().expect("a private PostgreSQL runs");
+    program.publish(&catalogue(upstream.address())).await;
+    let consumer = program.consumer("beside@example.com").await;
+    let key = program.key(&consumer).await;
+    assert_eq!(
+        program.folder.postmaster(),
+        Some(postmaster),
+        "a command leaves serve's database running"
+    );
+    accepted(&program, &key).await;
+
+    let mut connection = Connection::open(program.gateway()).await.unwrap();
+    let mut answer = connection.begin("/v1/gated", Some(&key)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let first = answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first.as_ref(), b"first ");
+
+    serving.terminate();
+    let (operations, gateway) = (program.operations(), program.gateway());
+    until("readiness' end", || async move {
+        call(operations, "/readyz", None)
+            .await
+            .map_or(Some(()), |a| (a.status != 200).then_some(()))
+    })
+    .await;
+    until("a closed door", || async move {
+        Connection::open(gateway).await.err().map(drop)
+    })
+    .await;
+    assert_eq!(upstream.seen().get(&id), Some(&1));
+    upstream.open_gate();
+    let rest = answer
+        .into_body()
+        .collect()
+        .await
+        .expect("the open answer comes to its end")
+        .to_bytes();
+    assert_eq!(rest.as_ref(), b"last");
+    let log = serving.log();
+    let status = serving.ended().await;
+    assert!(status.success(), "{status}:\n{log}");
+    assert_eq!(
+        program.folder.postmaster(),
+        None,
+        "the private PostgreSQL is stopped with serve"
+    );
+
+    // Alone, a command brings the database up and takes it down again.
+    let counted = units(&program, &consumer).await;
+    assert_eq!(counted, u64::try_from(upstream.seen().len()).ok());
+    assert_eq!(program.folder.postmaster(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn known_keys_work_while_the_database_is_away_and_usage_arrives_later() {
+    let upstream = Upstream::start().await;
+    let program = Program::new(None);
+    let serving = program.serve().await;
+    program.publish(&catalogue(upstream.address())).await;
+    let consumer = program.consumer("away@example.com").await;
+    let key = program.key(&consumer).await;
+    accepted(&program, &key).await;
+    let random = SeededRandom::new(11);
+    let unknown = PlainKey::generate("tp", Environment::Live, &*random);
+    let refused = call(program.gateway(), "/v1/data", Some(unknown.reveal()))
+        .await
+        .unwrap();
+    assert_eq!(refused.status, 401, "{}", refused.text());
+
+    program.folder.crash_postgres();
+    until("the gateway's notice", || async {
+        let answer = call(program.gateway(), "/v1/data", Some(unknown.reveal()))
+            .await
+            .unwrap();
+        (answer.status == 503).then_some(())
+    })
+    .await;
+    let mut connection = Connection::open(program.gateway()).await.unwrap();
+    for _ in 0..CALLS_AWAY {
+        let answer = connection.get("/v1/data", Some(&key)).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let answer = connection.get("/v1/data", Some(unknown.reveal())).await.unwrap();
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(
+            answer.text().contains("/problems/keys-unavailable"),
+            "{}",
+            answer.text()
+        );
+        assert!(!answer.header("retry-after").is_empty());
+    }
+    let health = call(program.operations(), "/healthz", None).await.unwrap();
+    assert_eq!(health.status, 200, "the process lives without its database");
+    let page = call(program.portal(), "/login", None).await.unwrap();
+    assert!(page.status == 200 || page.status.is_server_error(), "{}", page.status);
+
+    let cluster = Cluster::start(&program.folder.path().join("postgres"), Durability::Full)
+        .await
+        .unwrap();
+    let all = u64::try_from(upstream.seen().len()).unwrap();
+    assert!(all > CALLS_AWAY);
+    until("the usage's arrival", || async {
+        units(&program, &consumer).await.filter(|n| *n == all)
+    })
+    .await;
+    until("the unknown key's 401", || async {
+        let answer = call(program.gateway(), "/v1/data", Some(unknown.reveal()))
+            .await
+            .unwrap();
+        (answer.status == 401).then_some(())
+    })
+    .await;
+    let newer = program.key(&consumer).await;
+    accepted(&program, &newer).await;
+    serving.terminate();
+    let log = serving.log();
+    assert!(serving.ended().await.success(), "{log}");
+    assert_eq!(program.folder.postmaster(), None);
+    drop(cluster);
+}
