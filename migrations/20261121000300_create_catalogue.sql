@@ -4,8 +4,6 @@ CREATE TABLE products (
     name        text        NOT NULL,
     summary     text        NOT NULL,
     currency    text        NOT NULL CHECK (currency ~ '^[a-z]{3}$'),
-    -- Stripe's product, made by the publishing job.
-    stripe_product text,
     updated_at  timestamptz NOT NULL
 );
 
@@ -52,6 +50,8 @@ CREATE TABLE plans (
     slug        text        NOT NULL UNIQUE,
     product     text        NOT NULL REFERENCES products (slug),
     position    integer     NOT NULL,
+    -- Stripe's product, made by the publishing job: what invoice lines are named after.
+    stripe_product text,
     retired_at  timestamptz,
     created_at  timestamptz NOT NULL
 );

@@ -5,7 +5,7 @@ use crate::payments::{NewPrice, NewPriceKind};
 use crate::{Domain, Result};
 use model::access::Interval;
 use model::catalogue::Offer;
-use model::{Currency, PlanVersionId};
+use model::{Currency, PlanId, PlanVersionId};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -37,7 +37,7 @@ impl Job for PublishToStripe {
             .fetch_one(&mut *turn)
             .await?;
         let terms = super::terms(&mut turn, self.version).await?;
-        let product = self.product(domain).await?;
+        let product = self.product(domain, &terms.name).await?;
         for offer in &terms.offers {
             self.offer(domain, &product, &terms.name, offer).await?;
         }
@@ -59,9 +59,9 @@ struct StripeProduct {
 }
 
 impl PublishToStripe {
-    async fn product(&self, domain: &Domain) -> Result<StripeProduct> {
+    async fn product(&self, domain: &Domain, plan: &str) -> Result<StripeProduct> {
         let row = sqlx::query!(
-            r#"SELECT p.slug, p.name, p.currency AS "currency: Currency", p.stripe_product
+            r#"SELECT l.id AS plan, l.slug, p.name, p.currency AS "currency: Currency", l.stripe_product
                FROM products p JOIN plans l ON l.product = p.slug JOIN plan_versions v ON v.plan_id = l.id
                WHERE v.id = $1"#,
             self.version as PlanVersionId
@@ -72,10 +72,15 @@ impl PublishToStripe {
             Some(id) => id,
             None => {
                 let key = format!("product-{}", self.version);
-                let id = domain.payments.create_product(&row.name, &row.slug, &key).await?;
-                sqlx::query!("UPDATE products SET stripe_product = $2 WHERE slug = $1", row.slug, id)
-                    .execute(&domain.pool)
-                    .await?;
+                let name = format!("{} {plan}", row.name);
+                let id = domain.payments.create_product(&name, &row.slug, &key).await?;
+                sqlx::query!(
+                    "UPDATE plans SET stripe_product = $2 WHERE id = $1",
+                    row.plan as PlanId,
+                    id
+                )
+                .execute(&domain.pool)
+                .await?;
                 id
             }
         };
