@@ -1,12 +1,4 @@
 //! What the page's islands ask for while it is open, and the words it comes in.
-#![expect(
-    missing_docs,
-    reason = "the server macro makes structs of the arguments and takes no docs for their fields"
-)]
-#![expect(
-    missing_docs,
-    reason = "the server macro makes a struct of its own and takes no docs for its fields"
-)]
 
 use leptos::prelude::*;
 use serde::{Deserialize, Serialize};

@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(out.len(), MAX_SERIES + 1);
         assert_eq!(out[0].label, "route 8");
         assert_eq!(out[5].label, "4 others");
-        assert_eq!(out[5].values, [0 + 1 + 2 + 3, 4]);
+        assert_eq!(out[5].values, [6, 4]);
         assert_eq!(out.iter().map(|s| s.total).sum::<u64>(), 36 + 9);
     }
 }
