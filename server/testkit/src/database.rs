@@ -46,7 +46,7 @@ impl Database {
             .unwrap();
         execute(
             &admin,
-            format!("CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"),
+            format!("CREATE DATABASE {name} TEMPLATE {template}"),
         )
         .await
         .expect("a database for the test");

@@ -42,7 +42,7 @@ fn live(name: &str) -> key_rules::NewKey {
 
 /// Two routes and a meter, enough for keys and usage without a catalogue.
 async fn routes(world: &World) {
-    let sql = "INSERT INTO products VALUES ('p', 'P', '', 'usd', NULL, now());
+    let sql = "INSERT INTO products (slug, name, summary, currency, updated_at) VALUES ('p', 'P', '', 'usd', now());
                INSERT INTO upstreams (slug, url, first_byte_timeout_ms, idle_timeout_ms) VALUES ('u', 'http://u', 1, 1);
                INSERT INTO meters (slug, name, unit, statuses, event_name) VALUES ('calls', 'Calls', 'call', '{2xx}', 'p_calls');
                INSERT INTO routes (slug, product, methods, path, upstream, meter, weight)
