@@ -1,5 +1,10 @@
 //! What the page's islands ask for while it is open, and the words it comes in.
 
+#![expect(
+    missing_docs,
+    reason = "the server macro makes structs of the arguments and takes no docs for their fields"
+)]
+
 use leptos::prelude::*;
 use serde::{Deserialize, Serialize};
 
