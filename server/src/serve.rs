@@ -181,7 +181,7 @@ async fn prepare(pool: sqlx::PgPool, domain: Domain, role: ServeRole, stop: Canc
     }
     match domain::bootstrap::setup_address(&domain).await {
         Ok(Some(address)) => {
-            tracing::info!("no admin yet: make one with `turnpike admin create`, or once at {address}")
+            tracing::info!("no admin yet: make one with `turnpike admin create`, or once at {address}");
         }
         Ok(None) => {}
         Err(error) => tracing::warn!(cause = error.chain(), "cannot look for the first admin"),

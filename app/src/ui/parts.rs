@@ -65,7 +65,7 @@ pub fn banner(tone: Tone, text: impl Into<String>, action: impl IntoView + 'stat
 
 /// Nothing here yet: what it is, and how to begin.
 pub fn empty(heading: impl Into<String>, text: impl Into<String>, action: impl IntoView + 'static) -> AnyView {
-    view! { <div class="empty"><h3>{heading.into()}</h3><p>{text.into()}</p>{action.into_any()}</div> }.into_any()
+    view! { <div class="empty"><h2>{heading.into()}</h2><p>{text.into()}</p>{action.into_any()}</div> }.into_any()
 }
 
 /// A figure with its name and a note.

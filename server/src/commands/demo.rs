@@ -8,8 +8,9 @@ use domain::consumers::NewConsumer;
 use domain::keys::NewKey;
 use domain::settings::Secret;
 use model::access::{Environment, Interval};
+use model::snapshot::{Entitlement, RouteRecord};
 use model::usage::{UsageBatch, UsageRecord};
-use model::{ConsumerId, RequestId, Time};
+use model::{ConsumerId, KeyId, RequestId, Time};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -191,64 +192,60 @@ async fn fill(context: &Context, past: &Past) -> Result<(), Failure> {
     };
     let key = domain::keys::create(domain, &manager, new).await?.id;
     let changes = domain::snapshot::changes_since(domain, "", 0).await?;
-    let Some(record) = changes
-        .entitlements
-        .into_iter()
-        .find(|e| e.consumer == consumer && e.environment == Environment::Live)
-    else {
+    let own = |e: &Entitlement| e.consumer == consumer && e.environment == Environment::Live;
+    let routes = changes.routing.map(|r| r.routes).unwrap_or_default();
+    let (Some(record), false) = (changes.entitlements.into_iter().find(own), routes.is_empty()) else {
         return Ok(());
     };
-    let routes = changes.routing.map(|r| r.routes).unwrap_or_default();
     let mut draw = Draw(u64::from(model::key::crc32(past.email.as_bytes())) | 1);
-    let ledger = format!("demo-{consumer}");
-    let mut batch = UsageBatch {
-        ledger: ledger.clone(),
-        records: Vec::with_capacity(BATCH),
-    };
-    for (seq, at) in (1u64..).zip(moments(past, domain.clock.now(), &mut draw)) {
-        let Some(route) =
-            routes.get(usize::try_from(draw.below(u64::try_from(routes.len().max(1)).unwrap_or(1))).unwrap_or(0))
-        else {
-            break;
+    let moments = moments(past, domain.clock.now(), &mut draw);
+    let calls = (1u64..)
+        .zip(moments)
+        .map(|(seq, at)| call(context, &record, &routes, key, seq, at, &mut draw));
+    let mut records: Vec<UsageRecord> = calls.collect();
+    while !records.is_empty() {
+        let rest = records.split_off(records.len().min(BATCH));
+        let batch = UsageBatch {
+            ledger: format!("demo-{consumer}"),
+            records: std::mem::replace(&mut records, rest),
         };
-        let failed = draw.below(90) == 0;
-        batch.records.push(UsageRecord {
-            seq,
-            request: RequestId::new(at, &*domain.random),
-            at,
-            consumer,
-            environment: Environment::Live,
-            subscription: record.subscription,
-            plan_version: record.plan_version,
-            period_start: record.period.start,
-            key,
-            route: route.number,
-            meter: route.meter,
-            units: if failed { 0 } else { route.weight },
-            status: if failed { 404 } else { 200 },
-            refusal: 0,
-            request_bytes: 0,
-            response_bytes: 200 + draw.below(3_000),
-            duration_us: u32::try_from(900 + draw.below(9_000)).unwrap_or(900),
-        });
-        if batch.records.len() == BATCH {
-            domain::usage::ship(
-                domain,
-                &std::mem::replace(
-                    &mut batch,
-                    UsageBatch {
-                        ledger: ledger.clone(),
-                        records: Vec::new(),
-                    },
-                ),
-            )
-            .await?;
-        }
-    }
-    if !batch.records.is_empty() {
         domain::usage::ship(domain, &batch).await?;
     }
     Ok(())
+}
+
+/// One call of the past: a route, now and then a path that is not there.
+fn call(
+    context: &Context,
+    record: &Entitlement,
+    routes: &[RouteRecord],
+    key: KeyId,
+    seq: u64,
+    at: Time,
+    draw: &mut Draw,
+) -> UsageRecord {
+    let failed = draw.below(90) == 0;
+    let index = usize::try_from(draw.below(u64::try_from(routes.len()).unwrap_or(1))).unwrap_or(0);
+    let (route, meter, weight) = routes.get(index).map_or((0, 0, 0), |r| (r.number, r.meter, r.weight));
+    UsageRecord {
+        seq,
+        request: RequestId::new(at, &*context.domain.random),
+        at,
+        consumer: record.consumer,
+        environment: Environment::Live,
+        subscription: record.subscription,
+        plan_version: record.plan_version,
+        period_start: record.period.start,
+        key,
+        route,
+        meter,
+        units: if failed { 0 } else { weight },
+        status: if failed { 404 } else { 200 },
+        refusal: 0,
+        request_bytes: 0,
+        response_bytes: 200 + draw.below(3_000),
+        duration_us: u32::try_from(900 + draw.below(9_000)).unwrap_or(900),
+    }
 }
 
 /// When the calls were: more by day than by night, fewer at week-ends, in order.

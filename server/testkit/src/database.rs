@@ -44,12 +44,9 @@ impl Database {
         execute(&admin, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
             .await
             .unwrap();
-        execute(
-            &admin,
-            format!("CREATE DATABASE {name} TEMPLATE {template}"),
-        )
-        .await
-        .expect("a database for the test");
+        execute(&admin, format!("CREATE DATABASE {name} TEMPLATE {template}"))
+            .await
+            .expect("a database for the test");
         let pool = PgPoolOptions::new()
             .max_connections(12)
             .connect_with(cluster.connect_to(&name))

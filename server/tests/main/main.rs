@@ -6,9 +6,11 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod bad_input;
 mod cli;
 mod crash;
 mod matrix;
 mod outage;
+mod portal;
 mod revoke;
 mod support;

@@ -1,0 +1,52 @@
+//! The portal as `serve` puts it together: what stands around the table of addresses.
+
+use crate::support::{Program, call};
+use testkit::Database;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_of_the_portal_is_guarded() {
+    let database = Database::new().await;
+    let program = Program::new(Some(&database));
+    let serving = program.serve().await;
+    for (path, statuses) in [
+        ("/", &[200][..]),
+        ("/login", &[200]),
+        ("/home", &[303]),
+        ("/nothing", &[404]),
+        ("/pkg/none.js", &[404]),
+        ("/pkg/..%2f..%2fCargo.toml", &[404]),
+        // Built files are there only after the site was built.
+        ("/favicon.svg", &[200, 404]),
+        ("/robots.txt", &[200, 404]),
+    ] {
+        let answer = call(program.portal(), path, None).await.unwrap();
+        assert!(statuses.contains(&answer.status.as_u16()), "{path}: {}", answer.status);
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+        let file = path.starts_with("/pkg/") || path.contains('.');
+        if !file {
+            assert!(
+                answer
+                    .header("content-security-policy")
+                    .starts_with("default-src 'none'"),
+                "{path}"
+            );
+            assert_eq!(answer.header("x-frame-options"), "DENY", "{path}");
+        }
+        if answer.status == 404 && !file {
+            assert!(
+                answer.text().contains("<h1>Not found</h1>"),
+                "{path} has a page: {}",
+                answer.text()
+            );
+        }
+        assert!(!answer.text().contains("[workspace]"), "{path}");
+    }
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let here = call(program.operations(), path, None).await.unwrap();
+        assert_eq!(here.status, 200, "{path}");
+        let elsewhere = call(program.portal(), path, None).await.unwrap();
+        assert_eq!(elsewhere.status, 404, "{path} is for operators alone");
+    }
+    serving.terminate();
+    assert!(serving.ended().await.success());
+}
