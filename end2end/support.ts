@@ -2,6 +2,7 @@
 import { test as base, expect, type Browser, type BrowserContext, type Page } from "@playwright/test";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
 import type { AxeResults } from "axe-core";
 
 export { expect };
@@ -116,11 +117,13 @@ async function violationsIn(
   }
 }
 
+const screens = fileURLToPath(new URL("results/screens/", import.meta.url));
+
 /** Keeps a picture of the whole page as `results/screens/NAME-SCHEME.png`, in light and in dark. */
 export async function screenshot(page: Page, name: string): Promise<void> {
   for (const colorScheme of ["light", "dark"] as const) {
     await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-    await page.screenshot({ path: `results/screens/${name}-${colorScheme}.png`, fullPage: true });
+    await page.screenshot({ path: `${screens}${name}-${colorScheme}.png`, fullPage: true });
   }
   await page.emulateMedia({ colorScheme: null, reducedMotion: null });
 }
