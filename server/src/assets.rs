@@ -72,6 +72,7 @@ fn serve(path: &str, headers: &HeaderMap, cache: &'static str) -> Response {
     let out = response.headers_mut();
     out.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+    out.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     out.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     if encoded {
         out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("br"));
