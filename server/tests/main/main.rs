@@ -12,5 +12,6 @@ mod crash;
 mod matrix;
 mod outage;
 mod portal;
+mod refusals;
 mod revoke;
 mod support;

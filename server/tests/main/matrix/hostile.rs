@@ -18,6 +18,8 @@ const TEXTS: [&str; 9] = [
     "\u{202e}\u{ff11}\r\nSet-Cookie: a=b",
     "%s%n{{7*7}}${7*7}../../etc/passwd",
 ];
+/// Of these, what each name in an address is tried with: there are many.
+const IN_ADDRESSES: [&str; 4] = [TEXTS[2], TEXTS[3], TEXTS[4], TEXTS[6]];
 /// Every name that a page reads from its address, or could.
 const NAMES: [&str; 24] = [
     "after",
@@ -104,7 +106,7 @@ async fn no_text_in_an_address_is_obeyed() {
         let session = world.session(member).await;
         let probe = Probe::new(&world, entry, &tenant, Some(member), true).await;
         let path = probe.path.split('?').next().unwrap_or_default().to_owned();
-        for text in TEXTS {
+        for text in IN_ADDRESSES {
             let value = app::session::escape(text);
             for name in NAMES {
                 let page = world.get(&format!("{path}?{name}={value}"), Some(&session)).await;
