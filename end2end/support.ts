@@ -120,8 +120,12 @@ async function violationsIn(
 const screens = fileURLToPath(new URL("results/screens/", import.meta.url));
 
 /** Keeps a picture of the whole page as `results/screens/NAME-SCHEME.png`, in light and in dark. */
-export async function screenshot(page: Page, name: string): Promise<void> {
-  for (const colorScheme of ["light", "dark"] as const) {
+export async function screenshot(
+  page: Page,
+  name: string,
+  schemes: readonly ("light" | "dark")[] = ["light", "dark"],
+): Promise<void> {
+  for (const colorScheme of schemes) {
     await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
     await page.screenshot({ path: `${screens}${name}-${colorScheme}.png`, fullPage: true });
   }

@@ -18,6 +18,7 @@ export const CARD = {
   pays: "4242 4242 4242 4242",
   declined: "4000 0000 0000 0002",
   asksOnce: "4000 0025 0000 3155",
+  failsLater: "4000 0000 0000 0341",
 };
 
 /** An address that nobody has yet. */
@@ -76,12 +77,17 @@ export async function toCheckout(page: Page, plan: string): Promise<void> {
   await expect(page.getByRole("heading", { name: "Checkout" })).toBeVisible();
 }
 
-/** Sends the card form of Stripe's page. */
-export async function payWith(page: Page, card: string): Promise<void> {
+/** Fills a card form of Stripe's pages. */
+export async function fillCard(page: Page, card: string): Promise<void> {
   await page.getByLabel("Card number").fill(card);
   await page.getByLabel("Expiry").fill("12 / 34");
   await page.getByLabel("CVC").fill("123");
   await page.getByLabel("Name on card").fill("Ada Journey");
+}
+
+/** Pays on Stripe's page. */
+export async function payWith(page: Page, card: string): Promise<void> {
+  await fillCard(page, card);
   await page.getByRole("button", { name: /^Pay / }).click();
 }
 
