@@ -1,7 +1,22 @@
 // Goes last and alone: a month passes for everybody, and the invoices come.
 import type { Browser, Page } from "@playwright/test";
 import { expect, test, watch, type Complaints } from "../support.ts";
-import { STRIPE, answers, call, callBatch, createKey, figure, signInAdmin, signUp, subscribe } from "./steps.ts";
+import {
+  CARD,
+  STRIPE,
+  answers,
+  call,
+  callBatch,
+  createKey,
+  figure,
+  fillCard,
+  signInAdmin,
+  signUp,
+  subscribe,
+} from "./steps.ts";
+
+// Time is everybody's: one after another.
+test.describe.configure({ mode: "serial", timeout: 300_000 });
 
 /** Time of the emulator, and with it of the program. */
 async function advance(seconds: number): Promise<void> {
@@ -21,14 +36,12 @@ async function person(browser: Browser, complaints: Complaints, javaScriptEnable
   return page;
 }
 
-/** Signs in anew when the session is over, which lasts a day. */
 async function invoices(page: Page): Promise<void> {
   await page.goto("/invoices");
   await expect(page.getByRole("heading", { name: "Invoices", level: 1 })).toBeVisible();
 }
 
 test("a month later the invoices say what the running cost said", async ({ browser, complaints }) => {
-  test.setTimeout(300_000);
   // Inside the allowance, without JavaScript; and past it.
   const pro = await person(browser, complaints, false);
   await subscribe(pro, "Pro");
@@ -83,4 +96,43 @@ test("a month later the invoices say what the running cost said", async ({ brows
   await signInAdmin(admin);
   await expect(admin.getByText("invoices bill other usage than was rated here")).toHaveCount(0);
   await expect(admin.getByText("Stripe refused")).toHaveCount(0);
+});
+
+test("a renewal that fails leaves time to mend it, then stops the keys; paying opens the same keys", async ({ page }) => {
+  await signUp(page);
+  await subscribe(page, "Pro");
+  const key = await createKey(page, { name: "unlucky" });
+  await answers(key, 200);
+
+  // The card is exchanged for one that is saved gladly and pays nothing.
+  await page.goto("/plan");
+  await page.getByRole("button", { name: "Card and payments" }).click();
+  await fillCard(page, CARD.failsLater);
+  await page.getByRole("button", { name: "Save card" }).click();
+  await expect(page.getByText("ending in 0341")).toBeVisible();
+
+  await advance(31 * 86_400);
+  await advance(2 * 3_600);
+  await expect(async () => {
+    await page.goto("/plan");
+    await expect(page.getByText("A payment failed. Your keys go on working until")).toBeVisible({ timeout: 500 });
+  }).toPass({ timeout: 30_000 });
+  await answers(key, 200);
+
+  // Past the grace period of the plan.
+  await advance(8 * 86_400);
+  await answers(key, 402);
+  await page.goto("/plan");
+  await expect(page.getByText("Your keys are refused because a payment failed.")).toBeVisible();
+
+  await page.goto("/invoices");
+  await page.getByRole("row").filter({ hasText: "to be paid" }).getByRole("link").first().click();
+  await page.getByRole("link", { name: "Pay at Stripe" }).click();
+  await fillCard(page, CARD.pays);
+  await page.getByRole("button", { name: /^Pay \$29\.00$/ }).click();
+  await answers(key, 200);
+  await expect(async () => {
+    await page.goto("/plan");
+    await expect(page.locator(".badge", { hasText: "active" })).toBeVisible({ timeout: 500 });
+  }).toPass({ timeout: 30_000 });
 });
