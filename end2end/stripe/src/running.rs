@@ -83,6 +83,8 @@ const REORDER_GATHER: Duration = Duration::from_millis(150);
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// Changes reach the state file this long after they were made.
 const SAVE_EVERY: Duration = Duration::from_millis(250);
+/// How long a program that follows the offset file may take to see it: Turnpike looks every 200 ms.
+const FOLLOWING: Duration = Duration::from_millis(300);
 
 /// What the tasks of an emulator share.
 pub(crate) struct Shared {
@@ -151,7 +153,7 @@ impl Shared {
         }
     }
 
-    fn move_clock(&self, to: i64) {
+    async fn move_clock(&self, to: i64) {
         let offset = self.with(|state| {
             state.offset = state.offset.max(to - (self.clock)());
             state.offset
@@ -159,6 +161,8 @@ impl Shared {
         if let Some(path) = &self.offset_file {
             // The next move writes it again.
             let _lost = replace(path, offset.to_string().as_bytes());
+            // What follows the file has seen it before the first delivery of the new time arrives.
+            tokio::time::sleep(FOLLOWING).await;
         }
     }
 
@@ -174,7 +178,7 @@ impl Shared {
             let Some(next) = next.filter(|next| *next <= to) else {
                 break;
             };
-            self.move_clock(next);
+            self.move_clock(next).await;
             let drafted = self.with(|state| {
                 let drafts = |state: &State| state.of_kind("invoice").filter(|i| i["status"] == "draft").count();
                 let before = drafts(state);
@@ -188,7 +192,7 @@ impl Shared {
                 self.settle().await;
             }
         }
-        self.move_clock(to);
+        self.move_clock(to).await;
         self.settle().await;
     }
 

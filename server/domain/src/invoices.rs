@@ -286,7 +286,7 @@ async fn compare(connection: &mut PgConnection, id: InvoiceId, consumer: Consume
     .fetch_one(&mut *connection)
     .await?;
     let lines = sqlx::query!(
-        "SELECT p.plan_version_id, p.interval, p.part, l.amount_minor, l.period_end
+        "SELECT p.plan_version_id, p.interval, p.part, l.amount_minor, l.period_start, l.period_end
          FROM invoice_lines l JOIN plan_prices p ON p.stripe_price = l.stripe_price WHERE l.invoice_id = $1 AND l.metered",
         id as InvoiceId,
     )
@@ -305,7 +305,11 @@ async fn compare(connection: &mut PgConnection, id: InvoiceId, consumer: Consume
             interval: line.interval,
             meter: line.part,
         };
-        if let Some(start) = usage_period(connection, consumer, &part, line.period_end).await? {
+        let covered = Period {
+            start: line.period_start,
+            end: line.period_end,
+        };
+        if let Some(start) = usage_period(connection, consumer, &part, covered).await? {
             expected.insert((part, start));
         }
     }
@@ -334,21 +338,23 @@ async fn compare(connection: &mut PgConnection, id: InvoiceId, consumer: Consume
 }
 
 /// The start of the usage period that a line covers: the line may begin later, where a plan began in mid-period.
+/// None where nothing was used in it: a period without usage has no row, and the one before is on an earlier invoice.
 async fn usage_period(
     connection: &mut PgConnection,
     consumer: ConsumerId,
     part: &Part,
-    covered_end: Time,
+    covered: Period,
 ) -> Result<Option<Time>> {
-    Ok(sqlx::query_scalar!(
+    let start = sqlx::query_scalar!(
         "SELECT max(period_start) FROM usage_periods
          WHERE consumer_id = $1 AND environment = 'live' AND plan_version_id = $2 AND period_start < $3",
         consumer as ConsumerId,
         part.version.to_string(),
-        covered_end,
+        covered.end,
     )
     .fetch_one(connection)
-    .await?)
+    .await?;
+    Ok(start.filter(|start| Period::nth(*start, part.interval, 0).end > covered.start))
 }
 
 /// Usage that should be on this invoice and is on none: its period is the one that the invoice covers.
