@@ -58,16 +58,6 @@ impl Database {
         Ok(Self { pool, cluster, owner })
     }
 
-    /// Brings the schema up to date; refuses a schema newer than this program.
-    pub(crate) async fn migrate(&self) -> Result<(), Failure> {
-        domain::MIGRATIONS.run(&self.pool).await.map_err(|e| match e {
-            sqlx::migrate::MigrateError::VersionMissing(version) => {
-                Failure(format!("the database was migrated by a newer turnpike (migration {version} is unknown to this one): use that version"))
-            }
-            other => Failure(format!("cannot migrate the database: {other}")),
-        })
-    }
-
     /// Closes connections and stops the private PostgreSQL if it is ours to stop.
     pub(crate) async fn close(self) {
         self.pool.close().await;
@@ -79,4 +69,14 @@ impl Database {
             tracing::error!(error = error.to_string(), "the private PostgreSQL did not stop");
         }
     }
+}
+
+/// Brings the schema up to date; refuses a schema newer than this program.
+pub(crate) async fn migrate(pool: &PgPool) -> Result<(), Failure> {
+    domain::MIGRATIONS.run(pool).await.map_err(|e| match e {
+        sqlx::migrate::MigrateError::VersionMissing(version) => {
+            Failure(format!("the database was migrated by a newer turnpike (migration {version} is unknown to this one): use that version"))
+        }
+        other => Failure(format!("cannot migrate the database: {other}")),
+    })
 }

@@ -4,7 +4,7 @@
 use crate::bridge::Bridge;
 use crate::clock::{MachineClock, MachineRandom};
 use crate::config::{Portal, ServeRole, Serving, Storage};
-use crate::database::Database;
+use crate::database::{Database, migrate};
 use crate::operations::Operations;
 use crate::output::Failure;
 use crate::{assets, logs, operations};
@@ -36,7 +36,7 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
     let domain = crate::commands::domain(&database, &portal, settings, clock.clone())?;
     // At a first start the tables must be there before the gateway asks for them; when the database is away the gateway
     // starts from its own copy and `prepare` goes on trying.
-    if let Err(error) = database.migrate().await {
+    if let Err(error) = migrate(&database.pool).await {
         tracing::warn!(cause = error.to_string(), "the schema is not up to date yet");
     }
     let stop = CancellationToken::new();
@@ -194,7 +194,7 @@ async fn prepare(pool: sqlx::PgPool, domain: Domain, role: ServeRole, stop: Canc
 }
 
 async fn prepare_once(pool: &sqlx::PgPool, domain: &Domain) -> Result<(), Failure> {
-    domain::MIGRATIONS.run(pool).await.map_err(|e| Failure(e.to_string()))?;
+    migrate(pool).await?;
     domain::recurring::ensure(domain).await?;
     Ok(())
 }

@@ -9,7 +9,7 @@ mod usage;
 
 use crate::clock::{MachineClock, MachineRandom};
 use crate::config::{Portal, Serving, Storage};
-use crate::database::Database;
+use crate::database::{Database, migrate};
 use crate::output::{self, Failure};
 use clap::{Parser, Subcommand};
 use domain::settings::Settings;
@@ -89,7 +89,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 async fn with_schema(database: &Database, context: &Context, command: Command) -> Result<(), Failure> {
-    database.migrate().await?;
+    migrate(&database.pool).await?;
     match command {
         Command::Migrate => {
             output::result(
