@@ -94,6 +94,8 @@ problems! {
         "The body ended too early, or its framing is wrong." "Send it again, with an ordinary HTTP client." NOWHERE;
     27 "client-gone" 400 "The client went away"
         "The connection was closed before the answer." "Wait longer for answers." NOWHERE;
+    28 "address-refused" 403 "Requests from this address are not let in"
+        "The provider lets only some network addresses call this route." "Call from an address that was agreed on, or write to the provider." NOWHERE;
 }
 
 /// The problem with a number of the usage log.
@@ -110,20 +112,20 @@ pub async fn index(visitor: Visitor) -> Response {
                 view! {
                     <tr>
                         <td><a href=format!("/problems/{}", p.slug)>{p.title}</a></td>
-                        <td class="num">{p.status}</td>
-                        <td><code>{p.slug}</code></td>
+                        <td class="num" data-label="Status">{p.status}</td>
+                        <td data-label="Name"><code>{p.slug}</code></td>
                     </tr>
                 }
             })
             .collect();
         view! {
-            <div class="wrap">
+            <div class="wrap" data-top="plain">
                 <div class="page-head"><div>
                     <h1>"How the gateway says no"</h1>
                     <p>"Every refusal is a problem document (RFC 9457). Its type is the address of one of these pages."</p>
                 </div></div>
                 <div class="table-wrap" tabindex="0" role="group" aria-label="Refusals">
-                    <table>
+                    <table class="stacked">
                         <thead><tr><th scope="col">"Problem"</th><th scope="col" class="num">"Status"</th><th scope="col">"Name"</th></tr></thead>
                         <tbody>{rows}</tbody>
                     </table>

@@ -5,8 +5,10 @@
 
 use crate::access::{Interval, Method};
 use crate::money::{Currency, Money, minor_units};
+use crate::policy::{HostPattern, PolicyError, RoutePolicy, UpstreamPolicy, segments, shape};
 use crate::price::{Overage, OverageTier, TierModel};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// Most plans, routes, meters or features in one file: what a person can still oversee.
 pub const MAX_ENTRIES: usize = 500;
@@ -60,6 +62,9 @@ pub struct UpstreamFile {
     /// Longest silence inside an answer.
     #[serde(default = "default_idle_ms")]
     pub idle_timeout_ms: u32,
+    /// How it is called.
+    #[serde(default)]
+    pub policy: UpstreamPolicy,
 }
 
 fn default_first_byte_ms() -> u32 {
@@ -119,6 +124,9 @@ pub struct RouteFile {
     /// The feature a plan must grant.
     #[serde(default)]
     pub feature: Option<String>,
+    /// What is done with its requests.
+    #[serde(default)]
+    pub policy: RoutePolicy,
 }
 
 fn default_methods() -> Vec<Method> {
@@ -308,6 +316,7 @@ impl CatalogueFile {
         slugs("plans", self.plans.iter().map(|p| &p.slug))?;
         for u in &self.upstreams {
             check_url(&u.slug, &u.url)?;
+            check_policy(&format!("upstreams.{}", u.slug), u.policy.check())?;
         }
         for m in &self.meters {
             for s in &m.statuses {
@@ -327,10 +336,12 @@ impl CatalogueFile {
                 known(&place, "feature", &features, f)?;
             }
             check_path(&place, &r.path)?;
+            check_policy(&place, r.policy.check())?;
             if r.methods.is_empty() || r.weight > 1_000_000 {
                 return wrong(place, "needs a method, and a weight of at most 1,000,000");
             }
         }
+        check_overlaps(&self.routes)?;
         self.plans
             .iter()
             .map(|p| p.check(self.product.currency, &meters, &features))
@@ -523,6 +534,37 @@ fn known(place: &str, what: &str, all: &[&str], slug: &str) -> Result<(), Catalo
     )
 }
 
+fn check_policy(place: &str, checked: Result<(), PolicyError>) -> Result<(), CatalogueError> {
+    checked.or_else(|e| wrong(format!("{place}.policy.{}", e.field), e.problem))
+}
+
+/// No request may have two routes with nothing to choose between them.
+fn check_overlaps(routes: &[RouteFile]) -> Result<(), CatalogueError> {
+    let mut seen: HashMap<(Option<&HostPattern>, String), Vec<&RouteFile>> = HashMap::new();
+    for route in routes {
+        let place = format!("routes.{}", route.slug);
+        let path = segments(&route.path).or_else(|e| wrong(format!("{place}.path"), e.to_string()))?;
+        let hosts = route.policy.hosts.iter().map(Some);
+        for host in hosts.chain(route.policy.hosts.is_empty().then_some(None)) {
+            let others = seen.entry((host, shape(&path))).or_default();
+            let twin = others.iter().find(|o| {
+                o.methods.iter().any(|m| route.methods.contains(m))
+                    && o.policy.match_headers == route.policy.match_headers
+                    && o.policy.priority == route.policy.priority
+            });
+            if let Some(twin) = twin {
+                let problem = format!(
+                    "takes the same requests as {}: give one of them a policy.priority",
+                    twin.slug
+                );
+                return wrong(place, problem);
+            }
+            others.push(route);
+        }
+    }
+    Ok(())
+}
+
 fn check_url(slug: &str, url: &str) -> Result<(), CatalogueError> {
     let rest = url.strip_prefix("http://");
     let good = rest.is_some_and(|r| !r.is_empty() && !r.contains(['/', '@', '?', '#', ' ']));
@@ -551,5 +593,78 @@ fn check_path(place: &str, path: &str) -> Result<(), CatalogueError> {
             format!("{place}.path"),
             format!("{path:?} must begin with / and be a plain path"),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+        product = { slug = "p", name = "P", summary = "P.", currency = "usd" }
+        upstreams = [{ slug = "u", url = "http://127.0.0.1:1" }]
+        meters = [{ slug = "calls", name = "Calls", unit = "call" }]
+        plans = []
+    "#;
+
+    fn check(routes: &str) -> Result<Vec<PlanTerms>, String> {
+        let file: CatalogueFile = toml::from_str(&format!("{FILE}\n{routes}")).unwrap();
+        file.check().map_err(|e| e.to_string())
+    }
+
+    fn route(slug: &str, rest: &str) -> String {
+        format!("[[routes]]\nslug = \"{slug}\"\nupstream = \"u\"\nmeter = \"calls\"\n{rest}\n")
+    }
+
+    #[test]
+    fn two_routes_for_the_same_requests_need_something_to_choose_by() {
+        let first = route("first", "path = \"/v1/{id}\"");
+        for (second, good) in [
+            ("path = \"/v1/{code}\"", false),
+            ("path = \"/v1/{code}\"\npolicy = { priority = 1 }", true),
+            (
+                "path = \"/v1/{code}\"\npolicy = { match_headers = { x-beta = \"*\" } }",
+                true,
+            ),
+            ("path = \"/v1/{code}\"\npolicy = { hosts = [\"a.example\"] }", true),
+            ("path = \"/v1/{code}\"\nmethods = [\"POST\"]", true),
+            ("path = \"/v1/special\"", true),
+        ] {
+            let checked = check(&format!("{first}{}", route("second", second)));
+            assert_eq!(checked.is_ok(), good, "{second}: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_policy_is_said_with_its_place() {
+        for (policy, place) in [
+            (
+                "{ match_headers = { X-Beta = \"1\" } }",
+                "routes.first.policy.match_headers",
+            ),
+            (
+                "{ match_headers = { x-beta = \"\" } }",
+                "routes.first.policy.match_headers",
+            ),
+        ] {
+            let told = check(&route("first", &format!("path = \"/a\"\npolicy = {policy}"))).unwrap_err();
+            assert!(told.starts_with(place), "{told}");
+        }
+        let bound = "[[upstreams]]\nslug = \"v\"\nurl = \"http://a\"\npolicy = { connect_timeout_ms = 0 }";
+        let file = FILE.replace("upstreams = [{ slug = \"u\", url = \"http://127.0.0.1:1\" }]", "");
+        let file: CatalogueFile = toml::from_str(&format!("{file}\nroutes = []\n{bound}")).unwrap();
+        let told = file.check().unwrap_err().to_string();
+        assert!(told.starts_with("upstreams.v.policy.connect_timeout_ms"), "{told}");
+        for unknown in [
+            "{ host = [\"a\"] }",
+            "{ hosts = [\"A.example\"] }",
+            "{ deny_addresses = [\"x\"] }",
+        ] {
+            let text = format!(
+                "{FILE}\n{}",
+                route("first", &format!("path = \"/a\"\npolicy = {unknown}"))
+            );
+            assert!(toml::from_str::<CatalogueFile>(&text).is_err(), "{unknown}");
+        }
     }
 }

@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod id;
 pub mod key;
 pub mod money;
+pub mod policy;
 pub mod price;
 pub mod snapshot;
 pub mod time;

@@ -5,6 +5,7 @@
 
 use crate::access::{Environment, Method, Suspension};
 use crate::catalogue::{MeterTerms, RateLimit};
+use crate::policy::{RoutePolicy, UpstreamPolicy};
 use crate::{ConsumerId, Currency, KeyId, Period, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,9 @@ pub struct UpstreamRecord {
     pub first_byte_timeout_ms: u32,
     /// Longest silence inside an answer.
     pub idle_timeout_ms: u32,
+    /// How it is called.
+    #[serde(default)]
+    pub policy: UpstreamPolicy,
 }
 
 /// What is counted.
@@ -81,6 +85,9 @@ pub struct RouteRecord {
     pub weight: u32,
     /// Feature that a plan must grant.
     pub feature: Option<String>,
+    /// What is done with its requests.
+    #[serde(default)]
+    pub policy: RoutePolicy,
 }
 
 /// A key as the gateway knows it.

@@ -52,20 +52,22 @@ fn number(n: i16) -> Result<u16> {
 }
 
 async fn routing(domain: &Domain, connection: &mut PgConnection) -> Result<Routing> {
-    let upstreams = sqlx::query!("SELECT number, slug, url, first_byte_timeout_ms, idle_timeout_ms FROM upstreams")
-        .fetch_all(&mut *connection)
-        .await?
-        .into_iter()
-        .map(|u| {
-            Ok(UpstreamRecord {
-                number: number(u.number)?,
-                slug: u.slug,
-                url: u.url,
-                first_byte_timeout_ms: u32::try_from(u.first_byte_timeout_ms).map_err(DomainError::internal)?,
-                idle_timeout_ms: u32::try_from(u.idle_timeout_ms).map_err(DomainError::internal)?,
+    let upstreams =
+        sqlx::query!("SELECT number, slug, url, first_byte_timeout_ms, idle_timeout_ms, policy FROM upstreams")
+            .fetch_all(&mut *connection)
+            .await?
+            .into_iter()
+            .map(|u| {
+                Ok(UpstreamRecord {
+                    number: number(u.number)?,
+                    slug: u.slug,
+                    url: u.url,
+                    first_byte_timeout_ms: u32::try_from(u.first_byte_timeout_ms).map_err(DomainError::internal)?,
+                    idle_timeout_ms: u32::try_from(u.idle_timeout_ms).map_err(DomainError::internal)?,
+                    policy: serde_json::from_value(u.policy)?,
+                })
             })
-        })
-        .collect::<Result<_>>()?;
+            .collect::<Result<_>>()?;
     let meters = sqlx::query!("SELECT number, slug, statuses FROM meters")
         .fetch_all(&mut *connection)
         .await?
@@ -79,7 +81,7 @@ async fn routing(domain: &Domain, connection: &mut PgConnection) -> Result<Routi
         })
         .collect::<Result<_>>()?;
     let routes = sqlx::query!(
-        r#"SELECT number, slug, methods AS "methods: Vec<Method>", path, upstream, meter, weight, feature
+        r#"SELECT number, slug, methods AS "methods: Vec<Method>", path, upstream, meter, weight, feature, policy
            FROM routes WHERE retired_at IS NULL"#
     )
     .fetch_all(&mut *connection)
@@ -95,6 +97,7 @@ async fn routing(domain: &Domain, connection: &mut PgConnection) -> Result<Routi
             meter: number(r.meter)?,
             weight: u32::try_from(r.weight).map_err(DomainError::internal)?,
             feature: r.feature,
+            policy: serde_json::from_value(r.policy)?,
         })
     })
     .collect::<Result<_>>()?;

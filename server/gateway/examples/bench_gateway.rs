@@ -9,6 +9,7 @@ use gateway::{Config, Gateway, Peppers, SnapshotSource, SourceError, UsageSink};
 use model::access::{Environment, Method};
 use model::catalogue::{MeterTerms, RateLimit};
 use model::key::PlainKey;
+use model::policy::{RoutePolicy, UpstreamPolicy};
 use model::snapshot::{
     Changes, Entitlement, KeyRecord, MeterEntitlement, MeterRecord, RouteRecord, Routing, UpstreamRecord,
 };
@@ -85,6 +86,7 @@ fn routing(upstream: &str) -> Routing {
             url: format!("http://{upstream}"),
             first_byte_timeout_ms: 30_000,
             idle_timeout_ms: 60_000,
+            policy: UpstreamPolicy::default(),
         }],
         routes: vec![RouteRecord {
             number: 1,
@@ -95,6 +97,7 @@ fn routing(upstream: &str) -> Routing {
             meter: 1,
             weight: 1,
             feature: Some("bench".to_owned()),
+            policy: RoutePolicy::default(),
         }],
         meters: vec![MeterRecord {
             number: 1,

@@ -224,7 +224,7 @@ async fn connect(upstream: &Upstream, limits: &Limits) -> Result<SendRequest<Upl
         )
     };
     let connected = timeout(
-        limits.connect_timeout,
+        upstream.connect.unwrap_or(limits.connect_timeout),
         TcpStream::connect((&*upstream.host, upstream.port)),
     )
     .await;

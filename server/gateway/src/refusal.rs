@@ -99,6 +99,8 @@ refusals! {
     BodyBroken = 26, BAD_REQUEST, "body-broken", "The request's body is malformed or broke off", "/docs";
     /// The client went away before the answer; nobody sees this.
     ClientGone = 27, BAD_REQUEST, "client-gone", "The client went away", "/docs";
+    /// The client's address may not come here.
+    AddressRefused = 28, FORBIDDEN, "address-refused", "Requests from this address are not let in", "/docs";
 }
 
 /// A refusal on its way out.

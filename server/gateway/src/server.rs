@@ -132,8 +132,11 @@ async fn connection(
     _alive: mpsc::Sender<()>,
 ) {
     let limits = &worker.shared.limits;
-    let peer_header = headers::value(&peer.to_canonical().to_string());
-    let service = service_fn(|request| handle(Arc::clone(&worker), peer_header.clone(), request));
+    let client = Client {
+        address: peer,
+        header: headers::value(&peer.to_canonical().to_string()),
+    };
+    let service = service_fn(|request| handle(Arc::clone(&worker), client.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
@@ -153,6 +156,14 @@ async fn connection(
     if let Err(error) = ended {
         tracing::debug!(%error, "client connection ended");
     }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+struct Client {
+    address: IpAddr,
+    /// `X-Forwarded-For`.
+    header: HeaderValue,
 }
 
 /// What is known of a request from its first moment.
@@ -176,7 +187,7 @@ struct Ready {
 /// The life of a request.
 async fn handle(
     worker: Arc<Worker>,
-    peer: HeaderValue,
+    client: Client,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let now = worker.shared.clock.now();
@@ -198,7 +209,7 @@ async fn handle(
         mut open,
         request,
         upload,
-    } = match exchange.prepare(&routes, &peer, request) {
+    } = match exchange.prepare(&routes, &client, request) {
         Ok(ready) => ready,
         Err((open, refused)) => return Ok(exchange.refuse(refused, open, &routes.portal_url)),
     };
@@ -225,10 +236,11 @@ type Early = (Option<Box<Open>>, Refused);
 
 impl Exchange {
     /// Phases one to three, and the request as the upstream will see it.
-    fn prepare(&self, routes: &Routes, peer: &HeaderValue, request: Request<Incoming>) -> Result<Ready, Early> {
+    fn prepare(&self, routes: &Routes, client: &Client, request: Request<Incoming>) -> Result<Ready, Early> {
         let shared = &self.worker.shared;
         let (mut parts, body) = request.into_parts();
         let route = find(routes, &parts).map_err(|r| (None, r))?;
+        route.check_address(client.address).map_err(|r| (None, r))?;
         let who = authenticate::authenticate(&shared.tables, &shared.peppers, &mut parts.headers, self.now);
         let caller = who.map_err(|(caller, r)| (caller.map(|c| self.open(&c, &route)), r))?;
         let mut open = self.open(&caller, &route);
@@ -237,7 +249,8 @@ impl Exchange {
             return Err((Some(open), refused.retry_after(1)));
         }
         let length = body.size_hint();
-        if length.lower() > shared.limits.body_bytes {
+        let most = route.max_request_bytes.unwrap_or(shared.limits.body_bytes);
+        if length.lower() > most {
             return Err((Some(open), forward::too_large().closing()));
         }
         let now_ns = shared.clock.security_now().jiff().as_nanosecond();
@@ -248,15 +261,10 @@ impl Exchange {
         let upload = (!body.is_end_stream()).then(Arc::<Progress>::default);
         open.admitted(&admission, upload.clone());
         let body = match &upload {
-            Some(progress) => Upload::new(
-                body,
-                Arc::clone(progress),
-                shared.limits.body_bytes,
-                shared.limits.body_idle,
-            ),
+            Some(progress) => Upload::new(body, Arc::clone(progress), most, shared.limits.body_idle),
             None => Upload::none(),
         };
-        self.rewrite(&mut parts, &caller, &admission, &route, peer);
+        self.rewrite(&mut parts, &caller, &admission, &route, &client.header);
         Ok(Ready {
             route,
             admission,
@@ -371,5 +379,5 @@ fn find(routes: &Routes, parts: &Parts) -> Result<Arc<Route>, Refused> {
         );
         return Err(refused.closing());
     }
-    routes.find(&parts.method, parts.uri.path())
+    routes.find(&parts.method, &parts.uri, &parts.headers)
 }

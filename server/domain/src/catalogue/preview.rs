@@ -50,6 +50,7 @@ pub fn parse(text: &str) -> Result<CatalogueFile> {
 pub async fn preview(domain: &Domain, provider: &Provider, file: &CatalogueFile) -> Result<Vec<Change>> {
     let plans = file.check().map_err(|e| DomainError::invalid("file", e.to_string()))?;
     let mut changes = Vec::new();
+    changes.extend(upstreams(domain, file).await?);
     changes.extend(routes(domain, file).await?);
     let known = super::overview(domain, provider).await?;
     for terms in &plans {
@@ -99,9 +100,43 @@ pub async fn preview(domain: &Domain, provider: &Provider, file: &CatalogueFile)
     Ok(changes)
 }
 
+async fn upstreams(domain: &Domain, file: &CatalogueFile) -> Result<Vec<Change>> {
+    let known = sqlx::query!("SELECT slug, url, first_byte_timeout_ms, idle_timeout_ms, policy FROM upstreams")
+        .fetch_all(&domain.pool)
+        .await?;
+    let words = |url: &str, first_byte: i64, idle: i64| {
+        format!("{url}, at most {first_byte} ms to the first byte and {idle} ms of silence")
+    };
+    let mut changes = Vec::new();
+    for u in &file.upstreams {
+        let new = words(&u.url, i64::from(u.first_byte_timeout_ms), i64::from(u.idle_timeout_ms));
+        let subject = format!("Upstream {}", u.slug);
+        let Some(k) = known.iter().find(|k| k.slug == u.slug) else {
+            changes.push(Change {
+                kind: ChangeKind::Added,
+                subject,
+                details: vec![new],
+            });
+            continue;
+        };
+        let old = words(&k.url, i64::from(k.first_byte_timeout_ms), i64::from(k.idle_timeout_ms));
+        let moved = (old != new).then(|| format!("{old} becomes {new}"));
+        let policy = policies(&k.policy, &serde_json::to_value(&u.policy)?);
+        let details: Vec<String> = moved.into_iter().chain(policy).collect();
+        if !details.is_empty() {
+            changes.push(Change {
+                kind: ChangeKind::Changed,
+                subject,
+                details,
+            });
+        }
+    }
+    Ok(changes)
+}
+
 async fn routes(domain: &Domain, file: &CatalogueFile) -> Result<Vec<Change>> {
     let known = sqlx::query!(
-        "SELECT r.slug, r.methods, r.path, r.weight, r.feature, u.slug AS upstream, m.slug AS meter
+        "SELECT r.slug, r.methods, r.path, r.weight, r.feature, r.policy, u.slug AS upstream, m.slug AS meter
          FROM routes r JOIN upstreams u ON u.number = r.upstream JOIN meters m ON m.number = r.meter
          WHERE r.retired_at IS NULL"
     )
@@ -125,7 +160,12 @@ async fn routes(domain: &Domain, file: &CatalogueFile) -> Result<Vec<Change>> {
             i64::from(r.weight),
             r.feature.as_deref(),
         );
-        let old = known.iter().find(|k| k.slug == r.slug).map(|k| {
+        let before = known.iter().find(|k| k.slug == r.slug);
+        let policy = match before {
+            Some(k) => policies(&k.policy, &serde_json::to_value(&r.policy)?),
+            None => Vec::new(),
+        };
+        let old = before.map(|k| {
             words(
                 &k.methods,
                 &k.path,
@@ -142,12 +182,17 @@ async fn routes(domain: &Domain, file: &CatalogueFile) -> Result<Vec<Change>> {
                 subject,
                 details: vec![new],
             }),
-            Some(old) if old != new => changes.push(Change {
-                kind: ChangeKind::Changed,
-                subject,
-                details: vec![format!("{old} becomes {new}")],
-            }),
-            Some(_) => {}
+            Some(old) => {
+                let moved = (old != new).then(|| format!("{old} becomes {new}"));
+                let details: Vec<String> = moved.into_iter().chain(policy).collect();
+                if !details.is_empty() {
+                    changes.push(Change {
+                        kind: ChangeKind::Changed,
+                        subject,
+                        details,
+                    });
+                }
+            }
         }
     }
     for gone in known.iter().filter(|k| !file.routes.iter().any(|r| r.slug == k.slug)) {
@@ -158,6 +203,26 @@ async fn routes(domain: &Domain, file: &CatalogueFile) -> Result<Vec<Change>> {
         });
     }
     Ok(changes)
+}
+
+/// How two policies differ, a sentence for each field.
+fn policies(old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
+    let fields = |v: &serde_json::Value| v.as_object().cloned().unwrap_or_default();
+    let (old, new) = (fields(old), fields(new));
+    let mut names: Vec<&String> = old.keys().chain(new.keys().filter(|n| !old.contains_key(*n))).collect();
+    names.sort();
+    let changed = names.into_iter().filter(|n| old.get(*n) != new.get(*n));
+    changed
+        .map(|name| match (old.get(name), new.get(name)) {
+            (None, Some(now)) => format!("Policy {name} is set to {now}."),
+            (Some(was), None) => format!("Policy {name} is removed; it was {was}."),
+            (was, now) => format!(
+                "Policy {name} becomes {}; it was {}.",
+                now.unwrap_or(&serde_json::Value::Null),
+                was.unwrap_or(&serde_json::Value::Null)
+            ),
+        })
+        .collect()
 }
 
 /// How two versions' terms differ, a sentence each.

@@ -114,24 +114,28 @@ async fn write_product(connection: &mut PgConnection, file: &CatalogueFile, now:
     .execute(&mut *connection)
     .await?;
     for u in &file.upstreams {
+        let policy = serde_json::to_value(&u.policy)?;
         let (first_byte_ms, idle_ms) = (millis(u.first_byte_timeout_ms)?, millis(u.idle_timeout_ms)?);
         // Not an upsert: that would use up a number each time, and there are 32,767.
         let updated = sqlx::query!(
-            "UPDATE upstreams SET url = $2, first_byte_timeout_ms = $3, idle_timeout_ms = $4 WHERE slug = $1",
+            "UPDATE upstreams SET url = $2, first_byte_timeout_ms = $3, idle_timeout_ms = $4, policy = $5 WHERE slug = $1",
             u.slug,
             u.url,
             first_byte_ms,
-            idle_ms
+            idle_ms,
+            policy
         )
         .execute(&mut *connection)
         .await?;
         if updated.rows_affected() == 0 {
             sqlx::query!(
-                "INSERT INTO upstreams (slug, url, first_byte_timeout_ms, idle_timeout_ms) VALUES ($1, $2, $3, $4)",
+                "INSERT INTO upstreams (slug, url, first_byte_timeout_ms, idle_timeout_ms, policy)
+                 VALUES ($1, $2, $3, $4, $5)",
                 u.slug,
                 u.url,
                 first_byte_ms,
-                idle_ms
+                idle_ms,
+                policy
             )
             .execute(&mut *connection)
             .await?;
@@ -184,10 +188,11 @@ async fn write_routes(connection: &mut PgConnection, file: &CatalogueFile, now: 
     for r in &file.routes {
         let methods: Vec<String> = r.methods.iter().map(ToString::to_string).collect();
         let weight = i32::try_from(r.weight).map_err(DomainError::internal)?;
+        let policy = serde_json::to_value(&r.policy)?;
         let updated = sqlx::query!(
             "UPDATE routes SET methods = $2, path = $3, weight = $4, feature = $5, retired_at = NULL,
                     upstream = (SELECT number FROM upstreams WHERE slug = $6),
-                    meter = (SELECT number FROM meters WHERE slug = $7)
+                    meter = (SELECT number FROM meters WHERE slug = $7), policy = $8
              WHERE slug = $1",
             r.slug,
             &methods,
@@ -195,15 +200,16 @@ async fn write_routes(connection: &mut PgConnection, file: &CatalogueFile, now: 
             weight,
             r.feature.as_deref(),
             r.upstream,
-            r.meter
+            r.meter,
+            policy
         )
         .execute(&mut *connection)
         .await?;
         if updated.rows_affected() == 0 {
             sqlx::query!(
-                "INSERT INTO routes (slug, product, methods, path, weight, feature, upstream, meter)
+                "INSERT INTO routes (slug, product, methods, path, weight, feature, upstream, meter, policy)
                  VALUES ($1, $2, $3, $4, $5, $6, (SELECT number FROM upstreams WHERE slug = $7),
-                         (SELECT number FROM meters WHERE slug = $8))",
+                         (SELECT number FROM meters WHERE slug = $8), $9)",
                 r.slug,
                 file.product.slug,
                 &methods,
@@ -211,7 +217,8 @@ async fn write_routes(connection: &mut PgConnection, file: &CatalogueFile, now: 
                 weight,
                 r.feature.as_deref(),
                 r.upstream,
-                r.meter
+                r.meter,
+                policy
             )
             .execute(&mut *connection)
             .await?;

@@ -6,6 +6,7 @@ mod framing;
 mod kill;
 mod limits;
 mod refusals;
+mod routing;
 mod streams;
 mod support;
 mod upstreams;

@@ -5,6 +5,7 @@ use gateway::{Config, Gateway, Peppers, Running, SnapshotSource, SourceError, Us
 use model::access::{Environment, Method};
 use model::catalogue::{MeterTerms, RateLimit};
 use model::key::PlainKey;
+use model::policy::{RoutePolicy, UpstreamPolicy};
 use model::price::{Overage, OverageTier, TierModel};
 use model::snapshot::*;
 use model::usage::{UsageBatch, UsageRecord};
@@ -266,6 +267,7 @@ fn route(number: u16, slug: &str, methods: &[Method], path: &str) -> RouteRecord
         meter: 1,
         weight: 1,
         feature: None,
+        policy: RoutePolicy::default(),
     }
 }
 
@@ -277,6 +279,7 @@ pub(crate) fn routing(upstream: SocketAddr) -> Routing {
         url: format!("http://127.0.0.1:{port}"),
         first_byte_timeout_ms,
         idle_timeout_ms: 10_000,
+        policy: UpstreamPolicy::default(),
     };
     let all = [Method::Get, Method::Post, Method::Put, Method::Delete];
     let mut routes = vec![

@@ -1,0 +1,70 @@
+//! What is done with the requests of one route.
+
+use super::{AddressRange, HostPattern, PolicyError, is_header_name, wrong};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Most hosts, header conditions or address ranges of one route: what a person can still oversee.
+const MOST: usize = 100;
+
+/// What is done with the requests of one route.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoutePolicy {
+    /// Hosts it answers at; none means every host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostPattern>,
+    /// Headers a request must have, by name in lower case, with their whole value; `*` for any value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub match_headers: BTreeMap<String, String>,
+    /// Among routes with the same host, path and method the greater one is asked first.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub priority: i32,
+    /// Largest body of a request, in bytes; none leaves the gateway's own bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_request_bytes: Option<u64>,
+    /// Client addresses let in; none means all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_addresses: Vec<AddressRange>,
+    /// Client addresses kept out, even when they are let in above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deny_addresses: Vec<AddressRange>,
+}
+
+fn is_zero(n: &i32) -> bool {
+    *n == 0
+}
+
+impl RoutePolicy {
+    /// Checks what the types do not say.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn check(&self) -> Result<(), PolicyError> {
+        for (field, count) in [
+            ("hosts", self.hosts.len()),
+            ("match_headers", self.match_headers.len()),
+            ("allow_addresses", self.allow_addresses.len()),
+            ("deny_addresses", self.deny_addresses.len()),
+        ] {
+            if count > MOST {
+                return wrong(field, format!("at most {MOST}"));
+            }
+        }
+        for (name, value) in &self.match_headers {
+            if !is_header_name(name) {
+                return wrong(
+                    "match_headers",
+                    format!("{name:?} is not a header's name in lower case"),
+                );
+            }
+            if value.is_empty() || !value.bytes().all(|b| (b' '..0x7f).contains(&b)) {
+                return wrong(
+                    "match_headers",
+                    format!("the value of {name} must be visible ASCII, or *"),
+                );
+            }
+        }
+        Ok(())
+    }
+}

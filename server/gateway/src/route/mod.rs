@@ -1,0 +1,389 @@
+//! Phase one: from host, method, path and headers to a route, or out.
+//!
+//! Which route takes a request can be told from the catalogue alone:
+//!
+//! 1. Host: a route that names the request's host goes before one with a wildcard (`*.example.com`, the longest first),
+//!    and that before one that answers at every host.
+//! 2. Path: plain segments go before parameters, parameters before a rest (`{*rest}`).
+//! 3. Method, then headers: among what is left, the greater `priority` first, then the one that asks for more headers.
+//!
+//! What does not fit gives way to the next best: the next candidate, then the next path, then the next host. Only when
+//! nothing fits is a path whose routes take other methods answered 405.
+
+mod host;
+mod path;
+mod tree;
+mod upstream;
+
+pub(crate) use host::check_host;
+pub(crate) use upstream::Upstream;
+
+use crate::refusal::{Refusal, Refused};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Uri};
+use model::access;
+use model::catalogue::StatusSet;
+use model::policy::{AddressRange, RoutePolicy, segments};
+use model::snapshot::{RouteRecord, Routing};
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A route, ready to be used.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) number: u16,
+    pub(crate) slug: String,
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) meter: u16,
+    pub(crate) counts: StatusSet,
+    pub(crate) weight: u32,
+    pub(crate) feature: Option<String>,
+    /// Largest body of a request, in bytes, where the route has a bound of its own.
+    pub(crate) max_request_bytes: Option<u64>,
+    allow: Vec<AddressRange>,
+    deny: Vec<AddressRange>,
+}
+
+impl Route {
+    fn new(record: &RouteRecord, upstream: &Arc<Upstream>, counts: StatusSet) -> Self {
+        Self {
+            number: record.number,
+            slug: record.slug.clone(),
+            upstream: Arc::clone(upstream),
+            meter: record.meter,
+            counts,
+            weight: record.weight,
+            feature: record.feature.clone(),
+            max_request_bytes: record.policy.max_request_bytes,
+            allow: record.policy.allow_addresses.clone(),
+            deny: record.policy.deny_addresses.clone(),
+        }
+    }
+
+    /// Refuses clients whose address may not come here.
+    pub(crate) fn check_address(&self, client: IpAddr) -> Result<(), Refused> {
+        let allowed = self.allow.is_empty() || self.allow.iter().any(|r| r.contains(client));
+        if allowed && !self.deny.iter().any(|r| r.contains(client)) {
+            return Ok(());
+        }
+        let detail = format!("Requests from {} are not let in here.", client.to_canonical());
+        Err(Refused::new(Refusal::AddressRefused, detail))
+    }
+}
+
+/// A route with what a request must have beyond its host and path.
+#[derive(Debug)]
+struct Candidate {
+    methods: Vec<access::Method>,
+    headers: Vec<(HeaderName, Option<HeaderValue>)>,
+    priority: i32,
+    route: Arc<Route>,
+}
+
+impl Candidate {
+    fn has_headers(&self, headers: &HeaderMap) -> bool {
+        self.headers.iter().all(|(name, wanted)| {
+            let mut values = headers.get_all(name).iter();
+            match wanted {
+                None => values.next().is_some(),
+                Some(wanted) => values.any(|v| v == wanted),
+            }
+        })
+    }
+}
+
+/// The paths of a host.
+type Paths = tree::Tree<Candidate>;
+
+/// The routing table, compiled.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    exact: HashMap<String, Paths>,
+    /// By what a host ends with, the longest first.
+    below: Vec<(String, Paths)>,
+    everywhere: Paths,
+    pub(crate) portal_url: String,
+    /// As it came, for the copy on disk.
+    pub(crate) told: Routing,
+}
+
+/// Why a routing table cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RoutingError {
+    #[error("upstream {0} has no usable address: {1}")]
+    Upstream(String, String),
+    #[error("route {0} names the unknown upstream {1}")]
+    NoUpstream(String, u16),
+    #[error("route {0}: {1}")]
+    Unusable(String, String),
+}
+
+impl Routes {
+    /// Compiles a table.
+    pub(crate) fn compile(told: Routing) -> Result<Self, RoutingError> {
+        let mut upstreams = HashMap::new();
+        for u in &told.upstreams {
+            upstreams.insert(u.number, Arc::new(Upstream::compile(u)?));
+        }
+        let words = |m: &model::snapshot::MeterRecord| StatusSet::from_words(m.statuses.iter().map(String::as_str));
+        let meters: HashMap<u16, StatusSet> = told.meters.iter().map(|m| (m.number, words(m))).collect();
+        let mut by_host: HashMap<Option<&str>, Paths> = HashMap::new();
+        for r in &told.routes {
+            let upstream = upstreams.get(&r.upstream);
+            let upstream = upstream.ok_or_else(|| RoutingError::NoUpstream(r.slug.clone(), r.upstream))?;
+            let counts = meters.get(&r.meter).copied();
+            let route = Route::new(r, upstream, counts.unwrap_or_else(|| StatusSet::from_words([])));
+            let route = Arc::new(route);
+            let path = segments(&r.path).map_err(|e| RoutingError::Unusable(r.slug.clone(), e.to_string()))?;
+            let hosts = r.policy.hosts.iter().map(|h| Some(h.as_str()));
+            for host in hosts.chain(r.policy.hosts.is_empty().then_some(None)) {
+                let paths = by_host.entry(host).or_default();
+                paths.insert(&path, candidate(r, &route)?);
+            }
+        }
+        for paths in by_host.values_mut() {
+            paths.sort_by_key(&|c| (Reverse(c.priority), Reverse(c.headers.len()), c.route.number));
+        }
+        let everywhere = by_host.remove(&None).unwrap_or_default();
+        let (mut exact, mut below) = (HashMap::new(), Vec::new());
+        for (host, paths) in by_host {
+            let host = host.unwrap_or_default();
+            match host.strip_prefix('*') {
+                Some(suffix) => below.push((suffix.to_owned(), paths)),
+                None => drop(exact.insert(host.to_owned(), paths)),
+            }
+        }
+        below.sort_by_key(|(suffix, _)| Reverse(suffix.len()));
+        Ok(Self {
+            exact,
+            below,
+            everywhere,
+            portal_url: told.portal_url.trim_end_matches('/').to_owned(),
+            told,
+        })
+    }
+
+    /// The route of a request.
+    pub(crate) fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Arc<Route>, Refused> {
+        let path = path::canonical(uri.path())?;
+        let wanted = match *method {
+            Method::GET | Method::HEAD => Some(access::Method::Get),
+            Method::POST => Some(access::Method::Post),
+            Method::PUT => Some(access::Method::Put),
+            Method::PATCH => Some(access::Method::Patch),
+            Method::DELETE => Some(access::Method::Delete),
+            _ => None,
+        };
+        let mut allowed: Vec<access::Method> = Vec::new();
+        for paths in self.at_host(uri, headers) {
+            let fits = paths.find(&path, &mut |candidate| {
+                if !candidate.has_headers(headers) {
+                    return None;
+                }
+                if wanted.is_some_and(|w| candidate.methods.contains(&w)) {
+                    return Some(Arc::clone(&candidate.route));
+                }
+                allowed.extend(&candidate.methods);
+                None
+            });
+            if let Some(route) = fits {
+                return Ok(route);
+            }
+        }
+        if allowed.is_empty() {
+            return Err(Refused::new(Refusal::NoRoute, "No API has a route at this path."));
+        }
+        Err(other_method(allowed))
+    }
+
+    /// The path trees that may answer at the request's host, in the order they are asked.
+    fn at_host<'a>(&'a self, uri: &'a Uri, headers: &'a HeaderMap) -> impl Iterator<Item = &'a Paths> {
+        let hosted = !self.exact.is_empty() || !self.below.is_empty();
+        let host = hosted.then(|| host::asked(uri, headers)).flatten();
+        let exact = host.as_ref().and_then(|h| self.exact.get(&**h));
+        let fits = move |(suffix, _): &&(String, Paths)| {
+            host.as_ref()
+                .is_some_and(|h| h.len() > suffix.len() && h.ends_with(suffix.as_str()))
+        };
+        let below = self.below.iter().filter(fits).map(|(_, paths)| paths);
+        exact.into_iter().chain(below).chain(std::iter::once(&self.everywhere))
+    }
+}
+
+fn candidate(record: &RouteRecord, route: &Arc<Route>) -> Result<Candidate, RoutingError> {
+    let unusable = |e: &dyn std::fmt::Display| RoutingError::Unusable(record.slug.clone(), e.to_string());
+    let RoutePolicy {
+        match_headers,
+        priority,
+        ..
+    } = &record.policy;
+    let mut headers = Vec::new();
+    for (name, value) in match_headers {
+        let name = HeaderName::try_from(name).map_err(|e| unusable(&e))?;
+        let value = (value != "*").then(|| HeaderValue::try_from(value)).transpose();
+        headers.push((name, value.map_err(|e| unusable(&e))?));
+    }
+    Ok(Candidate {
+        methods: record.methods.clone(),
+        headers,
+        priority: *priority,
+        route: Arc::clone(route),
+    })
+}
+
+fn other_method(mut allowed: Vec<access::Method>) -> Refused {
+    allowed.sort();
+    allowed.dedup();
+    let mut words: Vec<&str> = allowed.iter().map(|m| m.word()).collect();
+    if words.contains(&"GET") {
+        words.push("HEAD");
+    }
+    let words = words.join(", ");
+    let refused = Refused::new(Refusal::MethodNotAllowed, format!("Allowed here: {words}."));
+    refused.with(header::ALLOW, crate::headers::value(&words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::policy::UpstreamPolicy;
+    use model::snapshot::{MeterRecord, UpstreamRecord};
+
+    fn record(number: u16, slug: &str, path: &str, policy: &str) -> RouteRecord {
+        RouteRecord {
+            number,
+            slug: slug.to_owned(),
+            methods: vec![access::Method::Get],
+            path: path.to_owned(),
+            upstream: 1,
+            meter: 1,
+            weight: 1,
+            feature: None,
+            policy: serde_json::from_str(policy).unwrap(),
+        }
+    }
+
+    fn compile(routes: Vec<RouteRecord>) -> Routes {
+        let upstream = UpstreamRecord {
+            number: 1,
+            slug: "one".to_owned(),
+            url: "http://127.0.0.1:1".to_owned(),
+            first_byte_timeout_ms: 1,
+            idle_timeout_ms: 1,
+            policy: UpstreamPolicy::default(),
+        };
+        let meter = MeterRecord {
+            number: 1,
+            slug: "calls".to_owned(),
+            statuses: Vec::new(),
+        };
+        Routes::compile(Routing {
+            upstreams: vec![upstream],
+            routes,
+            meters: vec![meter],
+            portal_url: String::new(),
+        })
+        .unwrap()
+    }
+
+    fn found(routes: &Routes, method: Method, path: &str, headers: &[(&str, &str)]) -> Result<String, Refusal> {
+        let header = |(n, v): &(&str, &str)| (n.parse::<HeaderName>().unwrap(), v.parse::<HeaderValue>().unwrap());
+        let headers = headers.iter().map(header).collect();
+        let route = routes.find(&method, &path.parse().unwrap(), &headers);
+        route.map(|r| r.slug.clone()).map_err(|r| r.refusal())
+    }
+
+    #[test]
+    fn the_narrowest_host_is_asked_first_and_the_next_when_nothing_fits() {
+        let routes = compile(vec![
+            record(1, "any", "/{*rest}", "{}"),
+            record(2, "below", "/{*rest}", r#"{"hosts": ["*.example.com"]}"#),
+            record(3, "deeper", "/v1/{id}", r#"{"hosts": ["*.eu.example.com"]}"#),
+            record(4, "exact", "/v1/a", r#"{"hosts": ["a.eu.example.com"]}"#),
+        ]);
+        for (host, path, slug) in [
+            ("a.eu.example.com", "/v1/a", "exact"),
+            ("A.EU.Example.com:8443", "/v1/a", "exact"),
+            ("a.eu.example.com", "/v1/b", "deeper"),
+            ("a.eu.example.com", "/v2", "below"),
+            ("example.com", "/v1/a", "any"),
+            ("[::1]:80", "/v1/a", "any"),
+        ] {
+            let got = found(&routes, Method::GET, path, &[("host", host)]);
+            assert_eq!(got.as_deref(), Ok(slug), "{host}{path}");
+        }
+        let absolute = found(&routes, Method::GET, "http://a.eu.example.com/v1/a", &[("host", "x")]);
+        assert_eq!(
+            absolute.as_deref(),
+            Ok("exact"),
+            "the target's host counts, not the header's"
+        );
+    }
+
+    #[test]
+    fn priority_goes_before_headers_and_more_headers_before_fewer() {
+        let routes = compile(vec![
+            record(1, "plain", "/a", "{}"),
+            record(2, "beta", "/a", r#"{"match_headers": {"x-version": "beta"}}"#),
+            record(
+                3,
+                "both",
+                "/a",
+                r#"{"match_headers": {"x-version": "beta", "x-debug": "*"}}"#,
+            ),
+            record(
+                4,
+                "first",
+                "/a",
+                r#"{"match_headers": {"x-first": "*"}, "priority": 1}"#,
+            ),
+        ]);
+        for (headers, slug) in [
+            (&[][..], "plain"),
+            (&[("x-version", "stable")], "plain"),
+            (&[("x-version", "beta")], "beta"),
+            (&[("x-version", "beta"), ("x-debug", "1")], "both"),
+            (&[("x-version", "beta"), ("x-debug", "1"), ("x-first", "1")], "first"),
+        ] {
+            assert_eq!(
+                found(&routes, Method::GET, "/a", headers).as_deref(),
+                Ok(slug),
+                "{headers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_path_with_other_methods_is_not_missing() {
+        let mut post = record(2, "post", "/a", "{}");
+        post.methods = vec![access::Method::Post];
+        let routes = compile(vec![record(1, "get", "/a", "{}"), post]);
+        assert_eq!(found(&routes, Method::HEAD, "/a", &[]).as_deref(), Ok("get"));
+        assert_eq!(found(&routes, Method::POST, "/a", &[]).as_deref(), Ok("post"));
+        assert_eq!(found(&routes, Method::PUT, "/a", &[]), Err(Refusal::MethodNotAllowed));
+        assert_eq!(found(&routes, Method::PUT, "/b", &[]), Err(Refusal::NoRoute));
+    }
+
+    #[test]
+    fn addresses_kept_out_stay_out_even_when_let_in() {
+        let policy = r#"{"allow_addresses": ["10.0.0.0/8"], "deny_addresses": ["10.6.6.6"]}"#;
+        let routes = compile(vec![record(1, "inside", "/a", policy)]);
+        let route = routes
+            .find(&Method::GET, &"/a".parse().unwrap(), &HeaderMap::new())
+            .unwrap();
+        for (address, inside) in [
+            ("10.1.1.1", true),
+            ("::ffff:10.1.1.1", true),
+            ("10.6.6.6", false),
+            ("192.0.2.1", false),
+        ] {
+            assert_eq!(
+                route.check_address(address.parse().unwrap()).is_ok(),
+                inside,
+                "{address}"
+            );
+        }
+    }
+}
