@@ -80,12 +80,12 @@ fn checklist(has_key: bool, may: bool, curl: String) -> impl IntoView {
         (false, false) => view! { <p>"Ask an owner, admin or developer of the account for a key."</p> }.into_any(),
     };
     let body = view! {
-        <ol class="stack">
+        <ol class="steps">
             {step("Confirm your e-mail address", true, ())}
             {step("Create a key", has_key, key)}
             {step("Make the first call", false, view! {
                 <pre class="code" tabindex="0" role="group" aria-label="A first call"><code>{curl.clone()}</code></pre>
-                <CopyButton text=curl label="Copy call".to_owned() />
+                <CopyButton text=curl label="Copy call".to_owned() kind=String::new() />
                 <p><small>"It shows on the " <a href="/usage">"usage page"</a> " within two seconds, and this list goes away."</small></p>
             })}
         </ol>

@@ -168,7 +168,7 @@ impl std::fmt::Display for Money {
             write!(f, ".{rest:0width$}", width = usize::try_from(exponent).unwrap_or(2))?;
         }
         if symbol.is_empty() {
-            write!(f, " {}", self.currency.code().to_uppercase())?;
+            write!(f, " {}", self.currency.code().to_ascii_uppercase())?;
         }
         Ok(())
     }

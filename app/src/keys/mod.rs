@@ -11,7 +11,7 @@ pub(crate) use view::curl_line;
 use crate::error::AppError;
 use crate::render::Nav;
 use crate::session::SignedIn;
-use crate::ui::{Tone, badge, card, empty, page_head, when};
+use crate::ui::{Tone, badge, card, empty, on_day, page_head, when};
 use axum::response::Response;
 use domain::keys::{Key, KeyState, MAX_KEYS};
 use leptos::prelude::*;
@@ -55,7 +55,7 @@ fn group(heading: &'static str, keys: &[Key], may: bool, now: Time, environment:
     let rows: Vec<_> = keys.iter().map(|key| row(key, may, now)).collect();
     let table = view! {
         <div class="table-wrap" tabindex="0" role="group" aria-label=heading>
-            <table>
+            <table class="stacked">
                 <thead>
                     <tr>
                         <th scope="col">"Name"</th><th scope="col">"Key"</th><th scope="col">"State"</th>
@@ -91,12 +91,12 @@ fn row(key: &Key, may: bool, now: Time) -> impl IntoView + use<> {
     view! {
         <tr>
             <td><strong>{key.name.clone()}</strong></td>
-            <td><code>{format!("{}…{}", key.shown_prefix, key.last4)}</code></td>
-            <td>{state_badge(key, state)}</td>
-            <td>{routes}</td>
-            <td>{last_used(key)}</td>
-            <td>{when(key.created_at)}</td>
-            <td class="num">{rotate} " " {revoke}</td>
+            <td data-label="Key"><code>{format!("{}…{}", key.shown_prefix, key.last4)}</code></td>
+            <td data-label="State">{state_badge(key, state)}</td>
+            <td data-label="Routes">{routes}</td>
+            <td data-label="Last used">{last_used(key)}</td>
+            <td data-label="Created">{on_day(key.created_at)}</td>
+            <td class="num"><span class="actions">{rotate} {revoke}</span></td>
         </tr>
     }
 }

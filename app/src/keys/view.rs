@@ -24,12 +24,14 @@ pub(super) fn reveal(created: &CreatedKey, curl: String, note: String) -> impl I
     let body = view! {
         <div class="stack">
             <p>{note}</p>
-            <pre class="code" tabindex="0" role="group" aria-label="The key"><code id="new-key">{key.clone()}</code></pre>
-            <CopyButton text=key.clone() label="Copy key".to_owned() />
+            <div class="reveal">
+                <pre class="code" tabindex="0" role="group" aria-label="The key"><code id="new-key">{key.clone()}</code></pre>
+                <CopyButton text=key.clone() label="Copy key".to_owned() kind="primary".to_owned() />
+            </div>
             <p><small>"A first call, ready to paste:"</small></p>
             <pre class="code" tabindex="0" role="group" aria-label="A first call"><code>{curl.clone()}</code></pre>
             <div class="actions">
-                <CopyButton text=curl label="Copy call".to_owned() />
+                <CopyButton text=curl label="Copy call".to_owned() kind=String::new() />
                 <a class="button" href="/keys">"I have stored it"</a>
             </div>
         </div>

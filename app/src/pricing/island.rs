@@ -5,7 +5,7 @@
     reason = "the island macro makes a struct of its own and takes no docs for it"
 )]
 
-use super::estimate::{Priced, estimate, read_units};
+use super::estimate::{Plans, estimate, read_units};
 use leptos::prelude::*;
 use model::money::grouped;
 
@@ -13,7 +13,7 @@ use model::money::grouped;
 #[island]
 pub fn Estimator(
     /// The plans, from small to large.
-    plans: Vec<Priced>,
+    plans: Plans,
     /// Units to begin with.
     units: u64,
     /// `calls`.
@@ -23,7 +23,7 @@ pub fn Estimator(
 ) -> impl IntoView {
     let wanted = RwSignal::new(units);
     let rows = move || {
-        estimate(&plans, wanted.get())
+        estimate(&plans.0, wanted.get())
             .into_iter()
             .map(|row| {
                 let total = row.total.map_or_else(|| "—".to_owned(), |m| m.to_string());

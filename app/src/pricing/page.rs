@@ -1,6 +1,6 @@
 //! `GET /pricing`, also for people who are not signed in.
 
-use super::estimate::{Priced, read_units};
+use super::estimate::{Plans, Priced, read_units};
 use super::island::Estimator;
 use super::words;
 use crate::AppError;
@@ -187,7 +187,7 @@ fn estimator(catalogue: &Catalogue, interval: Interval, units: u64) -> impl Into
         view! {
             <section class="card" id="estimate">
                 <header><h2>"What would you pay?"</h2><small>"the same arithmetic as your invoice"</small></header>
-                <Estimator plans=plans units=units unit=unit interval=interval.to_string() />
+                <Estimator plans=Plans(plans) units=units unit=unit interval=interval.to_string() />
             </section>
         }
     })
@@ -199,8 +199,13 @@ fn comparison(catalogue: &Catalogue, interval: Interval) -> impl IntoView + use<
         .iter()
         .filter_map(|p| Some((&p.terms, p.terms.offer(interval).or_else(|| p.terms.offers.first())?)))
         .collect();
+    let names: Vec<String> = offered.iter().map(|(t, _)| t.name.clone()).collect();
     let row = |name: String, cells: Vec<String>| {
-        let cells: Vec<_> = cells.into_iter().map(|c| view! { <td>{c}</td> }).collect();
+        let cells: Vec<_> = cells
+            .into_iter()
+            .zip(&names)
+            .map(|(c, plan)| view! { <td data-label=plan.clone()>{c}</td> })
+            .collect();
         view! { <tr><th scope="row">{name}</th>{cells}</tr> }
     };
     let mut rows = vec![row(
@@ -221,7 +226,9 @@ fn comparison(catalogue: &Catalogue, interval: Interval) -> impl IntoView + use<
         rows.push(row(format!("{} included", meter.name), included.collect()));
         let over = terms.iter().map(|(o, t)| match t {
             None => "refused".to_owned(),
-            Some(t) => words::overage(t, o.flat).unwrap_or_else(|| "refused".to_owned()),
+            Some(t) => {
+                words::overage(t, o.flat).map_or("refused".to_owned(), |w| w.trim_start_matches("then ").to_owned())
+            }
         });
         rows.push(row(format!("{} above that", meter.name), over.collect()));
     }
@@ -252,8 +259,8 @@ fn comparison(catalogue: &Catalogue, interval: Interval) -> impl IntoView + use<
     view! {
         <section class="card">
             <header><h2>"Side by side"</h2></header>
-            <div class="table-wrap">
-                <table><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table>
+            <div class="table-wrap" tabindex="0" role="group" aria-label="Plans side by side">
+                <table class="stacked compare"><thead><tr><td></td>{heads}</tr></thead><tbody>{rows}</tbody></table>
             </div>
         </section>
     }

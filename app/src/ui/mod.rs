@@ -8,8 +8,9 @@ mod form;
 mod parts;
 
 pub mod copy;
+pub mod wire;
 
 #[cfg(feature = "ssr")]
 pub use form::{FormState, field, hidden, select, submit};
 #[cfg(feature = "ssr")]
-pub use parts::{Tone, badge, banner, card, empty, meter_bar, page_head, stat, when};
+pub use parts::{Tone, badge, banner, card, empty, meter_bar, on_day, page_head, stat, when};

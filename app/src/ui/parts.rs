@@ -102,3 +102,8 @@ pub fn meter_bar(
 pub fn when(time: Time) -> AnyView {
     view! { <time datetime=time.to_string()>{time.minute()}</time> }.into_any()
 }
+
+/// A day, in UTC; the whole instant is on the element.
+pub fn on_day(time: Time) -> AnyView {
+    view! { <time datetime=time.to_string() title=time.minute()>{time.day()}</time> }.into_any()
+}

@@ -5,19 +5,24 @@
     reason = "the island macro makes a struct of its own and takes no docs for it"
 )]
 
-use super::api::{Bar, Figure, Figures, LogRow};
+use super::api::{Bar, Figure, Figures, Log, LogRow};
+#[cfg(feature = "hydrate")]
+use super::api::{FIGURES, LOG};
+#[cfg(feature = "hydrate")]
+use crate::ui::wire::Rows;
 use leptos::prelude::*;
 
 /// How often the figures and the log are asked for while the page is visible, in milliseconds.
 #[cfg(feature = "hydrate")]
 const EVERY_MS: u32 = 2_000;
 
-/// Asks again and again while the page is visible; a question that is still open is not asked a second time.
+/// Asks an address again and again while the page is visible; a question that is still open is not asked a second
+/// time. What the server functions answer is read as rows, as the islands' props are, so that the browser needs no
+/// second reader and no client for them.
 #[cfg(feature = "hydrate")]
-fn poll<T, F>(into: RwSignal<T>, ask: impl Fn() -> F + Copy + 'static)
+fn poll<T>(into: RwSignal<T>, address: String)
 where
-    T: PartialEq + Send + Sync + 'static,
-    F: Future<Output = Result<T, ServerFnError>> + 'static,
+    T: From<Rows> + PartialEq + Send + Sync + 'static,
 {
     let asking = std::rc::Rc::new(std::cell::Cell::new(false));
     gloo_timers::callback::Interval::new(EVERY_MS, move || {
@@ -27,17 +32,38 @@ where
         if !visible || asking.replace(true) {
             return;
         }
-        let asking = asking.clone();
+        let (asking, address) = (asking.clone(), address.clone());
         leptos::task::spawn_local(async move {
-            if let Ok(next) = ask().await
-                && into.with_untracked(|now| *now != next)
-            {
-                into.set(next);
+            if let Some(rows) = get(&address).await {
+                let next = T::from(rows);
+                if into.with_untracked(|now| *now != next) {
+                    into.set(next);
+                }
             }
             asking.set(false);
         });
     })
     .forget();
+}
+
+/// What the address answers; none when it fails, and then the page keeps what it shows until the next time.
+#[cfg(feature = "hydrate")]
+async fn get(address: &str) -> Option<Rows> {
+    use wasm_bindgen::JsCast as _;
+    use wasm_bindgen_futures::JsFuture;
+    let answer = JsFuture::from(web_sys::window()?.fetch_with_str(address)).await.ok()?;
+    let answer: web_sys::Response = answer.dyn_into().ok()?;
+    if !answer.ok() {
+        return None;
+    }
+    let text = JsFuture::from(answer.text().ok()?).await.ok()?.as_string()?;
+    leptos::serde_json::from_str(&text).ok()
+}
+
+/// A value for a query string.
+#[cfg(feature = "hydrate")]
+fn escaped(value: &str) -> String {
+    js_sys::encode_uri_component(value).into()
 }
 
 /// The figures and bars, two seconds old at most.
@@ -49,9 +75,8 @@ pub fn LiveFigures(
     environment: String,
 ) -> impl IntoView {
     let figures = RwSignal::new(figures);
-    let environment = StoredValue::new(environment);
     #[cfg(feature = "hydrate")]
-    poll(figures, move || super::api::live_figures(environment.get_value()));
+    poll(figures, format!("{FIGURES}?environment={}", escaped(&environment)));
     #[cfg(not(feature = "hydrate"))]
     let _ = environment;
     view! {
@@ -84,19 +109,18 @@ fn bar(b: &Bar) -> impl IntoView + use<> {
 #[island]
 pub fn LiveLog(
     /// As the server drew it.
-    rows: Vec<LogRow>,
+    rows: Log,
     /// The page's query, which holds the filter.
     filter: String,
 ) -> impl IntoView {
     let rows = RwSignal::new(rows);
-    let filter = StoredValue::new(filter);
     #[cfg(feature = "hydrate")]
-    poll(rows, move || super::api::live_log(filter.get_value()));
+    poll(rows, format!("{LOG}?filter={}", escaped(&filter)));
     #[cfg(not(feature = "hydrate"))]
     let _ = filter;
     view! {
         <div class="table-wrap" tabindex="0" role="group" aria-label="Last requests">
-            <table>
+            <table class="stacked">
                 <thead>
                     <tr>
                         <th scope="col">"Time (UTC)"</th><th scope="col">"Status"</th><th scope="col">"Route"</th>
@@ -104,10 +128,10 @@ pub fn LiveLog(
                         <th scope="col">"Request"</th>
                     </tr>
                 </thead>
-                <tbody>{move || rows.with(|all| all.iter().map(row).collect::<Vec<_>>())}</tbody>
+                <tbody>{move || rows.with(|all| all.0.iter().map(row).collect::<Vec<_>>())}</tbody>
             </table>
         </div>
-        <p><small>{move || match rows.with(Vec::len) {
+        <p><small>{move || match rows.with(|all| all.0.len()) {
             0 => "No request passes this filter.".to_owned(),
             1 => "1 request.".to_owned(),
             n => format!("{n} requests, the newest first."),
@@ -121,13 +145,13 @@ fn row(r: &LogRow) -> impl IntoView + use<> {
     let test = r.test.then(|| view! { " " <span class="badge">"test"</span> });
     view! {
         <tr>
-            <td><time datetime=r.at.clone()>{r.at_words.clone()}</time></td>
-            <td><span class="badge" data-state=r.state.clone()>{r.status.to_string()}</span>{refusal}</td>
-            <td>{r.route.clone()}</td>
-            <td>{r.key.clone()}{test}</td>
-            <td class="num">{r.units.clone()}</td>
-            <td class="num">{r.took.clone()}</td>
-            <td><code>{r.request.clone()}</code></td>
+            <td data-label="Time (UTC)"><time datetime=r.at.clone()>{r.at_words.clone()}</time></td>
+            <td data-label="Status"><span class="badge" data-state=r.state.clone()>{r.status.clone()}</span>{refusal}</td>
+            <td data-label="Route">{r.route.clone()}</td>
+            <td data-label="Key">{r.key.clone()}{test}</td>
+            <td data-label="Counted" class="num">{r.units.clone()}</td>
+            <td data-label="Took" class="num">{r.took.clone()}</td>
+            <td data-label="Request"><code>{r.request.clone()}</code></td>
         </tr>
     }
 }

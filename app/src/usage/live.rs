@@ -1,6 +1,6 @@
 //! Puts the domain's numbers into the words of [`super::api`], for the page and for its islands alike.
 
-use super::api::{Bar, Figure, Figures, LogRow};
+use super::api::{Bar, Figure, Figures, Log, LogRow};
 use crate::error::AppError;
 use crate::problems;
 use crate::session::SignedIn;
@@ -229,9 +229,9 @@ fn cap_bar(spent: Money, cap: Money) -> Bar {
 }
 
 /// The last requests that pass the filter.
-pub(super) async fn log(site: &Site, viewer: &Viewer, filter: &LogFilter) -> domain::Result<Vec<LogRow>> {
+pub(super) async fn log(site: &Site, viewer: &Viewer, filter: &LogFilter) -> domain::Result<Log> {
     let lines = usage::requests(&site.domain, viewer, filter).await?;
-    Ok(lines.into_iter().map(row).collect())
+    Ok(Log(lines.into_iter().map(row).collect()))
 }
 
 fn row(line: LogLine) -> LogRow {
@@ -249,7 +249,7 @@ fn row(line: LogLine) -> LogRow {
         request: line.request.to_string(),
         at: line.at.to_string(),
         at_words: format!("{}, {}", line.at.day(), time_of_day(line.at)),
-        status: line.status,
+        status: line.status.to_string(),
         state: state.to_owned(),
         route: line.route.unwrap_or_else(|| "none".to_owned()),
         key,
