@@ -68,6 +68,10 @@ impl IntoResponse for AppError {
     }
 }
 
-/// Marks a response that [`crate::render::error_pages`] replaces by a page.
+/// Marks a response that is replaced by a page with this text.
 #[derive(Clone, Debug)]
 pub struct ErrorText(pub String);
+
+/// Marks the answer to a form whose sender is not signed in any more: replaced by a page that keeps what was typed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SignedOut;

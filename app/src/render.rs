@@ -1,9 +1,6 @@
 //! Views to responses: the document around every page, and its three layouts (public, console, admin).
 
-use crate::error::ErrorText;
 use crate::site::Site;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use leptos::prelude::*;
@@ -71,8 +68,8 @@ pub enum AdminNav {
 /// A page that anybody may see.
 pub fn public<V: IntoView + 'static>(site: &Site, chrome: &Chrome, title: &str, body: impl FnOnce() -> V) -> Response {
     document(site, chrome, title, || {
-        let top = topbar(site, chrome);
-        view! { {top} <main id="main">{body()}</main> }
+        let top = topbar(site, chrome, Place::Outside);
+        view! { {top} <main id="main">{body()}</main> {footer(site)} }
     })
 }
 
@@ -104,7 +101,7 @@ pub fn console<V: IntoView + 'static>(
         ("Account", &[("Account", "/account", Nav::Account)]),
     ];
     private(document(site, chrome, title, || {
-        framed(site, chrome, "Console", &groups, nav, body())
+        framed(site, chrome, Place::Console, &groups, nav, body())
     }))
 }
 
@@ -127,7 +124,7 @@ pub fn admin<V: IntoView + 'static>(
         ],
     )];
     private(document(site, chrome, title, || {
-        framed(site, chrome, "Provider", &groups, nav, body())
+        framed(site, chrome, Place::Provider, &groups, nav, body())
     }))
 }
 
@@ -143,46 +140,6 @@ pub fn private(mut response: Response) -> Response {
 pub fn with_status(status: StatusCode, mut response: Response) -> Response {
     *response.status_mut() = status;
     response
-}
-
-/// Draws bare error answers as pages, for browsers. The outermost layer but for the security headers.
-pub async fn error_pages(State(site): State<Site>, request: Request, next: Next) -> Response {
-    let nonce = request.extensions().get::<Nonce>().cloned().unwrap_or_default();
-    let wants_page = request
-        .headers()
-        .get(header::ACCEPT)
-        .and_then(|a| a.to_str().ok())
-        .is_none_or(|a| a.contains("html") || a.contains("*/*"));
-    let response = next.run(request).await;
-    let status = response.status();
-    let text = match response.extensions().get::<ErrorText>() {
-        Some(text) => text.0.clone(),
-        None if status == StatusCode::NOT_FOUND && !response.headers().contains_key(header::CONTENT_TYPE) => {
-            crate::AppError::not_found().public
-        }
-        None if status == StatusCode::METHOD_NOT_ALLOWED => "This page does not take that kind of request.".to_owned(),
-        None => return response,
-    };
-    if !wants_page {
-        return response;
-    }
-    let chrome = Chrome { nonce, who: None };
-    let title = match status {
-        StatusCode::NOT_FOUND => "Not found",
-        StatusCode::FORBIDDEN => "Not allowed",
-        s if s.is_server_error() => "Something went wrong",
-        _ => "That did not work",
-    };
-    let page = public(&site, &chrome, title, move || {
-        view! {
-            <div class="narrow">
-                <h1>{title}</h1>
-                <p>{text}</p>
-                <p><a class="button" href="/">"Go to the start page"</a></p>
-            </div>
-        }
-    });
-    private(with_status(status, page))
 }
 
 fn document<V: IntoView + 'static>(site: &Site, chrome: &Chrome, title: &str, body: impl FnOnce() -> V) -> Response {
@@ -216,15 +173,21 @@ fn document<V: IntoView + 'static>(site: &Site, chrome: &Chrome, title: &str, bo
     Html(format!("<!doctype html>{html}")).into_response()
 }
 
-fn topbar(site: &Site, chrome: &Chrome) -> impl IntoView + use<> {
+/// Which of the three layouts a page has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Outside,
+    Console,
+    Provider,
+}
+
+fn topbar(site: &Site, chrome: &Chrome, place: Place) -> impl IntoView + use<> {
     let account = match &chrome.who {
         Some(who) => {
-            let admin = who
-                .admin
+            // Nobody needs a link to where they are.
+            let admin = (who.admin && place != Place::Provider)
                 .then(|| view! { <a class="button" data-kind="quiet" href="/admin">"Provider"</a> });
-            let home = who
-                .consumer
-                .is_some()
+            let home = (who.consumer.is_some() && place != Place::Console)
                 .then(|| view! { <a class="button" href="/home">"Console"</a> });
             view! {
                 {admin} {home}
@@ -240,11 +203,23 @@ fn topbar(site: &Site, chrome: &Chrome) -> impl IntoView + use<> {
         .into_any(),
     };
     view! {
-        <header class="topbar">
+        <header class="topbar" data-place=(place == Place::Outside).then_some("outside")>
             <a class="brand" href="/">{mark()} {site.brand.to_string()}</a>
             <nav aria-label="Site"><a href="/pricing">"Pricing"</a><a href="/docs">"Reference"</a></nav>
             <div class="spread">{account}</div>
         </header>
+    }
+}
+
+/// The same links at the end of every page, also where a telephone has no room for them at the top.
+fn footer(site: &Site) -> impl IntoView + use<> {
+    view! {
+        <footer class="foot">
+            <span>{site.brand.to_string()}</span>
+            <nav aria-label="More">
+                <a href="/pricing">"Pricing"</a> <a href="/docs">"Reference"</a> <a href="/problems">"Refusals"</a>
+            </nav>
+        </footer>
     }
 }
 
@@ -263,7 +238,7 @@ type Group<'a, N> = (&'a str, &'a [(&'a str, &'a str, N)]);
 fn framed<N: PartialEq + Copy, V: IntoView + 'static>(
     site: &Site,
     chrome: &Chrome,
-    label: &'static str,
+    place: Place,
     groups: &[Group<'_, N>],
     current: N,
     body: V,
@@ -282,11 +257,17 @@ fn framed<N: PartialEq + Copy, V: IntoView + 'static>(
             view! { {heading} {links} }
         })
         .collect();
+    let label = if place == Place::Provider {
+        "Provider"
+    } else {
+        "Console"
+    };
     view! {
-        {topbar(site, chrome)}
+        {topbar(site, chrome, place)}
         <div class="console">
             <aside><nav aria-label=label>{links}</nav></aside>
             <main id="main">{body}</main>
         </div>
+        {footer(site)}
     }
 }

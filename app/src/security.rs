@@ -2,7 +2,8 @@
 //! answer's end and not the program's.
 
 use crate::error::AppError;
-use crate::render::{self, Nonce};
+use crate::error_page;
+use crate::render::Nonce;
 use crate::site::Site;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -19,7 +20,7 @@ use tower_http::limit::RequestBodyLimitLayer;
 /// Where Stripe's own pages live: a form of ours may end there by a redirect.
 pub const STRIPE_ORIGINS: [&str; 2] = ["https://checkout.stripe.com", "https://billing.stripe.com"];
 /// Longest form, in bytes. A route that takes more says so with a [`DefaultBodyLimit`] of its own.
-const MAX_FORM_LEN: usize = 64 * 1024;
+pub(crate) const MAX_FORM_LEN: usize = 64 * 1024;
 /// Longest body of any request, in bytes, whatever its route reads it with.
 const MAX_BODY_LEN: usize = 1024 * 1024;
 /// Random bytes of a nonce: 128 bits, as CSP asks.
@@ -52,12 +53,13 @@ pub fn protect(router: Router, site: &Site, payment_origins: &[String]) -> Route
     };
     // Read from the bottom: the last layer is the outermost.
     router
-        .layer(crate::session::layer(&site.domain))
         .layer(DefaultBodyLimit::max(MAX_FORM_LEN))
         .layer(RequestBodyLimitLayer::new(MAX_BODY_LEN))
         .layer(from_fn_with_state(policy.clone(), refuse_cross_site))
         .layer(CatchPanicLayer::custom(after_panic))
-        .layer(from_fn_with_state(site.clone(), render::error_pages))
+        .layer(from_fn_with_state(site.clone(), error_page::draw))
+        .layer(crate::session::layer(&site.domain))
+        .layer(from_fn_with_state(site.clone(), error_page::draw))
         .layer(from_fn_with_state(policy, headers))
 }
 
@@ -76,14 +78,18 @@ pub fn origin_of(url: &str) -> String {
 /// Lets a request that may change something through only when one of our own pages sent it.
 async fn refuse_cross_site(State(policy): State<Policy>, request: Request, next: Next) -> Response {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    // These know their caller by a signature or a token, which no other site can make a browser send.
-    let path = request.uri().path();
-    let signed = path == "/stripe/webhook" || path.starts_with("/api/");
-    if reads || signed || same_site(request.headers(), &policy.origin) {
+    if reads || is_signed(request.uri().path()) || same_site(request.headers(), &policy.origin) {
         return next.run(request).await;
     }
-    AppError::forbidden("This form was sent from another site, or by a program that does not say from where.")
-        .into_response()
+    let text = "This form was sent from another site, or from this one under another address, so it was not looked at. \
+                Nothing was changed. Open the page here and send it again.";
+    AppError::forbidden(text).into_response()
+}
+
+/// Whether the address is for programs, which are known by a signature or a token: no other site can make a browser
+/// send one.
+pub(crate) fn is_signed(path: &str) -> bool {
+    path == "/stripe/webhook" || path.starts_with("/api/")
 }
 
 /// Whether the browser says that one of our own pages sends this. `Sec-Fetch-Site` cannot be set by a script; browsers

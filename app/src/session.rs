@@ -3,7 +3,7 @@
 //! A handler that takes [`SignedInKeys`] cannot run for somebody who may not manage keys. Somebody whose address is
 //! not confirmed counts as not signed in and is sent to `/verify` wherever a right is needed.
 
-use crate::error::AppError;
+use crate::error::{AppError, SignedOut};
 use crate::render::{self, AdminNav, Chrome, Nav, Nonce, Who};
 use crate::site::Site;
 use axum::extract::{ConnectInfo, FromRequestParts};
@@ -112,6 +112,10 @@ impl Visitor {
     /// What every handler can reach.
     pub fn site(&self) -> &Site {
         &self.site
+    }
+    /// What the frame of a page shows.
+    pub(crate) fn chrome(&self) -> &Chrome {
+        &self.chrome
     }
     /// A page for anybody.
     pub fn page<V: IntoView + 'static>(&self, title: &str, body: impl FnOnce() -> V) -> Response {
@@ -244,7 +248,7 @@ impl FromRequestParts<Site> for Person {
             .map_err(IntoResponse::into_response)?;
         match visitor.identity().cloned() {
             Some(identity) => Ok(Self { visitor, identity }),
-            None => Err(Redirect::to(&entrance(&visitor, parts)).into_response()),
+            None => Err(entrance(&visitor, parts)),
         }
     }
 }
@@ -286,7 +290,7 @@ impl FromRequestParts<Site> for SignedIn {
             .await
             .map_err(IntoResponse::into_response)?;
         let Some(identity) = visitor.identity() else {
-            return Err(Redirect::to(&entrance(&visitor, parts)).into_response());
+            return Err(entrance(&visitor, parts));
         };
         match (identity.viewer(), identity.membership()) {
             (Some(viewer), Some(membership)) => {
@@ -299,15 +303,21 @@ impl FromRequestParts<Site> for SignedIn {
     }
 }
 
-/// Where somebody goes who is not signed in: to confirm the address, or to log in and back here.
-fn entrance(visitor: &Visitor, parts: &Parts) -> String {
+/// Sends somebody who is not signed in to confirm the address, or to log in and back here. What a form held is kept
+/// by [`crate::error_page`].
+fn entrance(visitor: &Visitor, parts: &Parts) -> Response {
     if visitor.waiting().is_some() {
-        return "/verify".to_owned();
+        return Redirect::to("/verify").into_response();
+    }
+    if parts.method != Method::GET {
+        let mut response = Redirect::to("/login").into_response();
+        response.extensions_mut().insert(SignedOut);
+        return response;
     }
     let here = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    match own_path(here).filter(|_| parts.method == Method::GET) {
-        Some(next) => format!("/login?next={}", escape(next)),
-        None => "/login".to_owned(),
+    match own_path(here) {
+        Some(next) => Redirect::to(&format!("/login?next={}", escape(next))).into_response(),
+        None => Redirect::to("/login").into_response(),
     }
 }
 

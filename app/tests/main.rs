@@ -4,4 +4,5 @@
 
 mod accounts;
 mod browser;
+mod forms;
 mod headers;

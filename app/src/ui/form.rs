@@ -53,16 +53,20 @@ impl FormState {
             .map(|(_, problem)| problem.clone())
     }
 
-    /// The box above the fields that says what to mend, with a link to the field. Nothing when all is well.
+    /// The box above the fields that says what to mend, with a link to the field. Nothing when all is well. The
+    /// browser's focus goes to the field, or here when it is about the form as a whole.
     pub fn summary(&self) -> AnyView {
         self.error
             .clone()
-            .map(|(field, problem)| {
-                let text = match field {
-                    Some(field) => view! { <a href=format!("#{field}")>{problem}</a> }.into_any(),
-                    None => problem.into_any(),
-                };
-                view! { <div class="banner" data-state="bad" role="alert"><p>{text}</p></div> }
+            .map(|(field, problem)| match field {
+                Some(field) => view! {
+                    <div class="banner" data-state="bad" role="alert"><p><a href=format!("#{field}")>{problem}</a></p></div>
+                }
+                .into_any(),
+                None => view! {
+                    <div class="banner" data-state="bad" role="alert" tabindex="-1" autofocus=true><p>{problem}</p></div>
+                }
+                .into_any(),
             })
             .into_any()
     }
@@ -93,7 +97,7 @@ pub fn field(
             <label for=name>{label.to_owned()}</label>
             {hint}
             <input id=name name=name type=kind value=value autocomplete=autocomplete aria-describedby=described
-                aria-invalid=problem.is_some().then_some("true") />
+                aria-invalid=problem.is_some().then_some("true") autofocus=problem.is_some() />
             {problem.map(|p| view! { <span class="error" id=error_id>{p}</span> })}
         </div>
     }
@@ -118,7 +122,8 @@ pub fn select(state: &FormState, name: &'static str, label: &str, options: &[(St
         <div class="field">
             <label for=name>{label.to_owned()}</label>
             {hint}
-            <select id=name name=name aria-describedby=described aria-invalid=problem.is_some().then_some("true")>{options}</select>
+            <select id=name name=name aria-describedby=described aria-invalid=problem.is_some().then_some("true")
+                autofocus=problem.is_some()>{options}</select>
             {problem.map(|p| view! { <span class="error" id=error_id>{p}</span> })}
         </div>
     }
