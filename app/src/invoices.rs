@@ -12,7 +12,7 @@ use domain::{cost, invoices};
 use leptos::prelude::*;
 use model::money::grouped;
 use model::price::unit_price_words;
-use model::{InvoiceId, Period};
+use model::{InvoiceId, Money, Period};
 
 /// `GET /invoices`
 ///
@@ -32,7 +32,7 @@ pub async fn page(visitor: SignedIn) -> Result<Response, AppError> {
             let rows: Vec<_> = list.iter().map(row).collect();
             let table = view! {
                 <div class="table-wrap" tabindex="0" role="group" aria-label="Invoices">
-                    <table>
+                    <table class="stacked">
                         <thead>
                             <tr>
                                 <th scope="col">"Number"</th><th scope="col">"Date"</th><th scope="col">"Period"</th>
@@ -61,20 +61,20 @@ fn estimate(cost: &Cost, next: &NextInvoice) -> impl IntoView + use<> {
         .flat_map(|m| m.lines.iter().map(move |l| (m, l)))
         .map(|(m, l)| {
             let words = unit_price_words(l.unit_minor, l.amount.currency);
-            view! { <tr><td>{m.name.clone()} ", " {m.plan.clone()}</td><td class="num">{grouped(l.units)}</td><td>{words}</td><td class="num">{l.amount.to_string()}</td></tr> }
+            view! { <tr><td>{m.name.clone()} ", " {m.plan.clone()}</td><td data-label="Quantity" class="num">{grouped(l.units)}</td><td data-label="Price">{words}</td><td data-label="Amount" class="num">{l.amount.to_string()}</td></tr> }
         })
         .collect();
     let flat = (next.flat.minor != 0).then(|| {
-        view! { <tr><td>"The next period in advance"</td><td class="num">"1"</td><td></td><td class="num">{next.flat.to_string()}</td></tr> }
+        view! { <tr><td>"The next period in advance"</td><td data-label="Quantity" class="num">"1"</td><td></td><td data-label="Amount" class="num">{next.flat.to_string()}</td></tr> }
     });
     let note = format!("on {}, if nothing more is used", next.at.day());
     let body = view! {
         <div class="table-wrap" tabindex="0" role="group" aria-label="The next invoice">
-            <table>
+            <table class="stacked">
                 <thead><tr><th scope="col">"What"</th><th scope="col" class="num">"Quantity"</th><th scope="col">"Price"</th><th scope="col" class="num">"Amount"</th></tr></thead>
                 <tbody>
                     {lines} {flat}
-                    <tr><th scope="row">"Total"</th><td></td><td></td><td class="num"><strong>{next.total.to_string()}</strong></td></tr>
+                    <tr><th scope="row">"Total"</th><td></td><td></td><td data-label="Amount" class="num"><strong>{next.total.to_string()}</strong></td></tr>
                 </tbody>
             </table>
         </div>
@@ -91,11 +91,11 @@ fn row(invoice: &Invoice) -> impl IntoView + use<> {
     view! {
         <tr>
             <td><a href=format!("/invoices/{}", invoice.id)>{name_of(invoice)}</a></td>
-            <td>{when(invoice.created_at)}</td>
-            <td>{days(invoice.period)}</td>
-            <td>{status(invoice)}</td>
-            <td class="num">{invoice.total.to_string()}</td>
-            <td class="num">{pdf}</td>
+            <td data-label="Date">{when(invoice.created_at)}</td>
+            <td data-label="Period">{days(invoice.period)}</td>
+            <td data-label="Status">{status(invoice)}</td>
+            <td data-label="Total" class="num">{invoice.total.to_string()}</td>
+            <td data-label="Document" class="num">{pdf}</td>
         </tr>
     }
 }
@@ -149,11 +149,11 @@ pub async fn detail(visitor: SignedIn, Path(id): Path<String>) -> Result<Respons
 fn lines_table(invoice: &Invoice, lines: &[Line]) -> impl IntoView + use<> {
     let rows: Vec<_> = lines.iter().map(line).collect();
     let sum = |name: &'static str, amount: String| {
-        view! { <tr><th scope="row">{name}</th><td></td><td></td><td></td><td class="num"><strong>{amount}</strong></td></tr> }
+        view! { <tr><th scope="row">{name}</th><td></td><td></td><td></td><td data-label="Amount" class="num"><strong>{amount}</strong></td></tr> }
     };
     view! {
         <div class="table-wrap" tabindex="0" role="group" aria-label="Lines of the invoice">
-            <table>
+            <table class="stacked">
                 <thead>
                     <tr>
                         <th scope="col">"What"</th><th scope="col">"Period"</th><th scope="col" class="num">"Quantity"</th>
@@ -164,10 +164,19 @@ fn lines_table(invoice: &Invoice, lines: &[Line]) -> impl IntoView + use<> {
                     {rows}
                     {sum("Total", invoice.total.to_string())}
                     {sum("Paid", invoice.amount_paid.to_string())}
-                    {sum("To pay", invoice.amount_due.to_string())}
+                    {sum("To pay", to_pay(invoice).to_string())}
                 </tbody>
             </table>
         </div>
+    }
+}
+
+/// What is still open. Stripe's amount due does not go down when it is paid.
+fn to_pay(invoice: &Invoice) -> Money {
+    let due = invoice.amount_due;
+    Money {
+        minor: due.minor.saturating_sub(invoice.amount_paid.minor).max(0),
+        currency: due.currency,
     }
 }
 
@@ -181,10 +190,10 @@ fn line(l: &Line) -> impl IntoView + use<> {
     view! {
         <tr>
             <td>{l.description.clone()}{usage}</td>
-            <td>{days(l.period)}</td>
-            <td class="num">{quantity}</td>
-            <td class="num">{unit}</td>
-            <td class="num">{l.amount.to_string()}</td>
+            <td data-label="Period">{days(l.period)}</td>
+            <td data-label="Quantity" class="num">{quantity}</td>
+            <td data-label="Unit price" class="num">{unit}</td>
+            <td data-label="Amount" class="num">{l.amount.to_string()}</td>
         </tr>
     }
 }

@@ -1,6 +1,7 @@
 //! The front page and the short reference: what is sold, how a call is made, what an answer says.
 
 use crate::AppError;
+use crate::pricing::words;
 use crate::session::Visitor;
 use crate::ui::{Tone, badge, empty};
 use axum::response::Response;
@@ -44,11 +45,13 @@ fn hero(catalogue: &Catalogue, call: Option<String>) -> impl IntoView + use<> {
         .iter()
         .map(|plan| {
             let popular = plan.terms.popular.then(|| badge(Tone::Good, "most chosen"));
+            let price = plan.terms.offers.first().map(|offer| {
+                view! { <p class="price">{words::short(offer.flat)}" "<small>{format!("a {}", offer.interval)}</small></p> }
+            });
             view! {
-                <article class="card">
-                    <header><h2>{plan.terms.name.clone()}</h2>{popular}</header>
-                    <p>{plan.terms.tagline.clone()}</p>
-                    <a class="button" href="/pricing">"See the price"</a>
+                <article class="plan">
+                    <header><h3>{plan.terms.name.clone()} " " {popular}</h3><p>{plan.terms.tagline.clone()}</p></header>
+                    {price}
                 </article>
             }
         })
@@ -64,9 +67,21 @@ fn hero(catalogue: &Catalogue, call: Option<String>) -> impl IntoView + use<> {
         </section>
         <div class="wrap">
             {call.map(|call| view! { <pre class="code" tabindex="0" role="region" aria-label="A first call">{call}</pre> })}
-            <div class="plans">{plans}</div>
+            <div class="row">
+                {reason("A key in a minute", "Sign up, confirm your address, make a key. The free plan asks for no card.")}
+                {reason("A bill you can check", "Every line of an invoice leads to the calls behind it, and what the month costs so far is always on the page.")}
+                {reason("A cap that stops", "Set the most that usage may cost. Calls beyond it are refused, not billed.")}
+            </div>
+            <section class="group">
+                <header class="page-head"><h2>"Plans"</h2><a href="/pricing">"Compare them and work out your price"</a></header>
+                <div class="plans">{plans}</div>
+            </section>
         </div>
     }
+}
+
+fn reason(heading: &'static str, text: &'static str) -> impl IntoView {
+    view! { <section class="reason"><h2>{heading}</h2><p>{text}</p></section> }
 }
 
 /// `/docs`: routes, credentials, limits and refusals.
@@ -84,11 +99,11 @@ pub(crate) async fn reference(visitor: Visitor) -> Result<Response, AppError> {
                     1 => format!("1 {}", r.unit),
                     n => format!("{n} {}s", r.unit),
                 };
-                view! { <tr><td>{r.methods.join(", ")}</td><th scope="row"><code>{r.path}</code></th><td>{needs}</td><td class="num">{counts}</td></tr> }
+                view! { <tr><th scope="row"><code>{r.path}</code></th><td data-label="Method">{r.methods.join(", ")}</td><td data-label="In">{needs}</td><td class="num" data-label="Counts as">{counts}</td></tr> }
             })
             .collect();
         view! {
-            <div class="wrap reference">
+            <div class="wrap" data-top="plain">
                 <h1>"Reference"</h1>
                 <section class="card">
                     <header><h2>"Calling"</h2></header>
@@ -97,8 +112,8 @@ pub(crate) async fn reference(visitor: Visitor) -> Result<Response, AppError> {
                 <section class="card">
                     <header><h2>"Routes"</h2></header>
                     <div class="table-wrap" tabindex="0" role="region" aria-label="Routes">
-                        <table>
-                            <thead><tr><th scope="col">"Method"</th><th scope="col">"Path"</th><th scope="col">"In"</th><th scope="col" class="num">"Counts as"</th></tr></thead>
+                        <table class="stacked">
+                            <thead><tr><th scope="col">"Path"</th><th scope="col">"Method"</th><th scope="col">"In"</th><th scope="col" class="num">"Counts as"</th></tr></thead>
                             <tbody>{rows}</tbody>
                         </table>
                     </div>

@@ -117,7 +117,7 @@ fn session_list(lines: &[Line], current: Option<&Handle>) -> impl IntoView + use
         }
     });
     let table = view! {
-        <div class="table-wrap"><table>
+        <div class="table-wrap" tabindex="0" role="group" aria-label="Sessions"><table class="stacked">
             <thead><tr>
                 <th scope="col">"Browser"</th><th scope="col">"Network address"</th><th scope="col">"Began"</th>
                 <th scope="col">"Last seen"</th><th scope="col">"Ends"</th><th scope="col"><span class="skip">"Actions"</span></th>
@@ -150,10 +150,10 @@ fn session_row(line: &Line, this: bool) -> impl IntoView + use<> {
     view! {
         <tr>
             <td title=line.user_agent.clone()>{browser.clone()}</td>
-            <td>{ip}</td>
-            <td>{when(line.created_at)}</td>
-            <td>{when(line.seen_at)}</td>
-            <td>{when(line.expires_at)}</td>
+            <td data-label="Network address">{ip}</td>
+            <td data-label="Began">{when(line.created_at)}</td>
+            <td data-label="Last seen">{when(line.seen_at)}</td>
+            <td data-label="Ends">{when(line.expires_at)}</td>
             <td class="num">{action}</td>
         </tr>
     }

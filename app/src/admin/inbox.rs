@@ -71,17 +71,17 @@ fn table(entries: &[Entry]) -> impl IntoView + use<> {
         .map(|e| {
             view! {
                 <tr>
-                    <td>{when(e.received_at)}</td>
+                    <td data-label="Received">{when(e.received_at)}</td>
                     <th scope="row"><a href=format!("/admin/inbox/{}", e.id)>{e.kind.clone()}</a></th>
-                    <td class="mono">{e.object.clone()}</td>
-                    <td>{state_badge(e)}</td>
-                    <td class="num">{e.attempts}</td>
+                    <td data-label="About" class="mono">{e.object.clone()}</td>
+                    <td data-label="State">{state_badge(e)}</td>
+                    <td data-label="Failed tries" class="num">{e.attempts}</td>
                 </tr>
             }
         })
         .collect();
     view! {
-        <div class="table-wrap"><table>
+        <div class="table-wrap" tabindex="0" role="group" aria-label="Events"><table class="stacked">
             <thead><tr>
                 <th scope="col">"Received"</th><th scope="col">"Event"</th><th scope="col">"About"</th>
                 <th scope="col">"State"</th><th scope="col" class="num">"Failed tries"</th>

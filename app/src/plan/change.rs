@@ -65,7 +65,7 @@ fn draw(preview: &ChangePreview, target: &Target, now: Time) -> impl IntoView + 
         .collect();
     let breakdown = (!lines.is_empty()).then(|| {
         view! {
-            <div class="table-wrap"><table>
+            <div class="table-wrap" tabindex="0" role="group" aria-label="Charges and credits"><table>
                 <thead><tr><th scope="col">"Charge or credit"</th><th scope="col" class="num">"Amount"</th></tr></thead>
                 <tbody>{lines}</tbody>
             </table></div>

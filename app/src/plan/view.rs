@@ -115,8 +115,15 @@ fn small_form(action: &'static str, text: &'static str) -> AnyView {
 /// What is about to happen, or has gone wrong, and the button that mends it.
 fn notices(current: &Subscription, manages: bool) -> Vec<AnyView> {
     let mut out = Vec::new();
+    let confirm = current
+        .open_invoice
+        .as_ref()
+        .filter(|i| i.needs_confirmation)
+        .and_then(|i| i.hosted_url.clone());
     let pay = || {
-        if manages {
+        if let (true, Some(page)) = (manages, confirm.clone()) {
+            view! { <a class="button" data-kind="primary" href=page>"Confirm the payment"</a> }.into_any()
+        } else if manages {
             portal_button("Mend the payment", Some("primary")).into_any()
         } else {
             view! { <small>"Owners and admins of the account can mend it."</small> }.into_any()
@@ -124,8 +131,13 @@ fn notices(current: &Subscription, manages: bool) -> Vec<AnyView> {
     };
     match (current.status, current.grace_until) {
         (SubscriptionStatus::PastDue, Some(until)) => {
+            let what = if confirm.is_some() {
+                "Your bank wants you to confirm the payment."
+            } else {
+                "A payment failed."
+            };
             let text = format!(
-                "A payment failed. Your keys go on working until {}, then they are refused.",
+                "{what} Your keys go on working until {}, then they are refused.",
                 until.minute()
             );
             out.push(banner(Tone::Bad, text, pay()).into_any());
@@ -190,7 +202,7 @@ fn choices(current: &Subscription, catalogue: &Catalogue, manages: bool) -> AnyV
             };
             let action = if current.is_paid() {
                 let href = format!("/plan/change?plan={}&interval={}", p.terms.slug, offer.interval);
-                view! { <a class="button" href=href>"Look at it"</a> }.into_any()
+                view! { <a class="button" href=href>"See what changes"</a> }.into_any()
             } else {
                 view! {
                     <form method="post" action="/plan/checkout">
@@ -204,8 +216,8 @@ fn choices(current: &Subscription, catalogue: &Catalogue, manages: bool) -> AnyV
             view! {
                 <tr>
                     <th scope="row">{name}</th>
-                    <td>{format!("{} a {}", words::short(offer.flat), offer.interval)}</td>
-                    <td>{effect}</td>
+                    <td data-label="Price">{format!("{} a {}", words::short(offer.flat), offer.interval)}</td>
+                    <td data-label="Takes effect">{effect}</td>
                     <td class="num">{action}</td>
                 </tr>
             }
@@ -214,8 +226,8 @@ fn choices(current: &Subscription, catalogue: &Catalogue, manages: bool) -> AnyV
     let stop = (current.is_paid() && !current.cancel_at_period_end)
         .then(|| view! { <p><a class="button" data-kind="danger" href="/plan/cancel">"Cancel the plan"</a></p> });
     let table = view! {
-        <div class="table-wrap"><table>
-            <thead><tr><th scope="col">"Plan"</th><th scope="col">"Price"</th><th scope="col">"Takes effect"</th><th scope="col" class="num">"Choose"</th></tr></thead>
+        <div class="table-wrap" tabindex="0" role="group" aria-label="Other plans"><table class="stacked">
+            <thead><tr><th scope="col">"Plan"</th><th scope="col">"Price"</th><th scope="col">"Takes effect"</th><th scope="col" class="num"><span class="skip">"Choose"</span></th></tr></thead>
             <tbody>{rows}</tbody>
         </table></div>
         {stop}

@@ -11,6 +11,8 @@ const TOP: f64 = 8.0;
 const BOTTOM: f64 = 236.0;
 /// Horizontal lines above zero.
 const STEPS: u64 = 4;
+/// Widest bar: a chart of one day is still a chart.
+const MAX_BAR: f64 = 56.0;
 /// Labels under the axis, at most.
 const X_LABELS: usize = 8;
 
@@ -87,6 +89,7 @@ fn plot(id: &'static str, chart: &Bars) -> impl IntoView + use<> {
     let count = chart.labels.len().max(1);
     let slot = (WIDTH - LEFT) / count_f64(count);
     let every = count.div_ceil(X_LABELS);
+    let width = (slot * 0.82).min(MAX_BAR);
     let columns: Vec<_> = (0..chart.labels.len())
         .map(|i| {
             let x = LEFT + slot * count_f64(i);
@@ -102,7 +105,7 @@ fn plot(id: &'static str, chart: &Bars) -> impl IntoView + use<> {
                     below += value;
                     let words = format!("{label}, {name}: {}", grouped(value));
                     Some(view! {
-                        <rect class=series_class(s) x=px(x + slot * 0.09) y=px(high) width=px(slot * 0.82)
+                        <rect class=series_class(s) x=px(x + (slot - width) / 2.0) y=px(high) width=px(width)
                             height=px((low - high).max(0.5)) rx="2"><title>{words}</title></rect>
                     })
                 })

@@ -10,7 +10,7 @@ use axum::extract::{Form, Path};
 use axum::response::{IntoResponse, Redirect, Response};
 use domain::consumers::{self, Detail, HistoryLine, MemberLine, MeterLine};
 use domain::keys::{self, Key, KeyState};
-use domain::subscriptions::{self, Subscription};
+use domain::subscriptions::{self, Dispute, Subscription};
 use leptos::prelude::*;
 use model::access::Settlement;
 use model::{ConsumerId, Time};
@@ -26,6 +26,7 @@ struct Shown {
     detail: Detail,
     subscription: Option<Subscription>,
     keys: Vec<Key>,
+    disputes: Vec<Dispute>,
     now: Time,
 }
 
@@ -37,6 +38,7 @@ impl Shown {
             detail: consumers::detail(domain, admin.provider(), consumer).await?,
             subscription: subscriptions::current(domain, &viewer).await?,
             keys: keys::list(domain, &viewer).await?,
+            disputes: subscriptions::disputes(domain, admin.provider(), consumer).await?,
             now: domain.clock.now(),
         })
     }
@@ -56,6 +58,7 @@ fn draw(admin: &ProviderAdmin, shown: Shown, state: FormState) -> Response {
         view! {
             {page_head(detail.name.clone(), lead, back)}
             {suspended_banner(detail)}
+            {disputes(&shown.disputes)}
             {plan(shown.subscription.as_ref(), detail.stripe_customer.clone())}
             {usage(&detail.usage)}
             {key_list(&shown.keys, shown.now)}
@@ -75,6 +78,26 @@ fn suspended_banner(detail: &Detail) -> impl IntoView + use<> {
             (),
         )
     })
+}
+
+/// Payments contested at the bank, the open ones to be acted on.
+fn disputes(all: &[Dispute]) -> Vec<AnyView> {
+    all.iter()
+        .map(|dispute| {
+            let (tone, state) = match dispute.closed_at {
+                None => (Tone::Bad, "answer it in Stripe's dashboard".to_owned()),
+                Some(at) => (Tone::Plain, format!("closed on {}", at.day())),
+            };
+            let (status, reason) = (dispute.status.replace('_', " "), dispute.reason.replace('_', " "));
+            let text = format!(
+                "Payment of {} disputed on {} ({reason}): {status}, {state}. {}",
+                dispute.amount,
+                dispute.opened_at.day(),
+                dispute.id
+            );
+            banner(tone, text, ())
+        })
+        .collect()
 }
 
 fn plan(subscription: Option<&Subscription>, stripe_customer: Option<String>) -> impl IntoView + use<> {
@@ -122,10 +145,10 @@ fn usage(lines: &[MeterLine]) -> impl IntoView + use<> {
         .map(|line| {
             view! {
                 <tr>
-                    <td>{line.meter.clone()}</td>
-                    <td>{line.environment.word()}</td>
-                    <td class="num">{grouped(line.units)}" "{line.unit.clone()}</td>
-                    <td>{when(line.period_start)}</td>
+                    <td data-label="Meter">{line.meter.clone()}</td>
+                    <td data-label="Environment">{line.environment.word()}</td>
+                    <td data-label="Used" class="num">{grouped(line.units)}" "{line.unit.clone()}{(line.units != 1).then_some("s")}</td>
+                    <td data-label="Period began">{when(line.period_start)}</td>
                 </tr>
             }
         })
@@ -139,7 +162,7 @@ fn usage(lines: &[MeterLine]) -> impl IntoView + use<> {
         .into_any()
     } else {
         view! {
-            <div class="table-wrap"><table>
+            <div class="table-wrap" tabindex="0" role="group" aria-label="Usage"><table class="stacked">
                 <thead><tr>
                     <th scope="col">"Meter"</th><th scope="col">"Environment"</th>
                     <th scope="col" class="num">"Used"</th><th scope="col">"Period began"</th>
@@ -170,11 +193,11 @@ fn key_list(keys: &[Key], now: Time) -> impl IntoView + use<> {
             view! {
                 <tr>
                     <td>{key.name.clone()}</td>
-                    <td><code>{key.shown_prefix.clone()}"…"{key.last4.clone()}</code></td>
-                    <td>{key.environment.word()}</td>
-                    <td>{state}</td>
-                    <td>{used}</td>
-                    <td>{when(key.created_at)}</td>
+                    <td data-label="Key"><code>{key.shown_prefix.clone()}"…"{key.last4.clone()}</code></td>
+                    <td data-label="Environment">{key.environment.word()}</td>
+                    <td data-label="State">{state}</td>
+                    <td data-label="Last used">{used}</td>
+                    <td data-label="Created">{when(key.created_at)}</td>
                 </tr>
             }
         })
@@ -183,7 +206,7 @@ fn key_list(keys: &[Key], now: Time) -> impl IntoView + use<> {
         empty("No keys", "This consumer has not created one yet.", ()).into_any()
     } else {
         view! {
-            <div class="table-wrap"><table>
+            <div class="table-wrap" tabindex="0" role="group" aria-label="Keys"><table class="stacked">
                 <thead><tr>
                     <th scope="col">"Name"</th><th scope="col">"Key"</th><th scope="col">"Environment"</th>
                     <th scope="col">"State"</th><th scope="col">"Last used"</th><th scope="col">"Created"</th>
@@ -206,14 +229,14 @@ fn people(members: &[MemberLine]) -> impl IntoView + use<> {
             };
             view! {
                 <tr>
-                    <td>{member.email.clone()}</td><td>{member.role.word()}</td><td>{verified}</td>
-                    <td>{when(member.created_at)}</td>
+                    <td>{member.email.clone()}</td><td data-label="Role">{member.role.word()}</td><td data-label="Address confirmed">{verified}</td>
+                    <td data-label="Since">{when(member.created_at)}</td>
                 </tr>
             }
         })
         .collect();
     let table = view! {
-        <div class="table-wrap"><table>
+        <div class="table-wrap" tabindex="0" role="group" aria-label="Members"><table class="stacked">
             <thead><tr>
                 <th scope="col">"E-mail"</th><th scope="col">"Role"</th><th scope="col">"Address confirmed"</th>
                 <th scope="col">"Since"</th>
@@ -230,14 +253,14 @@ fn history(lines: &[HistoryLine]) -> impl IntoView + use<> {
         .map(|line| {
             view! {
                 <tr>
-                    <td>{when(line.at)}</td><td>{line.action.clone()}</td>
-                    <td><code>{line.target.clone()}</code></td><td><code>{line.actor.clone()}</code></td>
+                    <td data-label="When">{when(line.at)}</td><td data-label="What">{line.action.clone()}</td>
+                    <td data-label="With what"><code>{line.target.clone()}</code></td><td data-label="By whom"><code>{line.actor.clone()}</code></td>
                 </tr>
             }
         })
         .collect();
     let table = view! {
-        <div class="table-wrap"><table>
+        <div class="table-wrap" tabindex="0" role="group" aria-label="History"><table class="stacked">
             <thead><tr>
                 <th scope="col">"When"</th><th scope="col">"What"</th><th scope="col">"With what"</th>
                 <th scope="col">"By whom"</th>

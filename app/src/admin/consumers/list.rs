@@ -4,7 +4,7 @@ use super::{grouped, status_badge};
 use crate::AppError;
 use crate::render::AdminNav;
 use crate::session::{ProviderAdmin, escape};
-use crate::ui::{Tone, badge, empty, page_head, when};
+use crate::ui::{Tone, badge, empty, on_day, page_head};
 use axum::extract::Query;
 use axum::response::Response;
 use domain::consumers::{self, Line};
@@ -28,12 +28,12 @@ fn row(line: &Line) -> impl IntoView + use<> {
     view! {
         <tr>
             <td><a href=format!("/admin/consumers/{}", line.id)>{line.name.clone()}</a></td>
-            <td>{line.billing_email.clone()}</td>
-            <td>{line.plan.clone().unwrap_or_else(|| "none".to_owned())}</td>
-            <td>{state}</td>
-            <td class="num">{grouped(line.keys)}</td>
-            <td class="num">{grouped(line.units)}</td>
-            <td>{when(line.created_at)}</td>
+            <td data-label="Billing address">{line.billing_email.clone()}</td>
+            <td data-label="Plan">{line.plan.clone().unwrap_or_else(|| "none".to_owned())}</td>
+            <td data-label="State">{state}</td>
+            <td data-label="Keys" class="num">{grouped(line.keys)}</td>
+            <td data-label="Units, this period" class="num">{grouped(line.units)}</td>
+            <td data-label="Since">{on_day(line.created_at)}</td>
         </tr>
     }
 }
@@ -41,7 +41,7 @@ fn row(line: &Line) -> impl IntoView + use<> {
 fn table(lines: &[Line]) -> impl IntoView + use<> {
     let rows: Vec<_> = lines.iter().map(row).collect();
     view! {
-        <section class="card"><div class="table-wrap"><table>
+        <section class="card"><div class="table-wrap" tabindex="0" role="group" aria-label="Consumers"><table class="stacked">
             <thead><tr>
                 <th scope="col">"Name"</th><th scope="col">"Billing address"</th><th scope="col">"Plan"</th>
                 <th scope="col">"State"</th><th scope="col" class="num">"Keys"</th>
@@ -85,8 +85,10 @@ pub async fn page(admin: ProviderAdmin, Query(address): Query<Address>) -> Resul
         view! {
             {page_head("Consumers", "Accounts that subscribe, hold keys and pay, the newest first.", ())}
             <form method="get" action="/admin/consumers" role="search" class="inline">
-                <label for="search">"Name, address or id"</label>
-                <input id="search" name="search" type="search" value=search.clone() autocomplete="off" />
+                <div class="field">
+                    <label for="search">"Name, address or id"</label>
+                    <input id="search" name="search" type="search" value=search.clone() autocomplete="off" />
+                </div>
                 <button class="button">"Search"</button>
             </form>
             {body}
