@@ -104,17 +104,33 @@ async function violationsIn(
     const fresh = await context.newPage();
     await fresh.goto(page.url());
     await arrange(fresh);
-    await fresh.addScriptTag({ content: axeSource });
-    const results = await fresh.evaluate(
-      (options) => (window as unknown as { axe: { run(o: unknown): Promise<AxeResults> } }).axe.run(options),
-      axeOptions,
-    );
-    return results.violations.flatMap((violation) =>
-      violation.nodes.map((node) => `${colorScheme}: ${violation.id}: ${node.target.join(" ")}: ${node.failureSummary}`),
-    );
+    return await violationsOf(fresh, colorScheme);
   } finally {
     await context.close();
   }
+}
+
+/** As [`axe`], on the page as it is now: for states that cannot be opened by an address. The page's context must bypass
+ * the content security policy. */
+export async function axeInPlace(page: Page): Promise<void> {
+  const violations: string[] = [];
+  for (const colorScheme of ["light", "dark"] as const) {
+    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+    violations.push(...(await violationsOf(page, colorScheme)));
+  }
+  await page.emulateMedia({ colorScheme: null, reducedMotion: null });
+  expect(violations, `accessibility of ${page.url()}`).toEqual([]);
+}
+
+async function violationsOf(page: Page, words: string): Promise<string[]> {
+  await page.addScriptTag({ content: axeSource });
+  const results = await page.evaluate(
+    (options) => (window as unknown as { axe: { run(o: unknown): Promise<AxeResults> } }).axe.run(options),
+    axeOptions,
+  );
+  return results.violations.flatMap((violation) =>
+    violation.nodes.map((node) => `${words}: ${violation.id}: ${node.target.join(" ")}: ${node.failureSummary}`),
+  );
 }
 
 const screens = fileURLToPath(new URL("results/screens/", import.meta.url));

@@ -36,15 +36,21 @@ export async function signUpOnly(page: Page, email: string): Promise<void> {
   await expect(page.getByText(email)).toBeVisible();
 }
 
-/** Opens the newest link to `kind` that was mailed to the address. Mail is sent by a job, so it may take a moment. */
-export async function openMailedLink(page: Page, email: string, kind: "verify" | "reset"): Promise<void> {
+/** The newest link to `kind` that was mailed to the address. Mail is sent by a job, so it may take a moment. */
+export async function mailedLink(page: Page, email: string, kind: "verify" | "reset"): Promise<string> {
   const letter = page.locator("section.card").filter({ hasText: email });
   const link = letter.locator(`a[href*="/${kind}/"]`).first();
   await expect(async () => {
     await page.goto("/development/mail");
     await expect(link).toBeVisible({ timeout: 1_000 });
   }).toPass({ timeout: 15_000 });
-  await link.click();
+  return (await link.getAttribute("href"))!;
+}
+
+/** Opens that link as people do, from the mail. */
+export async function openMailedLink(page: Page, email: string, kind: "verify" | "reset"): Promise<void> {
+  const address = await mailedLink(page, email, kind);
+  await page.locator(`a[href="${address}"]`).first().click();
 }
 
 /** A new account, confirmed and signed in, on the free plan; gives its address. */
