@@ -51,8 +51,9 @@ fn plan(plan: &PlanOverview) -> impl IntoView + use<> {
         .map_or_else(|| plan.slug.clone(), |v| v.terms.name.clone());
     let retired = plan.retired_at.map(|_| badge(Tone::Plain, "no longer sold"));
     let rows: Vec<_> = plan.versions.iter().map(version).collect();
+    let group = format!("Versions of {name}");
     let table = view! {
-        <div class="table-wrap"><table>
+        <div class="table-wrap" tabindex="0" role="group" aria-label=group><table class="stacked">
             <thead><tr>
                 <th scope="col">"Version"</th><th scope="col">"Published"</th><th scope="col">"Price"</th>
                 <th scope="col">"In Stripe"</th><th scope="col" class="num">"Subscribed"</th>
@@ -77,11 +78,11 @@ fn version(version: &VersionOverview) -> impl IntoView + use<> {
     };
     view! {
         <tr>
-            <th scope="row">{version.number}</th>
-            <td>{when(version.published_at)}</td>
-            <td>{prices.join(", ")}</td>
-            <td>{ready}</td>
-            <td class="num">{version.subscribers}</td>
+            <th data-label="Version" scope="row">{version.number}</th>
+            <td data-label="Published">{when(version.published_at)}</td>
+            <td data-label="Price">{prices.join(", ")}</td>
+            <td data-label="In Stripe">{ready}</td>
+            <td data-label="Subscribed" class="num">{version.subscribers}</td>
         </tr>
     }
 }

@@ -214,7 +214,7 @@ fn filter_form(choice: &Choice, routes: &[KeyRoute], keys: &[Key]) -> impl IntoV
         form = form.with(name, choice.query.get(name).cloned().unwrap_or_default());
     }
     view! {
-        <form method="get" action="/usage" class="inline">
+        <form method="get" action="/usage" class="filters">
             {hidden("shown", choice.environment.word())}
             {hidden("range", choice.range)}
             {hidden("group", choice.group_word())}
