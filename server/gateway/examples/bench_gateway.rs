@@ -1,8 +1,8 @@
 //! A gateway with everything on and a control plane in memory, for benchmarks: no PostgreSQL, no portal.
 //!
-//! `bench_gateway LISTEN UPSTREAM FOLDER KEYS THREADS` listens, forwards `/bench/{*rest}` and prints one key per line
-//! (at most ten), then `ready` with the time it took to load the keys from the source and, when the folder holds a
-//! stored snapshot from an earlier run, from disk.
+//! `bench_gateway LISTEN UPSTREAM FOLDER KEYS THREADS` listens, forwards `/bench/{*rest}` and writes its keys to
+//! `FOLDER/keys`, one a line; then it prints `ready` with the time it took to load the keys from the source and, when the
+//! folder holds a stored snapshot from an earlier run, from disk.
 
 use async_trait::async_trait;
 use gateway::{Config, Gateway, Peppers, SnapshotSource, SourceError, UsageSink};
@@ -153,12 +153,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         routing: Some(routing(upstream)),
         ..Changes::default()
     };
-    let mut out = std::io::stdout().lock();
+    std::fs::create_dir_all(folder)?;
+    let mut listed = std::io::BufWriter::new(std::fs::File::create(format!("{folder}/keys"))?);
     for n in 0..count {
         let key = PlainKey::generate("tp", Environment::Live, &random);
-        if n < 10 {
-            writeln!(out, "{}", key.reveal())?;
-        }
+        writeln!(listed, "{}", key.reveal())?;
         // Ten keys a consumer.
         let consumer = ConsumerId::from_bits(n / 10 + 1);
         if n % 10 == 0 {
@@ -176,6 +175,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
             routes: None,
         });
     }
+    listed.flush()?;
+    let mut out = std::io::stdout().lock();
     let mut config = Config::new(listen.parse()?, folder.into());
     config.threads = threads.parse()?;
     let begun = Instant::now();

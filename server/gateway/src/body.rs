@@ -1,16 +1,18 @@
 //! Bodies on their way through: frames are passed on as they come, never gathered.
 
-use crate::forward::Lease;
 use crate::record::Open;
+use crate::refusal::{Refusal, Refused};
+use crate::route::Upstream;
+use crate::timer::Timer;
+use crate::upstream::Incoming;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::body::Incoming as ClientBody;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
-use tokio::time::{Instant, Sleep};
+use std::time::{Duration, Instant};
 
 /// An answer of unknown length that is older than this is recorded at its next bytes, not at its end: whoever has
 /// read from a stream for so long has been answered.
@@ -31,145 +33,74 @@ pub(crate) enum BodyError {
     NotRecorded,
 }
 
-/// How far a request's body has come; shared by the body and by whoever waits for the answer.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    bytes: AtomicU64,
-    ended: AtomicBool,
-    fault: AtomicU8,
+/// The refusal of a body over the limit.
+pub(crate) fn too_large() -> Refused {
+    Refused::new(Refusal::BodyTooLarge, "The body is larger than this gateway takes.")
 }
+
+/// How far a request's body has come; shared by the body and by the request's record.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(AtomicU64);
 
 impl Progress {
     /// Bytes passed on so far.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-    /// Whether all of it was passed on.
-    pub(crate) fn ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
-    }
-    /// Why it ended early, when that was the client's doing.
-    pub(crate) fn fault(&self) -> Option<BodyError> {
-        match self.fault.load(Ordering::Relaxed) {
-            1 => Some(BodyError::TooLarge),
-            2 => Some(BodyError::TooSlow),
-            3 => Some(BodyError::Broken),
-            _ => None,
-        }
-    }
-    fn fail(&self, error: BodyError) -> BodyError {
-        let number = match error {
-            BodyError::TooLarge => 1,
-            BodyError::TooSlow => 2,
-            _ => 3,
-        };
-        self.fault.store(number, Ordering::Relaxed);
-        error
+        self.0.load(Ordering::Relaxed)
     }
 }
 
 /// A request's body, bounded in size and in silence. Trailers are dropped.
 pub(crate) struct Upload {
-    incoming: Option<(Incoming, Arc<Progress>)>,
+    incoming: ClientBody,
+    progress: Arc<Progress>,
     most: u64,
-    silence: Silence,
+    idle: Duration,
+    /// Bounds silence; set when something has to be waited for.
+    timer: Timer,
 }
 
 impl Upload {
-    /// No body.
-    pub(crate) fn none() -> Self {
-        Self {
-            incoming: None,
-            most: 0,
-            silence: Silence::new(Duration::MAX),
-        }
-    }
     /// A body of at most `most` bytes, never silent for longer than `idle`.
-    pub(crate) fn new(incoming: Incoming, progress: Arc<Progress>, most: u64, idle: Duration) -> Self {
+    pub(crate) fn new(incoming: ClientBody, progress: Arc<Progress>, most: u64, idle: Duration) -> Self {
         Self {
-            incoming: Some((incoming, progress)),
+            incoming,
+            progress,
             most,
-            silence: Silence::new(idle),
+            idle,
+            timer: Timer::default(),
         }
     }
-}
 
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = BodyError;
+    /// Whether all of it was passed on.
+    pub(crate) fn is_end(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let Some((incoming, progress)) = &mut this.incoming else {
-            return Poll::Ready(None);
-        };
+    /// The next part, as it comes.
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
-            match Pin::new(&mut *incoming).poll_frame(cx) {
+            match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    this.silence.broken();
+                    self.timer.clear();
                     let Ok(data) = frame.into_data() else { continue };
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-                    if progress
-                        .bytes
-                        .fetch_add(length, Ordering::Relaxed)
-                        .saturating_add(length)
-                        > this.most
-                    {
-                        return Poll::Ready(Some(Err(progress.fail(BodyError::TooLarge))));
+                    let before = self.progress.0.fetch_add(length, Ordering::Relaxed);
+                    if before.saturating_add(length) > self.most {
+                        return Poll::Ready(Some(Err(BodyError::TooLarge)));
                     }
-                    if incoming.is_end_stream() {
-                        progress.ended.store(true, Ordering::Relaxed);
-                    }
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                    return Poll::Ready(Some(Ok(data)));
                 }
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(progress.fail(BodyError::Broken)))),
-                Poll::Ready(None) => {
-                    progress.ended.store(true, Ordering::Relaxed);
-                    return Poll::Ready(None);
-                }
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(BodyError::Broken))),
+                Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
-                    ready!(this.silence.poll(cx));
-                    return Poll::Ready(Some(Err(progress.fail(BodyError::TooSlow))));
+                    if !self.timer.is_set() {
+                        self.timer.set((Instant::now() + self.idle).into());
+                    }
+                    ready!(self.timer.poll(cx));
+                    return Poll::Ready(Some(Err(BodyError::TooSlow)));
                 }
             }
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(|(i, _)| i.is_end_stream())
-    }
-    fn size_hint(&self) -> SizeHint {
-        self.incoming
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), |(i, _)| i.size_hint())
-    }
-}
-
-/// A bound on silence; costs nothing until something has to be waited for.
-struct Silence {
-    most: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
-    heard: bool,
-}
-
-impl Silence {
-    fn new(most: Duration) -> Self {
-        Self {
-            most,
-            sleep: None,
-            heard: false,
-        }
-    }
-    fn broken(&mut self) {
-        self.heard = true;
-    }
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let most = self.most;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(most)));
-        if std::mem::take(&mut self.heard) {
-            sleep.as_mut().reset(Instant::now() + most);
-        }
-        sleep.as_mut().poll(cx)
     }
 }
 
@@ -186,30 +117,34 @@ pub(crate) enum Answer {
 /// An upstream's body on its way to the client.
 pub(crate) struct Stream {
     incoming: Incoming,
-    open: Box<Open>,
-    lease: Option<Lease>,
-    silence: Silence,
+    open: Open,
+    upstream: Arc<Upstream>,
     cut: Option<Cut>,
     length_known: bool,
+    /// Something was handed on that may still lie in the client's connection.
+    unflushed: bool,
+    failed: Option<BodyError>,
 }
 
 impl Stream {
     /// Holds the upstream's connection until the end, and then gives it back.
-    pub(crate) fn new(incoming: Incoming, open: Box<Open>, lease: Lease, idle: Duration) -> Self {
+    pub(crate) fn new(incoming: Incoming, open: Open, upstream: Arc<Upstream>) -> Self {
         Self {
             length_known: incoming.size_hint().exact().is_some(),
             incoming,
             open,
-            lease: Some(lease),
-            silence: Silence::new(idle),
+            upstream,
             cut: None,
+            unflushed: true,
+            failed: None,
         }
     }
 
     fn give_back(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
+        let worker = self.open.worker();
+        let most = worker.shared.limits.idle_per_upstream;
+        self.incoming
+            .give_back(&worker.pool, &self.upstream, Instant::now(), most);
     }
 
     fn record(&mut self) -> Result<(), BodyError> {
@@ -217,48 +152,53 @@ impl Stream {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(cut) = &mut self.cut
-            && cut.as_mut().poll(cx).is_ready()
-        {
+        if let Some(error) = self.failed {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if self.is_cut(cx) {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
-        loop {
-            match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.silence.broken();
-                    let Ok(data) = frame.into_data() else { continue };
-                    self.open.sent(data.len());
-                    let last = self.incoming.is_end_stream();
-                    if last {
-                        self.give_back();
-                    }
-                    let long = !self.length_known && !self.open.is_written() && self.open.age() > LONG_STREAM;
-                    if last || long {
-                        self.record()?;
-                    }
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Poll::Ready(None) => {
+        match self.incoming.poll_data(cx) {
+            Poll::Ready(Some(Ok(data))) => {
+                self.unflushed = true;
+                self.open.sent(data.len());
+                let last = self.incoming.is_end();
+                if last {
                     self.give_back();
-                    self.record()?;
-                    return Poll::Ready(None);
                 }
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(BodyError::Broken))),
-                Poll::Pending => {
-                    if self.cut.is_none() {
-                        self.cut = Some(self.watch());
-                        continue;
-                    }
-                    if let Some(cut) = &mut self.cut
-                        && cut.as_mut().poll(cx).is_ready()
-                    {
+                let long = !self.length_known && !self.open.is_written() && self.open.age() > LONG_STREAM;
+                if last || long {
+                    self.record()?;
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Poll::Ready(None) => {
+                self.give_back();
+                self.record()?;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) if self.unflushed => {
+                // A connection that fails is closed with what lies in it: what came before the error leaves first.
+                self.failed = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
+            Poll::Pending => {
+                self.unflushed = false;
+                if self.cut.is_none() {
+                    self.cut = Some(self.watch());
+                    if self.is_cut(cx) {
                         return Poll::Ready(Some(Err(BodyError::Cut)));
                     }
-                    ready!(self.silence.poll(cx));
-                    return Poll::Ready(Some(Err(BodyError::TooSlow)));
                 }
+                Poll::Pending
             }
         }
+    }
+
+    fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
+        self.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready())
     }
 
     /// Ends when the key of this request is revoked or its consumer suspended.
@@ -289,7 +229,7 @@ impl Body for Answer {
     fn is_end_stream(&self) -> bool {
         match self {
             Answer::Whole(bytes) => bytes.is_none(),
-            Answer::Stream(stream) => stream.incoming.is_end_stream(),
+            Answer::Stream(stream) => stream.incoming.is_end(),
         }
     }
     fn size_hint(&self) -> SizeHint {

@@ -5,15 +5,15 @@ use model::catalogue::RateLimit;
 use std::fmt::Write;
 
 pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-pub(crate) const X_CONSUMER_ID: HeaderName = HeaderName::from_static("x-consumer-id");
-pub(crate) const X_KEY_ID: HeaderName = HeaderName::from_static("x-key-id");
-pub(crate) const X_PLAN: HeaderName = HeaderName::from_static("x-plan");
-pub(crate) const X_FEATURES: HeaderName = HeaderName::from_static("x-features");
-pub(crate) const X_ENVIRONMENT: HeaderName = HeaderName::from_static("x-environment");
+pub(crate) const X_CONSUMER_ID: &str = "x-consumer-id";
+pub(crate) const X_KEY_ID: &str = "x-key-id";
+pub(crate) const X_PLAN: &str = "x-plan";
+pub(crate) const X_FEATURES: &str = "x-features";
+pub(crate) const X_ENVIRONMENT: &str = "x-environment";
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) const X_FORWARDED_FOR: &str = "x-forwarded-for";
+pub(crate) const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
+pub(crate) const X_FORWARDED_HOST: &str = "x-forwarded-host";
 pub(crate) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub(crate) const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
@@ -28,13 +28,40 @@ pub(crate) fn value(text: &str) -> HeaderValue {
     })
 }
 
-/// Longest id: a prefix of four, an underscore, 24 characters.
-const ID_MOST: usize = 32;
+/// Longest text: two limits with two numbers of twenty digits each. An id has 29 characters.
+const SHORT_MOST: usize = 128;
 
 /// Text built on the stack.
-struct Short {
-    bytes: [u8; ID_MOST],
+pub(crate) struct Short {
+    bytes: [u8; SHORT_MOST],
     len: usize,
+}
+
+impl Short {
+    fn new() -> Self {
+        Self {
+            bytes: [0; SHORT_MOST],
+            len: 0,
+        }
+    }
+    /// An id.
+    pub(crate) fn id(id: &impl std::fmt::Display) -> Self {
+        let mut short = Self::new();
+        // An id is shorter than the place for it.
+        let _ = write!(short, "{id}");
+        short
+    }
+    /// The text.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+    /// As a header's value, in one allocation.
+    pub(crate) fn value(&self) -> HeaderValue {
+        HeaderValue::from_bytes(self.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static("?"))
+    }
+    fn number(&mut self, n: u64) -> std::fmt::Result {
+        self.write_str(itoa::Buffer::new().format(n))
+    }
 }
 
 impl Write for Short {
@@ -44,18 +71,6 @@ impl Write for Short {
         place.copy_from_slice(text.as_bytes());
         self.len = end;
         Ok(())
-    }
-}
-
-/// A header value from an id, in one allocation.
-pub(crate) fn id(id: &impl std::fmt::Display) -> HeaderValue {
-    let mut short = Short {
-        bytes: [0; ID_MOST],
-        len: 0,
-    };
-    match write!(short, "{id}") {
-        Ok(()) => HeaderValue::from_bytes(&short.bytes[..short.len]).unwrap_or_else(|_| HeaderValue::from_static("?")),
-        Err(_) => value(&id.to_string()),
     }
 }
 
@@ -101,31 +116,32 @@ fn reserved(name: &str) -> bool {
     }
 }
 
-/// Removes what the client may not say to an upstream: hop-by-hop headers, those `Connection` names, and those the
-/// gateway says itself. To be called before ours are added.
-pub(crate) fn strip_request(headers: &mut HeaderMap) {
-    strip(headers, |n| hop_by_hop(n) || reserved(n) || n == "expect");
+/// Whether a client's header may reach an upstream. Those that `Connection` names ([`nominated`]) do not either.
+pub(crate) fn reaches_upstream(name: &str) -> bool {
+    !(hop_by_hop(name) || reserved(name) || name == "expect")
 }
 
-/// Removes what an upstream may not say to the client.
-pub(crate) fn strip_response(headers: &mut HeaderMap) {
-    strip(headers, |n| {
-        hop_by_hop(n) || matches!(n, "x-request-id" | "ratelimit" | "ratelimit-policy")
-    });
+/// Headers that the gateway adds to an answer, and one that hyper does.
+pub(crate) const ADDED_TO_ANSWERS: usize = 4;
+
+/// Whether an upstream's header may reach the client.
+pub(crate) fn reaches_client(name: &str) -> bool {
+    !(hop_by_hop(name) || matches!(name, "x-request-id" | "ratelimit" | "ratelimit-policy"))
 }
 
-fn strip(headers: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
-    let mut gone: Vec<HeaderName> = Vec::new();
-    for nominated in headers.get_all(header::CONNECTION) {
-        let tokens = nominated.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii);
-        // What frames the message or says where it goes cannot be nominated away.
-        let names = tokens.filter_map(|t| HeaderName::from_bytes(t).ok());
-        gone.extend(names.filter(|n| *n != header::HOST && *n != header::CONTENT_LENGTH));
-    }
-    gone.extend(headers.keys().filter(|n| goes(n.as_str())).cloned());
-    for name in gone {
-        headers.remove(name);
-    }
+/// Headers that `Connection` makes hop-by-hop too.
+pub(crate) fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).into_iter();
+    let tokens = values.flat_map(|v| v.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii));
+    tokens.filter_map(nominable).collect()
+}
+
+/// The header that a token of `Connection` names: what frames the message or says where it goes cannot be nominated
+/// away, and the usual tokens name none.
+pub(crate) fn nominable(token: &[u8]) -> Option<HeaderName> {
+    let usual = token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close");
+    let name = HeaderName::from_bytes(token).ok().filter(|_| !usual)?;
+    (name != header::HOST && name != header::CONTENT_LENGTH).then_some(name)
 }
 
 /// `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11): the burst and how long it takes to fill again, and
@@ -142,12 +158,21 @@ pub(crate) fn policy(rate: RateLimit, quota: Option<(u64, i64)>) -> HeaderValue 
 
 /// `RateLimit`: what is left of each policy, and the seconds until it is whole again.
 pub(crate) fn ratelimit(rate: (u64, u64), quota: Option<(u64, i64)>) -> HeaderValue {
-    let mut text = String::with_capacity(64);
-    let _ = write!(text, "\"rate\";r={};t={}", rate.0, rate.1);
+    let mut text = Short::new();
+    let mut put = |name: &str, left: u64, seconds: u64| {
+        text.write_str(name)?;
+        text.number(left)?;
+        text.write_str(";t=")?;
+        text.number(seconds)
+    };
+    let mut written = put("\"rate\";r=", rate.0, rate.1);
     if let Some((left, seconds)) = quota {
-        let _ = write!(text, ", \"quota\";r={left};t={seconds}");
+        written = written.and(put(", \"quota\";r=", left, u64::try_from(seconds).unwrap_or(0)));
     }
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    match written {
+        Ok(()) => text.value(),
+        Err(std::fmt::Error) => HeaderValue::from_static(""),
+    }
 }
 
 #[cfg(test)]
@@ -158,6 +183,21 @@ mod tests {
     fn map(pairs: &[(&str, &str)]) -> HeaderMap {
         let pair = |(n, v): &(&str, &str)| (n.parse::<HeaderName>().unwrap(), v.parse::<HeaderValue>().unwrap());
         pairs.iter().map(pair).collect()
+    }
+
+    fn strip_request(headers: &mut HeaderMap) {
+        let nominated = nominated(headers);
+        let passes = |(n, _): &(&HeaderName, &HeaderValue)| reaches_upstream(n.as_str()) && !nominated.contains(n);
+        let left = headers.iter().filter(passes);
+        *headers = left.map(|(n, v)| (n.clone(), v.clone())).collect();
+    }
+
+    #[test]
+    fn what_is_left_is_written_out() {
+        assert_eq!(ratelimit((3, 1), None), "\"rate\";r=3;t=1");
+        let most = ratelimit((u64::MAX, u64::MAX), Some((u64::MAX, i64::MAX)));
+        let (n, s) = (u64::MAX, i64::MAX);
+        assert_eq!(most, &format!("\"rate\";r={n};t={n}, \"quota\";r={n};t={s}"));
     }
 
     #[test]

@@ -75,7 +75,6 @@ mod authenticate;
 mod body;
 mod config;
 mod disk;
-mod forward;
 mod gateway;
 mod guard;
 mod headers;
@@ -89,6 +88,8 @@ mod shipper;
 mod source;
 mod sync;
 mod tables;
+mod timer;
+mod upstream;
 
 pub use config::{Config, Limits, Peppers};
 pub use gateway::{Gateway, Running, StartError};

@@ -2,23 +2,23 @@
 
 use crate::admit::{self, Admission};
 use crate::authenticate::{self, Caller};
-use crate::body::{Answer, Progress, Stream, Upload};
+use crate::body::{self, Answer, Progress, Stream, Upload};
 use crate::config::{Limits, Peppers};
-use crate::forward::{self, Lease, Pool};
 use crate::guard::Guard;
-use crate::headers;
+use crate::headers::{self, Short};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::{self, Route, Routes};
 use crate::tables::Tables;
+use crate::upstream::{BodyLength, Call, Incoming, Pool, RequestHead};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
+use hyper::body::Incoming as ClientBody;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -35,8 +35,6 @@ use tokio::sync::{mpsc, watch};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often idle upstream connections are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
-/// Headers that the gateway adds to a request.
-const OWN_HEADERS: usize = 10;
 /// Random bytes fetched at once: enough for 256 request ids.
 const RANDOM_BYTES: usize = 4096;
 
@@ -170,7 +168,7 @@ struct Client {
 struct Exchange {
     worker: Arc<Worker>,
     id: RequestId,
-    id_header: HeaderValue,
+    id_text: Short,
     now: Time,
     started: Instant,
 }
@@ -178,23 +176,25 @@ struct Exchange {
 /// A request that passed the first three phases.
 struct Ready {
     route: Arc<Route>,
+    caller: Caller,
     admission: Admission,
-    open: Box<Open>,
-    request: Request<Upload>,
-    upload: Option<Arc<Progress>>,
+    open: Open,
+    parts: Parts,
+    length: BodyLength,
+    upload: Option<Upload>,
 }
 
 /// The life of a request.
 async fn handle(
     worker: Arc<Worker>,
     client: Client,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
 ) -> Result<Response<Answer>, Infallible> {
     let now = worker.shared.clock.now();
     let id = RequestId::new(now, &worker.random);
     let exchange = Exchange {
         id,
-        id_header: headers::id(&id),
+        id_text: Short::id(&id),
         now,
         started: Instant::now(),
         worker,
@@ -203,153 +203,175 @@ async fn handle(
         let refused = Refused::new(Refusal::NotReady, "The gateway has not been told its routes yet.").retry_after(1);
         return Ok(exchange.refuse(refused, None, ""));
     };
-    let Ready {
-        route,
-        admission,
-        mut open,
-        request,
-        upload,
-    } = match exchange.prepare(&routes, &client, request) {
+    let mut ready = match exchange.prepare(&routes, &client, request) {
         Ok(ready) => ready,
-        Err((open, refused)) => return Ok(exchange.refuse(refused, open, &routes.portal_url)),
+        Err(early) => return Ok(exchange.refuse_early(early, &routes.portal_url)),
     };
-    let forwarded = forward::forward(&exchange.worker, &route.upstream, request, upload).await;
-    let (answer, lease) = match forwarded {
-        Ok(done) => done,
-        Err(refused) => return Ok(exchange.refuse(refused, Some(open), &routes.portal_url)),
-    };
-    open.answered(
-        answer.status().as_u16(),
-        route.counts.contains(answer.status().as_u16()),
-    );
-    exchange
-        .worker
-        .metrics
-        .answered(route.number, answer.status(), exchange.started.elapsed());
-    Ok(match exchange.answer(&route, &admission, open, answer, lease) {
+    let (status, headers, incoming) = match exchange.forward(&client, &mut ready).await {
         Ok(answer) => answer,
-        Err((open, refused)) => exchange.refuse(refused, Some(open), &routes.portal_url),
+        Err(refused) => return Ok(exchange.refuse(refused, Some(ready.open), &routes.portal_url)),
+    };
+    Ok(match exchange.answer(ready, status, headers, incoming) {
+        Ok(answer) => answer,
+        Err(early) => exchange.refuse_early(early, &routes.portal_url),
     })
 }
 
-type Early = (Option<Box<Open>>, Refused);
+/// A refusal, with what there is to record of it.
+struct Early(Box<(Option<Open>, Refused)>);
+
+impl Early {
+    fn new(open: Option<Open>, refused: Refused) -> Self {
+        Self(Box::new((open, refused)))
+    }
+}
 
 impl Exchange {
     /// Phases one to three, and the request as the upstream will see it.
-    fn prepare(&self, routes: &Routes, client: &Client, request: Request<Incoming>) -> Result<Ready, Early> {
+    fn prepare(&self, routes: &Routes, client: &Client, request: Request<ClientBody>) -> Result<Ready, Early> {
         let shared = &self.worker.shared;
         let (mut parts, body) = request.into_parts();
-        let route = find(routes, &parts).map_err(|r| (None, r))?;
-        route.check_address(client.address).map_err(|r| (None, r))?;
+        let route = find(routes, &parts).map_err(|r| Early::new(None, r))?;
+        route.check_address(client.address).map_err(|r| Early::new(None, r))?;
         let who = authenticate::authenticate(&shared.tables, &shared.peppers, &mut parts.headers, self.now);
-        let caller = who.map_err(|(caller, r)| (caller.map(|c| self.open(&c, &route)), r))?;
+        let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, &route)), r))?;
         let mut open = self.open(&caller, &route);
         if !shared.ledger.writable() {
             let refused = Refused::new(Refusal::LedgerUnavailable, "Usage cannot be written down just now.");
-            return Err((Some(open), refused.retry_after(1)));
+            return Err(Early::new(Some(open), refused.retry_after(1)));
         }
         let length = body.size_hint();
         let most = route.max_request_bytes.unwrap_or(shared.limits.body_bytes);
         if length.lower() > most {
-            return Err((Some(open), forward::too_large().closing()));
+            return Err(Early::new(Some(open), body::too_large().closing()));
         }
         let now_ns = shared.clock.security_now().jiff().as_nanosecond();
         let admission = match admit::admit(&caller, &route, self.now, u64::try_from(now_ns).unwrap_or(0)) {
             Ok(admission) => admission,
-            Err(refused) => return Err((Some(open), refused)),
+            Err(refused) => return Err(Early::new(Some(open), refused)),
         };
-        let upload = (!body.is_end_stream()).then(Arc::<Progress>::default);
-        open.admitted(&admission, upload.clone());
-        let body = match &upload {
-            Some(progress) => Upload::new(body, Arc::clone(progress), most, shared.limits.body_idle),
-            None => Upload::none(),
+        let body_length = match length.exact() {
+            _ if body.is_end_stream() => BodyLength::Absent,
+            Some(bytes) => BodyLength::Exact(bytes),
+            None => BodyLength::Chunked,
         };
-        self.rewrite(&mut parts, &caller, &admission, &route, &client.header);
+        let progress = (body_length != BodyLength::Absent).then(Arc::<Progress>::default);
+        open.admitted(&admission, progress.clone());
         Ok(Ready {
             route,
+            caller,
             admission,
             open,
-            request: Request::from_parts(parts, body),
-            upload,
+            parts,
+            length: body_length,
+            upload: progress.map(|progress| Upload::new(body, progress, most, shared.limits.body_idle)),
         })
     }
 
-    fn open(&self, caller: &Caller, route: &Route) -> Box<Open> {
+    fn open(&self, caller: &Caller, route: &Route) -> Open {
         let place = (route.number, route.meter);
-        Box::new(Open::new(
-            Arc::clone(&self.worker),
-            caller,
-            place,
-            self.id,
-            self.now,
-            self.started,
-        ))
+        Open::new(Arc::clone(&self.worker), caller, place, self.id, self.now, self.started)
     }
 
-    /// Turns the client's head into the upstream's: what is the client's to say stays, then ours is added.
-    fn rewrite(&self, parts: &mut Parts, caller: &Caller, admission: &Admission, route: &Route, peer: &HeaderValue) {
-        let host = match parts.uri.authority() {
-            Some(authority) => HeaderValue::try_from(authority.as_str()).ok(),
-            None => parts.headers.get(header::HOST).cloned(),
+    /// Phase four: the request goes to its upstream. What is the client's to say goes with it, and what is ours.
+    async fn forward(&self, client: &Client, ready: &mut Ready) -> Result<(StatusCode, HeaderMap, Incoming), Refused> {
+        let mut call = Call::open(&self.worker, &ready.route.upstream, self.started).await?;
+        self.send(client, ready, &mut call);
+        let headers = std::mem::take(&mut ready.parts.headers);
+        call.answer(&self.worker, &ready.route.upstream, headers).await
+    }
+
+    fn send(&self, client: &Client, ready: &mut Ready, call: &mut Call) {
+        let upload = ready.upload.take();
+        let Parts {
+            method,
+            uri,
+            headers: said,
+            ..
+        } = &ready.parts;
+        let (account, key) = (&ready.caller.key.account, Short::id(&ready.caller.key.id));
+        let (upstream, profile) = (&ready.route.upstream, &ready.admission.terms.profile);
+        let host = match uri.authority() {
+            Some(authority) => Some(authority.as_str().as_bytes()),
+            None => said.get(header::HOST).map(HeaderValue::as_bytes),
         };
-        let out = &mut parts.headers;
-        headers::strip_request(out);
-        out.reserve(OWN_HEADERS);
-        out.insert(header::HOST, route.upstream.host_header.clone());
-        out.insert(headers::X_FORWARDED_FOR, peer.clone());
-        out.insert(headers::X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-        if let Some(host) = host {
-            out.insert(headers::X_FORWARDED_HOST, host);
-        }
-        let account = &caller.key.account;
-        let profile = &admission.terms.profile;
-        out.insert(headers::X_CONSUMER_ID, account.header.clone());
-        out.insert(headers::X_KEY_ID, headers::id(&caller.key.id));
-        out.insert(headers::X_PLAN, profile.plan_header.clone());
-        out.insert(headers::X_FEATURES, profile.features_header.clone());
-        out.insert(headers::X_ENVIRONMENT, Tables::environment_header(account.environment));
-        out.insert(headers::X_REQUEST_ID, self.id_header.clone());
-        parts.version = http::Version::HTTP_11;
-        if parts.uri.authority().is_some() {
+        let own: [(&'static str, &[u8]); _] = [
+            ("host", upstream.host_header.as_bytes()),
+            (headers::X_FORWARDED_FOR, client.header.as_bytes()),
+            (headers::X_FORWARDED_PROTO, b"http"),
+            (headers::X_CONSUMER_ID, account.header.as_bytes()),
+            (headers::X_KEY_ID, key.as_bytes()),
+            (headers::X_PLAN, profile.plan_header.as_bytes()),
+            (headers::X_FEATURES, profile.features_header.as_bytes()),
+            (headers::X_ENVIRONMENT, account.environment.word().as_bytes()),
+            ("x-request-id", self.id_text.as_bytes()),
+            (headers::X_FORWARDED_HOST, host.unwrap_or_default()),
+        ];
+        let own = if host.is_some() {
+            &own[..]
+        } else {
+            &own[..own.len() - 1]
+        };
+        let head = RequestHead {
+            method,
             // Absolute form: the upstream gets the path and the query alone, byte for byte.
-            let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-            parts.uri = path.parse::<Uri>().unwrap_or_default();
-        }
+            target: uri.path_and_query().map_or("/", |p| p.as_str()),
+            client: said,
+            own,
+            length: ready.length,
+        };
+        call.send(&head, upload);
     }
 
-    /// Gives the answer its head and its record.
+    /// Phase five: the answer's head and its record.
     fn answer(
         &self,
-        route: &Route,
-        admission: &Admission,
-        mut open: Box<Open>,
-        answer: Response<Incoming>,
-        lease: Lease,
-    ) -> Result<Response<Answer>, (Box<Open>, Refused)> {
-        let (mut parts, incoming) = answer.into_parts();
-        headers::strip_response(&mut parts.headers);
-        admission.add_headers(&mut parts.headers, route.meter, self.now);
-        parts.headers.insert(headers::X_REQUEST_ID, self.id_header.clone());
-        parts.version = http::Version::HTTP_11;
-        parts.extensions.clear();
-        let ended = incoming.is_end_stream();
-        if (ended || is_event_stream(&parts.headers)) && open.write().is_err() {
-            return Err((
-                open,
-                Refused::new(Refusal::LedgerUnavailable, "Usage could not be written down."),
-            ));
+        ready: Ready,
+        status: StatusCode,
+        mut headers: HeaderMap,
+        mut incoming: Incoming,
+    ) -> Result<Response<Answer>, Early> {
+        let Ready {
+            route,
+            admission,
+            mut open,
+            ..
+        } = ready;
+        let worker = &self.worker;
+        let now = Instant::now();
+        open.answered(status.as_u16(), route.counts.contains(status.as_u16()));
+        worker.metrics.answered(route.number, status, now - self.started);
+        admission.add_headers(&mut headers, route.meter, self.now);
+        headers.insert(headers::X_REQUEST_ID, self.id_text.value());
+        let whole = incoming.take_whole();
+        if let Some(data) = &whole {
+            open.sent(data.len());
+        }
+        let ended = incoming.is_end();
+        if (ended || is_event_stream(&headers)) && open.write().is_err() {
+            let refused = Refused::new(Refusal::LedgerUnavailable, "Usage could not be written down.");
+            return Err(Early::new(Some(open), refused));
         }
         let body = if ended {
-            lease.give_back();
-            Answer::Whole(None)
+            let most = worker.shared.limits.idle_per_upstream;
+            incoming.give_back(&worker.pool, &route.upstream, now, most);
+            Answer::Whole(whole)
         } else {
-            Answer::Stream(Box::new(Stream::new(incoming, open, lease, route.upstream.idle)))
+            Answer::Stream(Box::new(Stream::new(incoming, open, Arc::clone(&route.upstream))))
         };
-        Ok(Response::from_parts(parts, body))
+        let mut answer = Response::new(body);
+        *answer.status_mut() = status;
+        *answer.headers_mut() = headers;
+        Ok(answer)
+    }
+
+    fn refuse_early(&self, early: Early, portal: &str) -> Response<Answer> {
+        let (open, refused) = *early.0;
+        self.refuse(refused, open, portal)
     }
 
     /// Says no, in the record, in the metrics and to the client.
-    fn refuse(&self, refused: Refused, open: Option<Box<Open>>, portal: &str) -> Response<Answer> {
+    fn refuse(&self, refused: Refused, open: Option<Open>, portal: &str) -> Response<Answer> {
         let refusal = refused.refusal();
         self.worker.metrics.refused(refusal);
         if let Some(mut open) = open {
@@ -358,7 +380,7 @@ impl Exchange {
             let _ = open.write();
         }
         refused
-            .answer(portal, self.id_header.clone())
+            .answer(portal, self.id_text.value())
             .map(|b: Bytes| Answer::Whole(Some(b)))
     }
 }

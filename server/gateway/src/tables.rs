@@ -4,7 +4,6 @@ use crate::account::{Account, Profile};
 use crate::ledger::Ledger;
 use crate::route::Routes;
 use arc_swap::ArcSwapOption;
-use http::HeaderValue;
 use model::access::Environment;
 use model::snapshot::{Changes, Entitlement, KeyRecord, Routing};
 use model::{ConsumerId, KeyId, Time};
@@ -289,10 +288,5 @@ impl Tables {
     /// Sets the version of what was loaded from disk.
     pub(crate) fn set_version(&self, version: i64) {
         self.version.store(version, Ordering::Release);
-    }
-
-    /// The words for an environment header.
-    pub(crate) fn environment_header(environment: Environment) -> HeaderValue {
-        HeaderValue::from_static(environment.word())
     }
 }
