@@ -74,7 +74,7 @@ fn estimate(cost: &Cost, next: &NextInvoice) -> impl IntoView + use<> {
                 <thead><tr><th scope="col">"What"</th><th scope="col" class="num">"Quantity"</th><th scope="col">"Price"</th><th scope="col" class="num">"Amount"</th></tr></thead>
                 <tbody>
                     {lines} {flat}
-                    <tr><th scope="row">"Total"</th><td></td><td></td><td data-label="Amount" class="num"><strong>{next.total.to_string()}</strong></td></tr>
+                    <tr class="sum"><th scope="row">"Total"</th><td></td><td></td><td class="num"><strong>{next.total.to_string()}</strong></td></tr>
                 </tbody>
             </table>
         </div>
@@ -149,7 +149,7 @@ pub async fn detail(visitor: SignedIn, Path(id): Path<String>) -> Result<Respons
 fn lines_table(invoice: &Invoice, lines: &[Line]) -> impl IntoView + use<> {
     let rows: Vec<_> = lines.iter().map(line).collect();
     let sum = |name: &'static str, amount: String| {
-        view! { <tr><th scope="row">{name}</th><td></td><td></td><td></td><td data-label="Amount" class="num"><strong>{amount}</strong></td></tr> }
+        view! { <tr class="sum"><th scope="row">{name}</th><td></td><td></td><td></td><td class="num"><strong>{amount}</strong></td></tr> }
     };
     view! {
         <div class="table-wrap" tabindex="0" role="group" aria-label="Lines of the invoice">

@@ -32,7 +32,7 @@ async fn first_call(domain: &domain::Domain) -> Result<Option<String>, AppError>
         .find(|r| r.methods.contains(&model::access::Method::Get) && !r.path.contains('{'));
     Ok(plain.map(|r| {
         format!(
-            "curl {}{} -H 'X-API-Key: YOUR_KEY'",
+            "curl {}{} \\\n  -H 'X-API-Key: YOUR_KEY'",
             domain.settings.gateway_url, r.path
         )
     }))

@@ -198,7 +198,7 @@ fn topbar(site: &Site, chrome: &Chrome, place: Place) -> impl IntoView + use<> {
         }
         None => view! {
             <a class="button" data-kind="quiet" href="/login">"Log in"</a>
-            <a class="button" data-kind="primary" href="/signup">"Get a key"</a>
+            <a class="button" href="/signup">"Get a key"</a>
         }
         .into_any(),
     };

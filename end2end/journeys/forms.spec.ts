@@ -1,7 +1,7 @@
 // Forms that are wrong, late or sent twice: the focus goes to what is to be mended, and nothing typed is lost.
 import type { Locator, Page } from "@playwright/test";
 import { expect, test } from "../support.ts";
-import { PASSWORD, fillLogin, signInAdmin, signUp } from "./steps.ts";
+import { PASSWORD, fillLogin, freshEmail, signInAdmin, signUp } from "./steps.ts";
 
 /** Texts that no short field takes. */
 const LONG = "long ".repeat(2_000).trim();
@@ -22,6 +22,8 @@ for (const javaScriptEnabled of [true, false]) {
 
     test("every form says what to mend, at its field", async ({ page }) => {
       await page.goto("/signup");
+      await mendable(page, page.getByLabel("E-mail"), "Sign up", "");
+      await page.getByLabel("E-mail").fill(freshEmail());
       await mendable(page, page.getByLabel("Password"), "Sign up", "short", false);
       await page.goto("/reset");
       await mendable(page, page.getByLabel("E-mail"), "Send the link", "");

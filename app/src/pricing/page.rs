@@ -140,7 +140,7 @@ fn action(plan: &CurrentPlan, interval: Interval, standing: &Standing) -> AnyVie
         Standing::Manager(current) => (current.as_deref(), true),
     };
     if current.is_some_and(|c| c.terms.slug == terms.slug && (c.interval == interval || terms.is_free())) {
-        return link("/plan".to_owned(), "Your plan".to_owned());
+        return view! { <a class="button" data-size="large" href="/plan">"Your plan"</a> }.into_any();
     }
     if !manages {
         return view! { <p><small>"Owners and admins of your account can change the plan."</small></p> }.into_any();

@@ -13,6 +13,8 @@ const BOTTOM: f64 = 236.0;
 const STEPS: u64 = 4;
 /// Widest bar: a chart of one day is still a chart.
 const MAX_BAR: f64 = 56.0;
+/// So many bars stay readable on a telephone; of more, it shows a part and scrolls.
+const FEW_BARS: usize = 12;
 /// Labels under the axis, at most.
 const X_LABELS: usize = 8;
 
@@ -61,7 +63,7 @@ pub fn bars(id: &'static str, chart: &Bars) -> impl IntoView + use<> {
         .collect();
     view! {
         <div class="legend">{legend}</div>
-        <div class="chart-wrap" tabindex="0" role="group" aria-label=chart.title.clone()>{plot(id, chart)}</div>
+        <div class="chart-wrap" data-long=(chart.labels.len() > FEW_BARS).then_some("") tabindex="0" role="group" aria-label=chart.title.clone()>{plot(id, chart)}</div>
         <details>
             <summary>"Show as table"</summary>
             {table(chart)}
