@@ -96,6 +96,8 @@ problems! {
         "The connection was closed before the answer." "Wait longer for answers." NOWHERE;
     28 "address-refused" 403 "Requests from this address are not let in"
         "The provider lets only some network addresses call this route." "Call from an address that was agreed on, or write to the provider." NOWHERE;
+    29 "origin-refused" 403 "Pages of this origin may not call this"
+        "A page in a browser asked for permission to call, and its origin is not among those allowed." "Call from your server, or ask the provider to allow the origin." NOWHERE;
 }
 
 /// The problem with a number of the usage log.

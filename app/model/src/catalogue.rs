@@ -336,7 +336,8 @@ impl CatalogueFile {
                 known(&place, "feature", &features, f)?;
             }
             check_path(&place, &r.path)?;
-            check_policy(&place, r.policy.check())?;
+            let path = segments(&r.path).or_else(|e| wrong(format!("{place}.path"), e.to_string()))?;
+            check_policy(&place, r.policy.check(&path))?;
             if r.methods.is_empty() || r.weight > 1_000_000 {
                 return wrong(place, "needs a method, and a weight of at most 1,000,000");
             }
@@ -542,8 +543,7 @@ fn check_policy(place: &str, checked: Result<(), PolicyError>) -> Result<(), Cat
 fn check_overlaps(routes: &[RouteFile]) -> Result<(), CatalogueError> {
     let mut seen: HashMap<(Option<&HostPattern>, String), Vec<&RouteFile>> = HashMap::new();
     for route in routes {
-        let place = format!("routes.{}", route.slug);
-        let path = segments(&route.path).or_else(|e| wrong(format!("{place}.path"), e.to_string()))?;
+        let Ok(path) = segments(&route.path) else { continue };
         let hosts = route.policy.hosts.iter().map(Some);
         for host in hosts.chain(route.policy.hosts.is_empty().then_some(None)) {
             let others = seen.entry((host, shape(&path))).or_default();
@@ -557,7 +557,7 @@ fn check_overlaps(routes: &[RouteFile]) -> Result<(), CatalogueError> {
                     "takes the same requests as {}: give one of them a policy.priority",
                     twin.slug
                 );
-                return wrong(place, problem);
+                return wrong(format!("routes.{}", route.slug), problem);
             }
             others.push(route);
         }

@@ -1,6 +1,8 @@
 //! What a gateway is started with.
 
+use crate::listen::TlsFiles;
 use hmac::{Hmac, KeyInit, Mac};
+use model::policy::AddressRange;
 use sha2::Sha256;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +17,12 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Worker threads, each with its own listening socket; at least 1.
     pub threads: usize,
+    /// Certificate and key; none serves without TLS, for use behind a proxy that has them.
+    pub tls: Option<TlsFiles>,
+    /// Proxies whose word for the client's address and scheme is taken (`X-Forwarded-For`, `X-Forwarded-Proto`).
+    pub trusted_proxies: Vec<AddressRange>,
+    /// Connections from trusted proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// Bounds on time and size.
     pub limits: Limits,
 }
@@ -26,6 +34,9 @@ impl Config {
             listen,
             data_dir,
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            tls: None,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             limits: Limits::default(),
         }
     }
@@ -49,6 +60,8 @@ pub struct Limits {
     pub write_stall: Duration,
     /// Longest wait for an upstream to accept a connection.
     pub connect_timeout: Duration,
+    /// Requests open at once on one HTTP/2 connection.
+    pub streams_per_connection: u32,
     /// Idle connections kept per upstream and thread.
     pub idle_per_upstream: usize,
     /// Open client connections per thread; above it new ones are closed at once.
@@ -73,6 +86,7 @@ impl Default for Limits {
             body_idle: Duration::from_secs(30),
             write_stall: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(2),
+            streams_per_connection: 100,
             idle_per_upstream: 128,
             connections_per_thread: 20_000,
             poll_interval: Duration::from_secs(2),

@@ -3,6 +3,7 @@
 use crate::config::{Config, Peppers};
 use crate::disk;
 use crate::ledger::Ledger;
+use crate::listen::{Listening, TlsError};
 use crate::metrics::{self, Metrics};
 use crate::server::{self, Shared, Worker};
 use crate::source::{SnapshotSource, UsageSink};
@@ -34,6 +35,9 @@ pub enum StartError {
     /// No thread can be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    /// The certificate cannot be used.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
 }
 
 /// The way to a [`Running`] gateway.
@@ -62,6 +66,7 @@ impl Gateway {
         disk::load(&config.data_dir, &tables, &ledger, clock.now()).map_err(data)?;
         let listeners = listen(config.listen, config.threads.max(1));
         let (listeners, local_addr) = listeners.map_err(|e| StartError::Listen(config.listen, e))?;
+        let listening = Listening::new(&config)?;
         let syncing = ledger.start_syncing().map_err(StartError::Thread)?;
         let shared = Arc::new(Shared {
             limits: config.limits,
@@ -69,8 +74,12 @@ impl Gateway {
             ledger,
             peppers,
             clock,
+            listening,
         });
         let stop = watch::Sender::new(None);
+        if let Some(certificates) = shared.listening.certificates() {
+            tokio::spawn(certificates.follow(stop.subscribe()));
+        }
         let stop_shipping = watch::Sender::new(false);
         let mut metrics = Vec::new();
         let mut workers = Vec::new();

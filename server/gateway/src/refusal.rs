@@ -101,6 +101,8 @@ refusals! {
     ClientGone = 27, BAD_REQUEST, "client-gone", "The client went away", "/docs";
     /// The client's address may not come here.
     AddressRefused = 28, FORBIDDEN, "address-refused", "Requests from this address are not let in", "/docs";
+    /// Pages of this origin may not call the route.
+    OriginRefused = 29, FORBIDDEN, "origin-refused", "Pages of this origin may not call this", "/docs";
 }
 
 /// A refusal on its way out.

@@ -4,9 +4,10 @@ use crate::admit::{self, Admission};
 use crate::authenticate::{self, Caller};
 use crate::body::{self, Answer, Progress, Stream, Upload};
 use crate::config::{Limits, Peppers};
-use crate::guard::Guard;
+use crate::cors;
 use crate::headers::{self, Short};
 use crate::ledger::Ledger;
+use crate::listen::{self, Client, Listening, Peer};
 use crate::metrics::Metrics;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
@@ -19,16 +20,12 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming as ClientBody;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use model::{Clock, Random, RequestId, Time};
 use socket2::SockRef;
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 /// Wait after a failed accept: most often the process is out of descriptors, and asking at once would spin.
@@ -45,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) peppers: Peppers,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) listening: Listening,
 }
 
 /// What one worker thread has for itself.
@@ -103,7 +101,8 @@ pub(crate) async fn serve(worker: Arc<Worker>, listener: TcpListener, mut stop: 
                     if alive.strong_count() > limit || tuned.is_err() {
                         continue;
                     }
-                    tokio::spawn(connection(Arc::clone(&worker), stream, peer.ip(), stop.clone(), alive.clone()));
+                    let connection = listen::connection(Arc::clone(&worker), stream, peer.ip(), stop.clone(), alive.clone());
+                    tokio::spawn(connection);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
@@ -120,48 +119,6 @@ pub(crate) async fn serve(worker: Arc<Worker>, listener: TcpListener, mut stop: 
     if tokio::time::timeout(drain, all_gone.recv()).await.is_err() {
         tracing::warn!("requests were still open at the end of the drain time");
     }
-}
-
-async fn connection(
-    worker: Arc<Worker>,
-    stream: TcpStream,
-    peer: IpAddr,
-    mut stop: watch::Receiver<Option<Duration>>,
-    _alive: mpsc::Sender<()>,
-) {
-    let limits = &worker.shared.limits;
-    let client = Client {
-        address: peer,
-        header: headers::value(&peer.to_canonical().to_string()),
-    };
-    let service = service_fn(|request| handle(Arc::clone(&worker), client.clone(), request));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
-        .writev(false)
-        .max_headers(limits.headers)
-        .max_buf_size(limits.head_bytes.max(8192))
-        .serve_connection(TokioIo::new(Guard::new(stream)), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        _ = stop.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "client connection ended");
-    }
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone)]
-struct Client {
-    address: IpAddr,
-    /// `X-Forwarded-For`.
-    header: HeaderValue,
 }
 
 /// What is known of a request from its first moment.
@@ -185,9 +142,9 @@ struct Ready {
 }
 
 /// The life of a request.
-async fn handle(
+pub(crate) async fn handle(
     worker: Arc<Worker>,
-    client: Client,
+    peer: Peer,
     request: Request<ClientBody>,
 ) -> Result<Response<Answer>, Infallible> {
     let now = worker.shared.clock.now();
@@ -203,18 +160,25 @@ async fn handle(
         let refused = Refused::new(Refusal::NotReady, "The gateway has not been told its routes yet.").retry_after(1);
         return Ok(exchange.refuse(refused, None, ""));
     };
-    let mut ready = match exchange.prepare(&routes, &client, request) {
-        Ok(ready) => ready,
-        Err(early) => return Ok(exchange.refuse_early(early, &routes.portal_url)),
+    let (parts, body) = request.into_parts();
+    if let Some(answer) = exchange.preflight(&routes, &parts) {
+        return Ok(answer);
+    }
+    let route = match find(&routes, &parts) {
+        Ok(route) => route,
+        Err(refused) => return Ok(exchange.refuse(refused, None, &routes.portal_url)),
     };
-    let (status, headers, incoming) = match exchange.forward(&client, &mut ready).await {
-        Ok(answer) => answer,
-        Err(refused) => return Ok(exchange.refuse(refused, Some(ready.open), &routes.portal_url)),
-    };
-    Ok(match exchange.answer(ready, status, headers, incoming) {
-        Ok(answer) => answer,
-        Err(early) => exchange.refuse_early(early, &routes.portal_url),
-    })
+    let client = peer.client(&parts.headers, &exchange.worker.shared.listening.trusted);
+    let origin = route
+        .cors
+        .as_ref()
+        .and_then(|_| parts.headers.get(header::ORIGIN).cloned());
+    let answered = exchange.answered(&client, Arc::clone(&route), parts, body).await;
+    let mut answer = answered.unwrap_or_else(|early| exchange.refuse_early(early, &routes.portal_url));
+    if let Some(cors) = &route.cors {
+        cors.say(origin.as_ref(), answer.headers_mut());
+    }
+    Ok(answer)
 }
 
 /// A refusal, with what there is to record of it.
@@ -227,11 +191,36 @@ impl Early {
 }
 
 impl Exchange {
-    /// Phases one to three, and the request as the upstream will see it.
-    fn prepare(&self, routes: &Routes, client: &Client, request: Request<ClientBody>) -> Result<Ready, Early> {
+    /// The answer to a page's question whether it may call, where the route lets pages call; it needs no key and counts
+    /// for nothing. Every other `OPTIONS` is a request like others.
+    fn preflight(&self, routes: &Routes, parts: &Parts) -> Option<Response<Answer>> {
+        let (method, origin) = cors::asked(parts)?;
+        let route = routes.find(&method, &parts.uri, &parts.headers).ok()?;
+        let answered = route.cors.as_ref()?.preflight(origin, &method);
+        Some(match answered {
+            Ok(answer) => answer.map(|()| Answer::Whole(None)),
+            Err(refused) => self.refuse(refused, None, &routes.portal_url),
+        })
+    }
+
+    /// All phases, for a request whose route is found.
+    async fn answered(
+        &self,
+        client: &Client,
+        route: Arc<Route>,
+        parts: Parts,
+        body: ClientBody,
+    ) -> Result<Response<Answer>, Early> {
+        let mut ready = self.prepare(client, route, parts, body)?;
+        match self.forward(client, &mut ready).await {
+            Ok((status, headers, incoming)) => self.answer(ready, status, headers, incoming),
+            Err(refused) => Err(Early::new(Some(ready.open), refused)),
+        }
+    }
+
+    /// Phases two and three.
+    fn prepare(&self, client: &Client, route: Arc<Route>, mut parts: Parts, body: ClientBody) -> Result<Ready, Early> {
         let shared = &self.worker.shared;
-        let (mut parts, body) = request.into_parts();
-        let route = find(routes, &parts).map_err(|r| Early::new(None, r))?;
         route.check_address(client.address).map_err(|r| Early::new(None, r))?;
         let who = authenticate::authenticate(&shared.tables, &shared.peppers, &mut parts.headers, self.now);
         let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, &route)), r))?;
@@ -296,9 +285,12 @@ impl Exchange {
             None => said.get(header::HOST).map(HeaderValue::as_bytes),
         };
         let own: [(&'static str, &[u8]); _] = [
-            ("host", upstream.host_header.as_bytes()),
+            (
+                "host",
+                ready.route.host.as_ref().unwrap_or(&upstream.host_header).as_bytes(),
+            ),
             (headers::X_FORWARDED_FOR, client.header.as_bytes()),
-            (headers::X_FORWARDED_PROTO, b"http"),
+            (headers::X_FORWARDED_PROTO, client.scheme.as_bytes()),
             (headers::X_CONSUMER_ID, account.header.as_bytes()),
             (headers::X_KEY_ID, key.as_bytes()),
             (headers::X_PLAN, profile.plan_header.as_bytes()),
@@ -312,12 +304,15 @@ impl Exchange {
         } else {
             &own[..own.len() - 1]
         };
+        // Absolute form: the upstream gets the path and the query alone, byte for byte.
+        let asked = uri.path_and_query().map_or("/", |p| p.as_str());
+        let rewritten = ready.route.target.as_ref().map(|target| target.apply(uri));
         let head = RequestHead {
             method,
-            // Absolute form: the upstream gets the path and the query alone, byte for byte.
-            target: uri.path_and_query().map_or("/", |p| p.as_str()),
+            target: rewritten.as_deref().unwrap_or(asked),
             client: said,
             own,
+            edits: &ready.route.request_edits,
             length: ready.length,
         };
         call.send(&head, upload);
@@ -341,6 +336,7 @@ impl Exchange {
         let now = Instant::now();
         open.answered(status.as_u16(), route.counts.contains(status.as_u16()));
         worker.metrics.answered(route.number, status, now - self.started);
+        route.answer_edits.apply(&mut headers);
         admission.add_headers(&mut headers, route.meter, self.now);
         headers.insert(headers::X_REQUEST_ID, self.id_text.value());
         let whole = incoming.take_whole();

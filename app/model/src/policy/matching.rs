@@ -18,6 +18,15 @@ pub struct PatternError {
     problem: &'static str,
 }
 
+impl PatternError {
+    pub(super) fn new(given: &str, problem: &'static str) -> Self {
+        Self {
+            given: given.chars().take(80).collect(),
+            problem,
+        }
+    }
+}
+
 impl HostPattern {
     /// What a host below a wildcard ends with (`.example.com`); none when it is one host.
     pub fn suffix(&self) -> Option<&str> {
@@ -50,10 +59,10 @@ impl FromStr for HostPattern {
         if text.len() <= HOST_MOST && host.split('.').all(label) {
             return Ok(Self(text.to_owned()));
         }
-        Err(PatternError {
-            given: text.chars().take(80).collect(),
-            problem: "must be a host in lower case without a port, such as api.example.com or *.example.com",
-        })
+        Err(PatternError::new(
+            text,
+            "must be a host in lower case without a port, such as api.example.com or *.example.com",
+        ))
     }
 }
 
@@ -86,10 +95,7 @@ pub enum Segment {
 /// # Errors
 /// When a brace does not enclose a whole segment, a name is not one, stands there twice, or a rest is not at the end.
 pub fn segments(path: &str) -> Result<Vec<Segment>, PatternError> {
-    let wrong = |problem| PatternError {
-        given: path.chars().take(80).collect(),
-        problem,
-    };
+    let wrong = |problem| PatternError::new(path, problem);
     let parts = path.strip_prefix('/').ok_or_else(|| wrong("must begin with /"))?;
     let mut out = Vec::new();
     for part in parts.split('/') {

@@ -5,12 +5,18 @@
 //! default, so a policy stored by an older program reads the same in a newer one.
 
 mod address;
+mod cors;
+mod edits;
 mod matching;
+mod rewrite;
 mod route;
 mod upstream;
 
 pub use address::AddressRange;
+pub use cors::Cors;
+pub use edits::HeaderEdits;
 pub use matching::{HostPattern, PatternError, Segment, segments, shape};
+pub use rewrite::{Part, Rewrite, parts};
 pub use route::RoutePolicy;
 pub use upstream::UpstreamPolicy;
 

@@ -1,6 +1,6 @@
 //! What is done with the requests of one route.
 
-use super::{AddressRange, HostPattern, PolicyError, is_header_name, wrong};
+use super::{AddressRange, Cors, HeaderEdits, HostPattern, PolicyError, Rewrite, Segment, is_header_name, wrong};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -29,6 +29,18 @@ pub struct RoutePolicy {
     /// Client addresses kept out, even when they are let in above.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deny_addresses: Vec<AddressRange>,
+    /// Pages of other origins that may call it; none means no page may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Cors>,
+    /// Where requests go at the upstream, when that is not where they came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<Rewrite>,
+    /// What changes in requests on their way to the upstream.
+    #[serde(skip_serializing_if = "HeaderEdits::is_empty")]
+    pub request_headers: HeaderEdits,
+    /// What changes in answers on their way to the client.
+    #[serde(skip_serializing_if = "HeaderEdits::is_empty")]
+    pub answer_headers: HeaderEdits,
 }
 
 fn is_zero(n: &i32) -> bool {
@@ -36,11 +48,11 @@ fn is_zero(n: &i32) -> bool {
 }
 
 impl RoutePolicy {
-    /// Checks what the types do not say.
+    /// Checks what the types do not say, for a route with this path.
     ///
     /// # Errors
     /// The first field that is wrong.
-    pub fn check(&self) -> Result<(), PolicyError> {
+    pub fn check(&self, path: &[Segment]) -> Result<(), PolicyError> {
         for (field, count) in [
             ("hosts", self.hosts.len()),
             ("match_headers", self.match_headers.len()),
@@ -65,6 +77,9 @@ impl RoutePolicy {
                 );
             }
         }
-        Ok(())
+        self.request_headers.check("request_headers")?;
+        self.answer_headers.check("answer_headers")?;
+        self.rewrite.as_ref().map_or(Ok(()), |r| r.check(path))?;
+        self.cors.as_ref().map_or(Ok(()), Cors::check)
     }
 }

@@ -25,19 +25,28 @@ pub(super) fn asked<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Cow<'a, 
     })
 }
 
-/// One host, plainly written: HTTP/1.1 must have it, and two readers must not see two hosts.
+/// One host, plainly written: HTTP/1.1 must have it, and two readers must not see two hosts. HTTP/2 has it in the
+/// target, and a `Host` beside that must say the same (RFC 9113, 8.3.1).
 pub(crate) fn check_host(version: http::Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
     let mut hosts = headers.get_all(header::HOST).iter();
-    let plain = |h: &HeaderValue| {
-        !h.is_empty()
-            && h.as_bytes()
-                .iter()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']' | b'_'))
+    let plain = |h: &[u8]| {
+        let known = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']' | b'_');
+        !h.is_empty() && h.iter().all(known)
     };
-    let userinfo = uri.authority().is_some_and(|a| a.as_str().contains('@'));
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) if plain(host) && !userinfo => Ok(()),
-        (None, _) if version == http::Version::HTTP_10 && !userinfo => Ok(()),
-        _ => Err(ambiguous("There must be one plain Host.").closing()),
+    let authority = uri.authority().map(|a| a.as_str().as_bytes());
+    let userinfo = authority.is_some_and(|a| a.contains(&b'@'));
+    let said = match (hosts.next().map(HeaderValue::as_bytes), hosts.next()) {
+        (_, Some(_)) => false,
+        (Some(host), None) if version == http::Version::HTTP_2 => {
+            plain(host) && authority.is_none_or(|a| a.eq_ignore_ascii_case(host))
+        }
+        (Some(host), None) => plain(host),
+        (None, None) if version == http::Version::HTTP_2 => authority.is_some_and(plain),
+        (None, None) => version == http::Version::HTTP_10,
+    };
+    if said && !userinfo {
+        Ok(())
+    } else {
+        Err(ambiguous("There must be one plain Host.").closing())
     }
 }

@@ -12,18 +12,22 @@
 
 mod host;
 mod path;
+mod target;
 mod tree;
 mod upstream;
 
 pub(crate) use host::check_host;
+pub(crate) use target::Target;
 pub(crate) use upstream::Upstream;
 
+use crate::cors::Cors;
+use crate::edits::Edits;
 use crate::refusal::{Refusal, Refused};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 use model::access;
 use model::catalogue::StatusSet;
-use model::policy::{AddressRange, RoutePolicy, segments};
+use model::policy::{AddressRange, RoutePolicy, Segment, segments};
 use model::snapshot::{RouteRecord, Routing};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -42,13 +46,31 @@ pub(crate) struct Route {
     pub(crate) feature: Option<String>,
     /// Largest body of a request, in bytes, where the route has a bound of its own.
     pub(crate) max_request_bytes: Option<u64>,
+    /// Who may call it from a page in a browser.
+    pub(crate) cors: Option<Cors>,
+    /// The path at the upstream, when that is not the one that came.
+    pub(crate) target: Option<Target>,
+    /// `Host` at the upstream, when that is not the upstream's own.
+    pub(crate) host: Option<HeaderValue>,
+    pub(crate) request_edits: Edits,
+    pub(crate) answer_edits: Edits,
     allow: Vec<AddressRange>,
     deny: Vec<AddressRange>,
 }
 
 impl Route {
-    fn new(record: &RouteRecord, upstream: &Arc<Upstream>, counts: StatusSet) -> Self {
-        Self {
+    fn compile(
+        record: &RouteRecord,
+        path: &[Segment],
+        upstream: &Arc<Upstream>,
+        counts: StatusSet,
+    ) -> Result<Self, RoutingError> {
+        let unusable = |e: &dyn std::fmt::Display| RoutingError::Unusable(record.slug.clone(), e.to_string());
+        let policy = &record.policy;
+        let rewrite = policy.rewrite.clone().unwrap_or_default();
+        let target = rewrite.path.map(|to| Target::compile(&to, path)).transpose();
+        let host = rewrite.host.map(HeaderValue::try_from).transpose();
+        Ok(Self {
             number: record.number,
             slug: record.slug.clone(),
             upstream: Arc::clone(upstream),
@@ -56,10 +78,15 @@ impl Route {
             counts,
             weight: record.weight,
             feature: record.feature.clone(),
-            max_request_bytes: record.policy.max_request_bytes,
-            allow: record.policy.allow_addresses.clone(),
-            deny: record.policy.deny_addresses.clone(),
-        }
+            max_request_bytes: policy.max_request_bytes,
+            cors: policy.cors.as_ref().map(Cors::compile),
+            target: target.map_err(|e| unusable(&e))?,
+            host: host.map_err(|e| unusable(&e))?,
+            request_edits: Edits::compile(&policy.request_headers).map_err(|e| unusable(&e))?,
+            answer_edits: Edits::compile(&policy.answer_headers).map_err(|e| unusable(&e))?,
+            allow: policy.allow_addresses.clone(),
+            deny: policy.deny_addresses.clone(),
+        })
     }
 
     /// Refuses clients whose address may not come here.
@@ -134,9 +161,9 @@ impl Routes {
             let upstream = upstreams.get(&r.upstream);
             let upstream = upstream.ok_or_else(|| RoutingError::NoUpstream(r.slug.clone(), r.upstream))?;
             let counts = meters.get(&r.meter).copied();
-            let route = Route::new(r, upstream, counts.unwrap_or_else(|| StatusSet::from_words([])));
-            let route = Arc::new(route);
             let path = segments(&r.path).map_err(|e| RoutingError::Unusable(r.slug.clone(), e.to_string()))?;
+            let counts = counts.unwrap_or_else(|| StatusSet::from_words([]));
+            let route = Arc::new(Route::compile(r, &path, upstream, counts)?);
             let hosts = r.policy.hosts.iter().map(|h| Some(h.as_str()));
             for host in hosts.chain(r.policy.hosts.is_empty().then_some(None)) {
                 let paths = by_host.entry(host).or_default();

@@ -2,6 +2,7 @@
 
 use super::Invalid;
 use super::framing::Framing;
+use crate::edits::Edits;
 use crate::headers;
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -35,6 +36,8 @@ pub(crate) struct RequestHead<'a> {
     pub(crate) client: &'a HeaderMap,
     /// What the gateway says, names in lower case. A value must be one of a `HeaderValue`.
     pub(crate) own: &'a [(&'static str, &'a [u8])],
+    /// What the route changes in the client's headers.
+    pub(crate) edits: &'a Edits,
     pub(crate) length: BodyLength,
 }
 
@@ -56,9 +59,13 @@ impl RequestHead<'_> {
         for (name, value) in self.client {
             // The upstream's own host and the framing of the body as it is sent are written here.
             let own = *name == header::HOST || *name == header::CONTENT_LENGTH;
-            if !own && headers::reaches_upstream(name.as_str()) && !nominated.contains(name) {
+            let passes = !own && headers::reaches_upstream(name.as_str()) && !nominated.contains(name);
+            if passes && !self.edits.drops(name) {
                 line(out, name.as_str(), value.as_bytes());
             }
+        }
+        for (name, value) in self.edits.written() {
+            line(out, name.as_str(), value.as_bytes());
         }
         match self.length {
             BodyLength::Exact(length) => {
@@ -434,6 +441,7 @@ mod tests {
                 target: "/a?b",
                 client: &client,
                 own,
+                edits: &Edits::default(),
                 length,
             }
             .write(&mut out);

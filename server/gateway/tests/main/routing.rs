@@ -9,7 +9,7 @@ fn policy(json: &str) -> RoutePolicy {
 }
 
 /// A world whose routing has more routes, told while the gateway runs.
-async fn with_routes(more: Vec<(&str, &str, &str)>) -> World {
+pub(crate) async fn with_routes(more: Vec<(&str, &str, &str)>) -> World {
     let world = World::new().await;
     let mut routing = routing(world.upstream.addr);
     for (number, (slug, path, json)) in (100..).zip(more) {

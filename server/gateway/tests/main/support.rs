@@ -369,6 +369,10 @@ impl World {
     }
 
     pub(crate) fn start_with(&mut self, config: Config) {
+        self.try_start_with(config).unwrap();
+    }
+
+    pub(crate) fn try_start_with(&mut self, config: Config) -> Result<(), gateway::StartError> {
         let started = Gateway::start(
             config,
             Arc::clone(&self.plane) as Arc<dyn SnapshotSource>,
@@ -376,10 +380,10 @@ impl World {
             Arc::clone(&self.clock) as Arc<dyn Clock>,
             Arc::clone(&self.random) as Arc<dyn Random>,
             Peppers::new([(1, PEPPER)]),
-        )
-        .unwrap();
+        )?;
         self.addr = started.local_addr();
         self.gateway = Some(started);
+        Ok(())
     }
 
     pub(crate) async fn stop(&mut self) {
