@@ -1,5 +1,6 @@
 //! Bodies on their way through: frames are passed on as they come, never gathered.
 
+use crate::client::ClientBody;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
@@ -7,7 +8,6 @@ use crate::timer::Timer;
 use crate::upstream::Incoming;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming as ClientBody;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -73,32 +73,29 @@ impl Upload {
 
     /// Whether all of it was passed on.
     pub(crate) fn is_end(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.ended()
     }
 
     /// The next part, as it comes.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        loop {
-            match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.timer.clear();
-                    let Ok(data) = frame.into_data() else { continue };
-                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-                    let before = self.progress.0.fetch_add(length, Ordering::Relaxed);
-                    if before.saturating_add(length) > self.most {
-                        return Poll::Ready(Some(Err(BodyError::TooLarge)));
-                    }
-                    return Poll::Ready(Some(Ok(data)));
+        match self.incoming.poll_data(cx) {
+            Poll::Ready(Some(Ok(data))) => {
+                self.timer.clear();
+                let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                let before = self.progress.0.fetch_add(length, Ordering::Relaxed);
+                if before.saturating_add(length) > self.most {
+                    return Poll::Ready(Some(Err(BodyError::TooLarge)));
                 }
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(BodyError::Broken))),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => {
-                    if !self.timer.is_set() {
-                        self.timer.set((Instant::now() + self.idle).into());
-                    }
-                    ready!(self.timer.poll(cx));
-                    return Poll::Ready(Some(Err(BodyError::TooSlow)));
+                Poll::Ready(Some(Ok(data)))
+            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyError::Broken))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                if !self.timer.is_set() {
+                    self.timer.set((Instant::now() + self.idle).into());
                 }
+                ready!(self.timer.poll(cx));
+                Poll::Ready(Some(Err(BodyError::TooSlow)))
             }
         }
     }
@@ -121,9 +118,6 @@ pub(crate) struct Stream {
     upstream: Arc<Upstream>,
     cut: Option<Cut>,
     length_known: bool,
-    /// Something was handed on that may still lie in the client's connection.
-    unflushed: bool,
-    failed: Option<BodyError>,
 }
 
 impl Stream {
@@ -135,8 +129,6 @@ impl Stream {
             open,
             upstream,
             cut: None,
-            unflushed: true,
-            failed: None,
         }
     }
 
@@ -152,15 +144,11 @@ impl Stream {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(error) = self.failed {
-            return Poll::Ready(Some(Err(error)));
-        }
         if self.is_cut(cx) {
             return Poll::Ready(Some(Err(BodyError::Cut)));
         }
         match self.incoming.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
-                self.unflushed = true;
                 self.open.sent(data.len());
                 let last = self.incoming.is_end();
                 if last {
@@ -177,15 +165,8 @@ impl Stream {
                 self.record()?;
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(error))) if self.unflushed => {
-                // A connection that fails is closed with what lies in it: what came before the error leaves first.
-                self.failed = Some(error);
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
             Poll::Pending => {
-                self.unflushed = false;
                 if self.cut.is_none() {
                     self.cut = Some(self.watch());
                     if self.is_cut(cx) {

@@ -121,8 +121,8 @@ pub(crate) fn reaches_upstream(name: &str) -> bool {
     !(hop_by_hop(name) || reserved(name) || name == "expect")
 }
 
-/// Headers that the gateway adds to an answer, and one that hyper does.
-pub(crate) const ADDED_TO_ANSWERS: usize = 4;
+/// Headers that the gateway adds to an answer.
+pub(crate) const ADDED_TO_ANSWERS: usize = 3;
 
 /// Whether an upstream's header may reach the client.
 pub(crate) fn reaches_client(name: &str) -> bool {

@@ -2,8 +2,8 @@
 //!
 //! # The life of a request
 //!
-//! 1. **Frame.** `guard` reads the bytes before hyper does and lets nothing pass that two parsers could frame
-//!    differently. A violation is answered 400 and the connection closed; the upstream never sees a byte of it.
+//! 1. **Frame** (`client`). Heads and bodies are read strictly: nothing passes that two parsers could frame differently.
+//!    A violation is answered 400 and the connection closed; the upstream never sees a byte of it.
 //! 2. **Route** (`route`). One plain `Host`; the path's escapes are decoded for matching and ambiguous ones refused;
 //!    the path and the query are forwarded byte for byte.
 //! 3. **Authenticate** (`authenticate`). One credential, form and checksum, one lookup in the key table, one
@@ -12,7 +12,7 @@
 //! 4. **Admit** (`admit`). Suspension, scope, feature, rate (GCRA), quota, spend cap; the first refusal wins. The
 //!    route's weight is *reserved* from the meter's counter by compare-and-swap, so a hard quota and a spend cap are not
 //!    passed by any number of requests at once; it is given back when the answer's status does not count.
-//! 5. **Forward** (`forward`). Hop-by-hop headers, those `Connection` names and those only the gateway may say are
+//! 5. **Forward** (`upstream`). Hop-by-hop headers, those `Connection` names and those only the gateway may say are
 //!    removed, then ours are added. Each worker thread keeps its own upstream connections. A pooled connection that was
 //!    closed before a byte of an answer came is replaced once, if the request was not sent or is safe to repeat.
 //! 6. **Record** (`record`). Exactly one ledger record per authenticated request, however it ends.
@@ -73,13 +73,15 @@ mod account;
 mod admit;
 mod authenticate;
 mod body;
+mod client;
 mod config;
 mod cors;
+mod date;
 mod disk;
 mod edits;
 mod gateway;
-mod guard;
 mod headers;
+mod http1;
 mod ledger;
 mod listen;
 mod metrics;

@@ -3,9 +3,12 @@
 use crate::admit::{self, Admission};
 use crate::authenticate::{self, Caller};
 use crate::body::{self, Answer, Progress, Stream, Upload};
+use crate::client::ClientBody;
 use crate::config::{Limits, Peppers};
 use crate::cors;
+use crate::date::Date;
 use crate::headers::{self, Short};
+use crate::http1::Invalid;
 use crate::ledger::Ledger;
 use crate::listen::{self, Client, Listening, Peer};
 use crate::metrics::Metrics;
@@ -17,12 +20,9 @@ use crate::upstream::{BodyLength, Call, Incoming, Pool, RequestHead};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body::Body;
-use hyper::body::Incoming as ClientBody;
+use http::{HeaderMap, Method, Response, StatusCode};
 use model::{Clock, Random, RequestId, Time};
 use socket2::SockRef;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -50,6 +50,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Pool,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) date: Date,
     random: Buffered,
 }
 
@@ -60,6 +61,7 @@ impl Worker {
             shared,
             pool: Pool::default(),
             metrics,
+            date: Date::default(),
             random: Buffered {
                 source: random,
                 bytes: Mutex::new(Vec::new()),
@@ -122,11 +124,14 @@ pub(crate) async fn serve(worker: Arc<Worker>, listener: TcpListener, mut stop: 
 }
 
 /// What is known of a request from its first moment.
-struct Exchange {
-    worker: Arc<Worker>,
+struct Exchange<'a> {
+    worker: &'a Arc<Worker>,
     id: RequestId,
     id_text: Short,
+    /// Business time.
     now: Time,
+    /// The machine's time.
+    machine_now: Time,
     started: Instant,
 }
 
@@ -143,32 +148,24 @@ struct Ready {
 
 /// The life of a request.
 pub(crate) async fn handle(
-    worker: Arc<Worker>,
-    peer: Peer,
-    request: Request<ClientBody>,
-) -> Result<Response<Answer>, Infallible> {
-    let now = worker.shared.clock.now();
-    let id = RequestId::new(now, &worker.random);
-    let exchange = Exchange {
-        id,
-        id_text: Short::id(&id),
-        now,
-        started: Instant::now(),
-        worker,
+    worker: &Arc<Worker>,
+    peer: &Peer,
+    parts: Parts,
+    body: Option<ClientBody>,
+) -> Response<Answer> {
+    let exchange = Exchange::new(worker);
+    let Some(routes) = worker.shared.tables.routes.load_full() else {
+        let refused = Refused::new(Refusal::NotReady, "The gateway has not been told its routes yet.");
+        return exchange.refuse(refused.retry_after(1), None, "");
     };
-    let Some(routes) = exchange.worker.shared.tables.routes.load_full() else {
-        let refused = Refused::new(Refusal::NotReady, "The gateway has not been told its routes yet.").retry_after(1);
-        return Ok(exchange.refuse(refused, None, ""));
-    };
-    let (parts, body) = request.into_parts();
     if let Some(answer) = exchange.preflight(&routes, &parts) {
-        return Ok(answer);
+        return answer;
     }
     let route = match find(&routes, &parts) {
         Ok(route) => route,
-        Err(refused) => return Ok(exchange.refuse(refused, None, &routes.portal_url)),
+        Err(refused) => return exchange.refuse(refused, None, &routes.portal_url),
     };
-    let client = peer.client(&parts.headers, &exchange.worker.shared.listening.trusted);
+    let client = peer.client(&parts.headers, &worker.shared.listening.trusted);
     let origin = route
         .cors
         .as_ref()
@@ -178,7 +175,15 @@ pub(crate) async fn handle(
     if let Some(cors) = &route.cors {
         cors.say(origin.as_ref(), answer.headers_mut());
     }
-    Ok(answer)
+    answer
+}
+
+/// The answer to what is no request.
+pub(crate) fn malformed(worker: &Arc<Worker>, why: Invalid) -> Response<Answer> {
+    let routes = worker.shared.tables.routes.load_full();
+    let portal = routes.as_ref().map_or("", |r| r.portal_url.as_str());
+    let detail = format!("This cannot be read as a request: {why}.");
+    Exchange::new(worker).refuse(Refused::new(Refusal::BadRequest, detail).closing(), None, portal)
 }
 
 /// A refusal, with what there is to record of it.
@@ -190,7 +195,22 @@ impl Early {
     }
 }
 
-impl Exchange {
+impl<'a> Exchange<'a> {
+    fn new(worker: &'a Arc<Worker>) -> Self {
+        let now = worker.shared.clock.now();
+        let machine_now = worker.shared.clock.security_now();
+        worker.date.set(machine_now);
+        let id = RequestId::new(now, &worker.random);
+        Self {
+            worker,
+            id,
+            id_text: Short::id(&id),
+            now,
+            machine_now,
+            started: Instant::now(),
+        }
+    }
+
     /// The answer to a page's question whether it may call, where the route lets pages call; it needs no key and counts
     /// for nothing. Every other `OPTIONS` is a request like others.
     fn preflight(&self, routes: &Routes, parts: &Parts) -> Option<Response<Answer>> {
@@ -209,7 +229,7 @@ impl Exchange {
         client: &Client,
         route: Arc<Route>,
         parts: Parts,
-        body: ClientBody,
+        body: Option<ClientBody>,
     ) -> Result<Response<Answer>, Early> {
         let mut ready = self.prepare(client, route, parts, body)?;
         match self.forward(client, &mut ready).await {
@@ -219,7 +239,13 @@ impl Exchange {
     }
 
     /// Phases two and three.
-    fn prepare(&self, client: &Client, route: Arc<Route>, mut parts: Parts, body: ClientBody) -> Result<Ready, Early> {
+    fn prepare(
+        &self,
+        client: &Client,
+        route: Arc<Route>,
+        mut parts: Parts,
+        body: Option<ClientBody>,
+    ) -> Result<Ready, Early> {
         let shared = &self.worker.shared;
         route.check_address(client.address).map_err(|r| Early::new(None, r))?;
         let who = authenticate::authenticate(&shared.tables, &shared.peppers, &mut parts.headers, self.now);
@@ -229,45 +255,49 @@ impl Exchange {
             let refused = Refused::new(Refusal::LedgerUnavailable, "Usage cannot be written down just now.");
             return Err(Early::new(Some(open), refused.retry_after(1)));
         }
-        let length = body.size_hint();
+        let length = match body.as_ref().map(ClientBody::left) {
+            None => BodyLength::Absent,
+            Some(None) => BodyLength::Chunked,
+            Some(Some(bytes)) => BodyLength::Exact(bytes),
+        };
         let most = route.max_request_bytes.unwrap_or(shared.limits.body_bytes);
-        if length.lower() > most {
+        if matches!(length, BodyLength::Exact(bytes) if bytes > most) {
             return Err(Early::new(Some(open), body::too_large().closing()));
         }
-        let now_ns = shared.clock.security_now().jiff().as_nanosecond();
+        let now_ns = self.machine_now.jiff().as_nanosecond();
         let admission = match admit::admit(&caller, &route, self.now, u64::try_from(now_ns).unwrap_or(0)) {
             Ok(admission) => admission,
             Err(refused) => return Err(Early::new(Some(open), refused)),
         };
-        let body_length = match length.exact() {
-            _ if body.is_end_stream() => BodyLength::Absent,
-            Some(bytes) => BodyLength::Exact(bytes),
-            None => BodyLength::Chunked,
-        };
-        let progress = (body_length != BodyLength::Absent).then(Arc::<Progress>::default);
-        open.admitted(&admission, progress.clone());
+        let upload = body.map(|body| {
+            let progress = Arc::<Progress>::default();
+            let upload = Upload::new(body, Arc::clone(&progress), most, shared.limits.body_idle);
+            (upload, progress)
+        });
+        let (upload, progress) = upload.unzip();
+        open.admitted(&admission, progress);
         Ok(Ready {
             route,
             caller,
             admission,
             open,
             parts,
-            length: body_length,
-            upload: progress.map(|progress| Upload::new(body, progress, most, shared.limits.body_idle)),
+            length,
+            upload,
         })
     }
 
     fn open(&self, caller: &Caller, route: &Route) -> Open {
         let place = (route.number, route.meter);
-        Open::new(Arc::clone(&self.worker), caller, place, self.id, self.now, self.started)
+        Open::new(Arc::clone(self.worker), caller, place, self.id, self.now, self.started)
     }
 
     /// Phase four: the request goes to its upstream. What is the client's to say goes with it, and what is ours.
     async fn forward(&self, client: &Client, ready: &mut Ready) -> Result<(StatusCode, HeaderMap, Incoming), Refused> {
-        let mut call = Call::open(&self.worker, &ready.route.upstream, self.started).await?;
+        let mut call = Call::open(self.worker, &ready.route.upstream, self.started).await?;
         self.send(client, ready, &mut call);
         let headers = std::mem::take(&mut ready.parts.headers);
-        call.answer(&self.worker, &ready.route.upstream, headers).await
+        call.answer(self.worker, &ready.route.upstream, headers).await
     }
 
     fn send(&self, client: &Client, ready: &mut Ready, call: &mut Call) {
@@ -332,7 +362,7 @@ impl Exchange {
             mut open,
             ..
         } = ready;
-        let worker = &self.worker;
+        let worker = self.worker;
         let now = Instant::now();
         open.answered(status.as_u16(), route.counts.contains(status.as_u16()));
         worker.metrics.answered(route.number, status, now - self.started);

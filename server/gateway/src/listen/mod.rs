@@ -1,7 +1,7 @@
 //! Connections of clients: who is there, TLS, and which HTTP is spoken.
 //!
-//! HTTP/2 is chosen in the TLS handshake, or, without TLS, by the client's first bytes (RFC 9113, 3.3). HTTP/1.1 is read
-//! through the [guard](crate::guard).
+//! HTTP/2 is chosen in the TLS handshake, or, without TLS, by the client's first bytes (RFC 9113, 3.3), and left to hyper.
+//! HTTP/1.1 is the [client](crate::client) module's.
 
 mod certificates;
 mod client;
@@ -10,15 +10,22 @@ mod proxy_header;
 pub use certificates::{TlsError, TlsFiles};
 pub(crate) use client::{Client, Peer};
 
+use crate::body::Answer;
+use crate::client::{ClientBody, Handler};
 use crate::config::{Config, Limits};
-use crate::guard::Guard;
+use crate::http1::Invalid;
 use crate::server::{self, Worker};
 use certificates::Certificates;
-use hyper::server::conn::{http1, http2};
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use model::policy::AddressRange;
+use std::convert::Infallible;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -112,41 +119,46 @@ async fn begins_http2(stream: &TcpStream, limits: &Limits) -> bool {
     matches!(read, Ok(Ok(n)) if n == begin.len()) && begin == *HTTP2_BEGIN
 }
 
-/// Ends a connection when it is over, or, once told to stop, when its open requests are.
-macro_rules! serve_until {
-    ($connection:expr, $stop:expr) => {{
-        let mut connection = std::pin::pin!($connection);
-        let ended = tokio::select! {
-            biased;
-            ended = connection.as_mut() => ended,
-            _ = $stop.changed() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "client connection ended");
-        }
-    }};
+struct Http1 {
+    worker: Arc<Worker>,
+    peer: Peer,
+}
+
+impl Handler for Http1 {
+    async fn handle(&self, parts: Parts, body: Option<ClientBody>) -> Response<Answer> {
+        server::handle(&self.worker, &self.peer, parts, body).await
+    }
+    fn malformed(&self, why: Invalid) -> Response<Answer> {
+        server::malformed(&self.worker, why)
+    }
+    fn date(&self) -> [u8; 29] {
+        self.worker.date.text()
+    }
 }
 
 async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     worker: Arc<Worker>,
     stream: S,
     peer: Peer,
-    mut stop: watch::Receiver<Option<Duration>>,
+    stop: watch::Receiver<Option<Duration>>,
 ) {
-    let shared = Arc::clone(&worker.shared);
-    let limits = &shared.limits;
-    let service = service_fn(|request| server::handle(Arc::clone(&worker), peer.clone(), request));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
-        .writev(false)
-        .max_headers(limits.headers)
-        .max_buf_size(limits.head_bytes.max(8192))
-        .serve_connection(TokioIo::new(Guard::new(stream)), service);
-    serve_until!(connection, stop);
+    let limits = &worker.shared.limits;
+    let limits = crate::client::Limits {
+        head_bytes: limits.head_bytes,
+        headers: limits.headers,
+        head_timeout: limits.head_timeout,
+    };
+    crate::client::serve(stream, &Http1 { worker, peer }, limits, stop).await;
+}
+
+/// A request over HTTP/2.
+async fn handle_http2(
+    worker: Arc<Worker>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
+    let (parts, body) = request.into_parts();
+    Ok(server::handle(&worker, &peer, parts, ClientBody::from_http2(body)).await)
 }
 
 async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -157,7 +169,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let limits = &worker.shared.limits;
     let (streams, head_bytes) = (limits.streams_per_connection, limits.head_bytes);
-    let service = service_fn(move |request| server::handle(Arc::clone(&worker), peer.clone(), request));
+    let service = service_fn(move |request| handle_http2(Arc::clone(&worker), peer.clone(), request));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
@@ -169,5 +181,17 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
-    serve_until!(connection, stop);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        _ = stop.changed() => {
+            // The open requests are the last.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "client connection ended");
+    }
 }

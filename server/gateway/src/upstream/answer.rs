@@ -1,10 +1,10 @@
 //! The body of an answer, read from its connection as it is asked for.
 
 use super::connection::Connection;
-use super::framing::{Framing, Piece};
 use super::pool::Pool;
 use super::sending::Sending;
 use crate::body::BodyError;
+use crate::http1::{Framing, Piece};
 use crate::route::Upstream;
 use bytes::Bytes;
 use http_body::SizeHint;

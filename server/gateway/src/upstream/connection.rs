@@ -61,11 +61,13 @@ impl Connection {
 
     /// Reads what there is, behind what was read before; 0 at the end of the stream.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.read.capacity() - self.read.len() < self.read_size {
+        let mut room = self.read.capacity() - self.read.len();
+        if room < self.read_size / 2 {
             self.read.reserve(self.read_size);
+            room = self.read.capacity() - self.read.len();
         }
         let count = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read))?;
-        if count >= self.read_size {
+        if count == room {
             self.read_size = (self.read_size * 2).min(READ_MOST);
         }
         Poll::Ready(Ok(count))

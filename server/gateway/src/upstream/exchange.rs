@@ -1,11 +1,11 @@
 //! One request to an upstream, up to the head of its answer. The rest of the answer is an [`Incoming`].
 
-use super::Invalid;
 use super::answer::{Direct, Incoming};
 use super::connection::Connection;
-use super::head::{self, AnswerHead, BodyLength, RequestHead, Scan};
+use super::head::{self, AnswerHead, BodyLength, RequestHead};
 use super::sending::{NotSent, Sending};
 use crate::body::{self, BodyError, Upload};
+use crate::http1::{Invalid, Scan};
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
 use crate::server::Worker;

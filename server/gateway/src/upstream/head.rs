@@ -1,9 +1,8 @@
 //! Heads of HTTP/1.1 messages: requests written, answers read.
 
-use super::Invalid;
-use super::framing::Framing;
 use crate::edits::Edits;
 use crate::headers;
+use crate::http1::{Framing, Invalid, Scan};
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
@@ -101,38 +100,6 @@ pub(super) struct AnswerHead {
     pub(super) keeps: bool,
 }
 
-/// Finds the end of a head, and looks at no byte twice.
-#[derive(Debug, Default)]
-pub(super) struct Scan {
-    looked_at: usize,
-    line: usize,
-}
-
-impl Scan {
-    /// The length of the head with its empty line, once it is there.
-    fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Invalid> {
-        for at in memchr::memchr_iter(b'\n', &bytes[self.looked_at..]) {
-            let end = self.looked_at + at;
-            if end == self.line || bytes[end - 1] != b'\r' {
-                return Err(Invalid("a line of the head does not end in CR LF"));
-            }
-            if end == self.line + 1 {
-                return if end < HEAD_MOST {
-                    Ok(Some(end + 1))
-                } else {
-                    Err(Invalid("the head is too long"))
-                };
-            }
-            self.line = end + 1;
-        }
-        self.looked_at = bytes.len();
-        if bytes.len() >= HEAD_MOST {
-            return Err(Invalid("the head is too long"));
-        }
-        Ok(None)
-    }
-}
-
 /// Reads a head from the bytes that came, when it is whole. `headers` is empty; it is taken so that its memory serves
 /// again.
 pub(super) fn read(
@@ -141,8 +108,9 @@ pub(super) fn read(
     head_request: bool,
     headers: &mut HeaderMap,
 ) -> Result<Option<AnswerHead>, Invalid> {
-    let Some(end) = scan.end(bytes)? else { return Ok(None) };
-    *scan = Scan::default();
+    let Some(end) = scan.end(bytes, HEAD_MOST)? else {
+        return Ok(None);
+    };
     let head = bytes.split_to(end).freeze();
     let mut lines = [const { MaybeUninit::uninit() }; LINES_MOST];
     let mut parsed = httparse::Response::new(&mut []);

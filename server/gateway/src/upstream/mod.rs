@@ -2,7 +2,7 @@
 //!
 //! A connection is a socket with its two buffers and has no task of its own: it is driven by the request that holds it,
 //! so an answer wakes one task, passes no channel, and its body is handed on without being copied. `head` writes
-//! requests and reads the heads of answers, `framing` finds where their bodies end, `exchange` sends one request and
+//! requests and reads the heads of answers, `exchange` sends one request and
 //! waits for the head (`sending` is its body, `answer` that of the answer), `pool` keeps connections between requests.
 //!
 //! An answer is read strictly (RFC 9112): whatever two readers could frame differently is refused, the connection is
@@ -11,7 +11,6 @@
 mod answer;
 mod connection;
 mod exchange;
-mod framing;
 mod head;
 mod pool;
 mod sending;
@@ -20,8 +19,3 @@ pub(crate) use answer::Incoming;
 pub(crate) use exchange::Call;
 pub(crate) use head::{BodyLength, RequestHead};
 pub(crate) use pool::Pool;
-
-/// What came from an upstream is not an answer that can be read in one way only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Invalid(pub(crate) &'static str);

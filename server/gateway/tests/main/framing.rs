@@ -387,3 +387,104 @@ async fn too_much_is_refused() {
     let rows = world.shipped().await;
     assert!(rows.iter().all(|r| r.units == 0 && r.status == 413), "{rows:?}");
 }
+
+/// What is no request is told so like everything else, with a request id, and the connection is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_is_answered_with_a_problem() {
+    let world = World::new().await;
+    for text in [
+        "GET /v1/ok HTTP/1.1\r\nHost: a\r\nX-A : 1\r\n\r\n",
+        "POST /v1/ok HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "nonsense\r\n\r\n",
+        "GET /v1/ok HTTP/1.1\nHost: a\n\n",
+    ] {
+        // The second request is never looked at.
+        let out = raw(
+            world.addr,
+            format!("{text}GET /v1/ok HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(),
+        )
+        .await;
+        let reply = Reply::parse(&out);
+        assert_eq!(
+            (reply.status, reply.problem().as_str()),
+            (400, "bad-request"),
+            "{text:?}"
+        );
+        assert_eq!(reply.header("connection"), Some("close"));
+        assert_eq!(
+            reply.header("content-length"),
+            Some(reply.body.len().to_string().as_str())
+        );
+    }
+    // After an answered request on the same connection, too.
+    let out = raw(
+        world.addr,
+        &with_key(
+            &world,
+            "GET /v1/ok HTTP/1.1\r\nHost: a\r\n{key}\r\n\r\nGET / HTTP/1.1\r\n: 1\r\n\r\n",
+        ),
+    )
+    .await;
+    let out = String::from_utf8(out).unwrap();
+    assert!(
+        out.starts_with("HTTP/1.1 200 ") && out.matches("HTTP/1.1 400 ").count() == 1,
+        "{out}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_clients_and_heads_are_answered_as_they_ask() {
+    let world = World::new().await;
+    let one = |line: &str, more: &str| with_key(&world, &format!("{line}\r\nHost: a\r\n{{key}}\r\n{more}\r\n"));
+    let out = String::from_utf8(raw(world.addr, &one("GET /v1/ok HTTP/1.0", "")).await).unwrap();
+    assert!(
+        out.starts_with("HTTP/1.1 200 ") && out.contains("connection: close\r\n"),
+        "{out}"
+    );
+    let out = String::from_utf8(raw(world.addr, &one("GET /v1/chunked HTTP/1.0", "")).await).unwrap();
+    assert!(
+        !out.contains("transfer-encoding") && out.ends_with("\r\n\r\nabcde"),
+        "{out}"
+    );
+    let two = [
+        one("GET /v1/ok HTTP/1.0", "Connection: keep-alive\r\n"),
+        one("HEAD /v1/ok HTTP/1.1", "Connection: close\r\n"),
+    ];
+    let out = String::from_utf8(raw(world.addr, &two.concat()).await).unwrap();
+    assert!(out.contains("connection: keep-alive\r\n"), "{out}");
+    assert_eq!(out.matches("content-length: 2\r\n").count(), 2, "{out}");
+    assert!(
+        out.ends_with("\r\n\r\n"),
+        "nothing behind the head of an answer to HEAD: {out}"
+    );
+    assert_eq!(out.matches("date: ").count(), 2, "{out}");
+}
+
+/// A body that nobody wants ends the connection, unless it is there already: then it is passed over.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_refused_body_is_never_a_request() {
+    let world = World::new().await;
+    let inner = "GET /v1/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let refused = format!(
+        "POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{inner}",
+        inner.len()
+    );
+    let last = with_key(
+        &world,
+        "GET /v1/ok HTTP/1.1\r\nHost: a\r\n{key}\r\nConnection: close\r\n\r\n",
+    );
+    let out = raw(world.addr, &[refused.as_bytes(), &last].concat()).await;
+    let out = String::from_utf8(out).unwrap();
+    assert!(
+        out.starts_with("HTTP/1.1 404 ") && out.contains("HTTP/1.1 200 "),
+        "{out}"
+    );
+    assert_eq!(out.matches("HTTP/1.1 ").count(), 2, "{out}");
+    let more = refused.replace(
+        &format!("Length: {}", inner.len()),
+        &format!("Length: {}", inner.len() + 1_000_000),
+    );
+    let out = String::from_utf8(raw(world.addr, more.as_bytes()).await).unwrap();
+    assert_eq!(out.matches("HTTP/1.1 ").count(), 1, "{out}");
+    assert!(world.upstream.requests().iter().all(|r| r.starts_with("GET /v1/ok ")));
+}

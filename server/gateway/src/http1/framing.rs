@@ -1,4 +1,4 @@
-//! Where an answer's body ends (RFC 9112, sections 6 and 7).
+//! Where a body ends (RFC 9112, sections 6 and 7).
 
 use super::Invalid;
 use bytes::{Bytes, BytesMut};
@@ -12,7 +12,7 @@ const CHUNK_DIGITS: usize = 16;
 
 /// How the rest of a body is delimited.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     /// So many bytes are still to come; 0 at the end.
     Length(u64),
     /// In chunks.
@@ -23,7 +23,7 @@ pub(super) enum Framing {
 
 /// Where in a chunked body the next byte belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Chunks {
+pub(crate) enum Chunks {
     Size,
     Data(u64),
     DataEnd,
@@ -34,7 +34,7 @@ pub(super) enum Chunks {
 
 /// What a decoder found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(crate) enum Piece {
     /// The next part of the body, never empty.
     Data(Bytes),
     /// Nothing without more bytes.
@@ -45,17 +45,17 @@ pub(super) enum Piece {
 
 impl Framing {
     /// A body in chunks, from its first byte.
-    pub(super) fn chunked() -> Self {
+    pub(crate) fn chunked() -> Self {
         Self::Chunked(Chunks::Size)
     }
 
     /// Whether the body is through.
-    pub(super) fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         matches!(self, Self::Length(0) | Self::Chunked(Chunks::Done))
     }
 
     /// Bytes still to come, when that is known.
-    pub(super) fn left(&self) -> Option<u64> {
+    pub(crate) fn left(&self) -> Option<u64> {
         match self {
             Self::Length(left) => Some(*left),
             Self::Chunked(Chunks::Done) => Some(0),
@@ -64,12 +64,12 @@ impl Framing {
     }
 
     /// Whether the end of the stream ends the body too.
-    pub(super) fn ends_at_close(&self) -> bool {
+    pub(crate) fn ends_at_close(&self) -> bool {
         *self == Self::UntilClose
     }
 
     /// Takes the next piece from the bytes read.
-    pub(super) fn take(&mut self, read: &mut BytesMut) -> Result<Piece, Invalid> {
+    pub(crate) fn take(&mut self, read: &mut BytesMut) -> Result<Piece, Invalid> {
         match self {
             Self::Length(0) => Ok(Piece::End),
             Self::Length(left) => Ok(take_up_to(read, left)),
