@@ -27,6 +27,9 @@ fn assert_mendable(page: &Page, what: &str, kept: &str) {
     assert!(!page.text.contains("panic"), "{what}");
 }
 
+/// Path, fields, and the field whose value must come back.
+type Case<'a> = (&'a str, Vec<(&'a str, &'a str)>, &'a str);
+
 #[tokio::test]
 async fn what_is_typed_wrong_comes_back_to_be_mended() {
     let portal = Portal::new().await;
@@ -34,8 +37,7 @@ async fn what_is_typed_wrong_comes_back_to_be_mended() {
     mara.sign_up("mara@lumen.dev").await;
     let long = long();
     let odd = "\u{1f5dd}\u{fe0f} \u{202e}<b>\"&amp;";
-    // Path, fields, and the field whose value must come back.
-    let cases: Vec<(&str, Vec<(&str, &str)>, &str)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         ("/keys/new", vec![("name", ""), ("environment", "live")], "name"),
         ("/keys/new", vec![("name", &long), ("environment", "live")], "name"),
         ("/keys/new", vec![("name", odd), ("environment", "moon")], "name"),

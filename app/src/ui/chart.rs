@@ -4,6 +4,8 @@ use leptos::prelude::*;
 use model::money::grouped;
 
 const WIDTH: f64 = 1040.0;
+/// Width of a chart of few bars, which is not drawn larger than that, so that its words stay readable on a telephone.
+const SHORT_WIDTH: f64 = 520.0;
 const HEIGHT: f64 = 260.0;
 /// Where the plot begins and ends, inside room for the labels.
 const LEFT: f64 = 52.0;
@@ -13,7 +15,7 @@ const BOTTOM: f64 = 236.0;
 const STEPS: u64 = 4;
 /// Widest bar: a chart of one day is still a chart.
 const MAX_BAR: f64 = 56.0;
-/// So many bars stay readable on a telephone; of more, it shows a part and scrolls.
+/// So many bars fit on a telephone; of more, it shows a part and scrolls.
 const FEW_BARS: usize = 12;
 /// Labels under the axis, at most.
 const X_LABELS: usize = 8;
@@ -63,7 +65,7 @@ pub fn bars(id: &'static str, chart: &Bars) -> impl IntoView + use<> {
         .collect();
     view! {
         <div class="legend">{legend}</div>
-        <div class="chart-wrap" data-long=(chart.labels.len() > FEW_BARS).then_some("") tabindex="0" role="group" aria-label=chart.title.clone()>{plot(id, chart)}</div>
+        <div class="chart-wrap" data-long=is_long(chart).then_some("") tabindex="0" role="group" aria-label=chart.title.clone()>{plot(id, chart)}</div>
         <details>
             <summary>"Show as table"</summary>
             {table(chart)}
@@ -71,11 +73,16 @@ pub fn bars(id: &'static str, chart: &Bars) -> impl IntoView + use<> {
     }
 }
 
+fn is_long(chart: &Bars) -> bool {
+    chart.labels.len() > FEW_BARS
+}
+
 fn series_class(index: usize) -> String {
     format!("s{}", index % 6 + 1)
 }
 
 fn plot(id: &'static str, chart: &Bars) -> impl IntoView + use<> {
+    let full = if is_long(chart) { WIDTH } else { SHORT_WIDTH };
     let step = nice_step(chart.highest().1);
     let top = step * STEPS;
     let y = |value: u64| BOTTOM - (BOTTOM - TOP) * share(value, top);
@@ -83,13 +90,13 @@ fn plot(id: &'static str, chart: &Bars) -> impl IntoView + use<> {
         .map(|n| {
             let at = y(n * step);
             view! {
-                <line class="grid" x1=px(LEFT - 8.0) x2=px(WIDTH) y1=px(at) y2=px(at) />
+                <line class="grid" x1=px(LEFT - 8.0) x2=px(full) y1=px(at) y2=px(at) />
                 <text x=px(LEFT - 14.0) y=px(at + 4.0) text-anchor="end">{grouped(n * step)}</text>
             }
         })
         .collect();
     let count = chart.labels.len().max(1);
-    let slot = (WIDTH - LEFT) / count_f64(count);
+    let slot = (full - LEFT) / count_f64(count);
     let every = count.div_ceil(X_LABELS);
     let width = (slot * 0.82).min(MAX_BAR);
     let columns: Vec<_> = (0..chart.labels.len())
@@ -120,7 +127,7 @@ fn plot(id: &'static str, chart: &Bars) -> impl IntoView + use<> {
         .collect();
     let title_id = format!("{id}-title");
     view! {
-        <svg class="chart" viewBox=format!("0 0 {WIDTH} {HEIGHT}") role="img" aria-labelledby=title_id.clone()>
+        <svg class="chart" viewBox=format!("0 0 {full} {HEIGHT}") role="img" aria-labelledby=title_id.clone()>
             <title id=title_id.clone()>{chart.summary()}</title>
             {grid} {columns}
         </svg>
