@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { expect, test } from "../support.ts";
 import { filled, LOOKS } from "./pages.ts";
 import { look } from "./looking.ts";
-import { PASSWORD, STRIPE } from "./steps.ts";
+import { PASSWORD } from "./steps.ts";
 
 const program = process.env.TURNPIKE_BIN ?? fileURLToPath(new URL("../../target/debug/turnpike", import.meta.url));
 
@@ -37,7 +37,8 @@ test("the first start prints a one-time address; the first admin is made there, 
       TURNPIKE_PORTAL_LISTEN: `127.0.0.1:${portal}`,
       TURNPIKE_GATEWAY_LISTEN: `127.0.0.1:${gateway}`,
       TURNPIKE_OPERATIONS_LISTEN: `127.0.0.1:${operations}`,
-      TURNPIKE_STRIPE_URL: STRIPE,
+      // Nobody answers there: the emulator of the other journeys would go on delivering to a portal that is gone.
+      TURNPIKE_STRIPE_URL: "http://127.0.0.1:9",
       TURNPIKE_STRIPE_SECRET_KEY: "sk_test_demo",
     },
   });
