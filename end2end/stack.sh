@@ -16,7 +16,7 @@ unset DATABASE_URL TURNPIKE_DATABASE_URL
 EOF
   stack_run "$folder" atlas "$bin/atlas" --listen "127.0.0.1:$atlas"
   stack_run "$folder" stripe "$bin/stripe-emulator" --listen "127.0.0.1:$stripe" --state "$folder/stripe.json" \
-    --clock-offset-file "$folder/clock-offset" --record "$folder/stripe-requests.jsonl"
+    --clock-offset-file "$folder/clock-offset" --record "${stripe_record:-$folder/stripe-requests.jsonl}"
   stack_run "$folder" turnpike "$bin/turnpike" serve
   stack_answers "$folder" atlas "http://127.0.0.1:$atlas/openapi.json"
   stack_answers "$folder" stripe "http://127.0.0.1:$stripe/_control"

@@ -13,8 +13,10 @@ use crate::pages::{escape, page as html, see_other};
 use crate::periods::moment;
 use crate::running::Shared;
 use crate::settings::{Fault, Settings};
-use crate::state::{State, text};
+use crate::state::{State, flag, number, text};
 
+/// Charges that the page offers to dispute.
+const SHOWN_CHARGES: usize = 5;
 /// Events that the page shows.
 const SHOWN_EVENTS: usize = 25;
 
@@ -43,6 +45,7 @@ fn controls(state: &State) -> String {
             "<tr><td>{kind}<br><code>{id}</code></td><td>{waiting}</td><td><form method=\"post\" action=\"/_control/resend\"><button name=\"event\" value=\"{id}\" class=\"plain\">Resend</button></form></td></tr>"
         ));
     }
+    let disputes = disputes(state);
     format!(
         "<p>Now <strong>{}</strong>, {} s ahead of real time.</p>\
          <h2>Time</h2><form method=\"post\" action=\"/_control/advance\" class=\"row\">{}{}{}{}</form>\
@@ -56,6 +59,7 @@ fn controls(state: &State) -> String {
          <label><input type=\"checkbox\" name=\"reorder\" value=\"true\"{}> Send backwards</label><label><input type=\"checkbox\" name=\"drop\" value=\"true\"{}> Lose all</label>\
          <label>Delay (ms) <input name=\"delay_ms\" value=\"{}\" inputmode=\"numeric\"></label><button>Set</button></form>\
          <form method=\"post\" action=\"/_control/settle\"><button class=\"plain\">Count usage and deliver now</button></form>\
+         <h2>Disputes</h2><table><tbody>{disputes}</tbody></table>\
          <h2>Events</h2><table><tbody>{events}</tbody></table>",
         moment(state.wall),
         state.offset,
@@ -71,6 +75,38 @@ fn controls(state: &State) -> String {
         checked(webhooks.drop),
         webhooks.delay_ms,
     )
+}
+
+/// Disputes that wait for the bank, and the newest charges that can be contested.
+fn disputes(state: &State) -> String {
+    let mut rows = String::new();
+    for dispute in state.of_kind("dispute").filter(|d| !crate::disputes::is_closed(d)) {
+        let (id, charge) = (text(dispute, "id"), text(dispute, "charge"));
+        let outcomes: &[&str] = if text(dispute, "status").starts_with("warning_") {
+            &["warning_closed"]
+        } else {
+            &["won", "lost"]
+        };
+        let button =
+            |outcome: &&str| format!("<button name=\"outcome\" value=\"{outcome}\" class=\"plain\">{outcome}</button>");
+        let buttons: String = outcomes.iter().map(button).collect();
+        rows.push_str(&format!(
+            "<tr><td>{}<br><code>{charge}</code></td><td>disputed</td><td><form method=\"post\" action=\"/_control/close_dispute\"><input type=\"hidden\" name=\"dispute\" value=\"{id}\">{buttons}</form></td></tr>",
+            number(dispute, "amount"),
+        ));
+    }
+    let charges = state.of_kind("charge").rev();
+    for charge in charges
+        .filter(|c| flag(c, "paid") && !flag(c, "disputed"))
+        .take(SHOWN_CHARGES)
+    {
+        rows.push_str(&format!(
+            "<tr><td>{}<br><code>{}</code></td><td>paid</td><td><form method=\"post\" action=\"/_control/dispute\"><button name=\"charge\" value=\"{1}\" class=\"plain\">Dispute</button></form></td></tr>",
+            number(charge, "amount"),
+            text(charge, "id"),
+        ));
+    }
+    rows
 }
 
 /// `GET /_control/state`.
@@ -157,6 +193,17 @@ async fn perform(shared: &Shared, action: &str, params: &Value) -> Result<(), Ap
         "settle" => {
             shared.settle().await;
             Ok(())
+        }
+        "dispute" => {
+            let (charge, reason) = (
+                text(params, "charge"),
+                params["reason"].as_str().unwrap_or("fraudulent"),
+            );
+            let inquiry = params["inquiry"].as_bool().unwrap_or(false);
+            shared.with(|state| crate::disputes::open(state, charge, reason, inquiry).map(drop))
+        }
+        "close_dispute" => {
+            shared.with(|state| crate::disputes::close(state, text(params, "dispute"), text(params, "outcome")))
         }
         "resend" => shared.with(|state| crate::webhooks::resend(state, text(params, "event"))),
         _ => shared.with(|state| set(&mut state.settings, action, params)),

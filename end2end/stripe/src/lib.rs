@@ -7,6 +7,11 @@
 //! A request walks: `api` (key, version, faults, idempotency) -> `params` (the table of what is allowed) -> `routes` -> the
 //! module of its noun, on one [`state`] behind one lock -> `views` (what the API shows) -> the answer. Events go to a queue
 //! in `webhooks`, which `running` delivers.
+//!
+//! Requests can be recorded, a JSON line each with `method`, `path`, `query` and `body`, to be held against Stripe's own
+//! description of its API: the program takes `--record FILE`, and an emulator in a test ([`Config::for_tests`]) writes a file
+//! of its own into the folder that the variable `TURNPIKE_STRIPE_RECORD` names. `./dev test` sets it to
+//! `target/stripe-requests`, where the emulator of the browser journeys writes, too.
 #![recursion_limit = "256"]
 
 mod api;
@@ -18,6 +23,7 @@ mod checkout_page;
 mod clock;
 mod control;
 mod customers;
+mod disputes;
 mod dunning;
 mod error;
 mod events;
@@ -48,6 +54,6 @@ mod subscriptions;
 mod views;
 mod webhooks;
 
-pub use running::{Config, Emulator, Running, StartError};
+pub use running::{Config, Emulator, RECORD_VARIABLE, Running, StartError};
 pub use settings::{AfterRetries, Fault, Mischief, Settings};
 pub use state::API_VERSION;

@@ -219,6 +219,11 @@ pub(crate) fn refund(state: &mut State, params: &Value) -> Answer {
     };
     let found = state.find("charge", &charge, "charge")?.clone();
     state.enter(text(&found, "customer"));
+    let disputed = state.of_kind("dispute").find(|d| text(d, "charge") == charge);
+    if disputed.is_some_and(|dispute| !flag(dispute, "is_charge_refundable")) {
+        let message = format!("Charge {charge} has been charged back; cannot issue a refund.");
+        return Err(ApiError::invalid(&message).with("code", "charge_disputed"));
+    }
     let left = number(&found, "amount_captured") - number(&found, "amount_refunded");
     let amount = params["amount"].as_i64().unwrap_or(left);
     if left == 0 {

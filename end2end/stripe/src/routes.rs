@@ -44,7 +44,7 @@ fn delete(state: &mut State, pattern: &str, id: &str, params: &Value) -> Answer 
 }
 
 /// The endpoints that retrieve one object, and the object's kind.
-const RETRIEVED: [(&str, &str); 20] = [
+const RETRIEVED: [(&str, &str); 21] = [
     ("/v1/payment_methods/{id}", "payment_method"),
     ("/v1/products/{id}", "product"),
     ("/v1/prices/{id}", "price"),
@@ -59,6 +59,7 @@ const RETRIEVED: [(&str, &str); 20] = [
     ("/v1/setup_intents/{id}", "setup_intent"),
     ("/v1/charges/{id}", "charge"),
     ("/v1/refunds/{id}", "refund"),
+    ("/v1/disputes/{id}", "dispute"),
     ("/v1/billing_portal/configurations/{id}", "billing_portal.configuration"),
     ("/v1/webhook_endpoints/{id}", "webhook_endpoint"),
     ("/v1/events/{id}", "event"),
@@ -68,7 +69,7 @@ const RETRIEVED: [(&str, &str); 20] = [
 ];
 
 /// The endpoints that list a kind, filtered by equal fields only.
-const LISTED: [(&str, &str, &[&str]); 12] = [
+const LISTED: [(&str, &str, &[&str]); 13] = [
     ("/v1/customers", "customer", &["email", "test_clock"]),
     ("/v1/billing/meters", "billing.meter", &["status"]),
     ("/v1/subscription_schedules", "subscription_schedule", &["customer"]),
@@ -77,6 +78,7 @@ const LISTED: [(&str, &str, &[&str]); 12] = [
     ("/v1/setup_intents", "setup_intent", &["customer"]),
     ("/v1/charges", "charge", &["customer", "payment_intent"]),
     ("/v1/refunds", "refund", &["charge", "payment_intent"]),
+    ("/v1/disputes", "dispute", &["charge", "payment_intent"]),
     (
         "/v1/billing_portal/configurations",
         "billing_portal.configuration",

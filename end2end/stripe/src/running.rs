@@ -41,14 +41,26 @@ pub struct Config {
     pub settings: Settings,
 }
 
+/// The environment variable that names a folder for records: see [`Config::for_tests`].
+pub const RECORD_VARIABLE: &str = "TURNPIKE_STRIPE_RECORD";
+
+/// A file of its own for each emulator of each process, in the folder that [`RECORD_VARIABLE`] names.
+fn record_of_tests() -> Option<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let folder = std::env::var_os(RECORD_VARIABLE).filter(|folder| !folder.is_empty())?;
+    let name = format!("{}-{}.jsonl", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    Some(PathBuf::from(folder).join(name))
+}
+
 impl Config {
-    /// For tests: any port of this machine, a clock of the caller, nothing on disk, no ticking.
+    /// For tests: any port of this machine, a clock of the caller, no ticking, and nothing on disk but the requests, where
+    /// [`RECORD_VARIABLE`] asks for them.
     pub fn for_tests(clock: Arc<dyn Fn() -> i64 + Send + Sync>, seed: u64) -> Self {
         Self {
             clock,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             seed,
-            record: None,
+            record: record_of_tests(),
             state: None,
             clock_offset_file: None,
             aggregation_lag: Duration::from_millis(500),
@@ -347,6 +359,14 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&beside, path)
 }
 
+/// Opens a record file to append to, and makes the folder it is in.
+fn open_record(path: &Path) -> std::io::Result<Mutex<File>> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    Ok(Mutex::new(OpenOptions::new().create(true).append(true).open(path)?))
+}
+
 fn load(config: &Config) -> Result<State, StartError> {
     let fresh = || {
         let mut state = State::default();
@@ -375,16 +395,8 @@ impl Emulator {
         let address = listener.local_addr().map_err(|error| cannot("listen", &error))?;
         let mut state = load(&config)?;
         state.base_url = format!("http://{address}");
-        let record = match &config.record {
-            Some(path) => Some(Mutex::new(
-                OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(path)
-                    .map_err(|error| cannot("open the record file", &error))?,
-            )),
-            None => None,
-        };
+        let record = config.record.as_deref().map(open_record).transpose();
+        let record = record.map_err(|error| cannot("open the record file", &error))?;
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(ANSWER_SECONDS))
             .redirect(reqwest::redirect::Policy::none())
@@ -478,6 +490,19 @@ impl Running {
     /// Changes what the control page can change.
     pub fn set(&self, change: impl FnOnce(&mut Settings)) {
         self.shared.with(|state| change(&mut state.settings));
+    }
+
+    /// The cardholder contests a charge, as `fraudulent` for example; gives the dispute's id. None when it cannot be
+    /// contested. An inquiry takes no money yet.
+    pub fn dispute(&self, charge: &str, reason: &str, inquiry: bool) -> Option<String> {
+        let opened = |state: &mut State| crate::disputes::open(state, charge, reason, inquiry).ok();
+        self.shared.with(opened)
+    }
+
+    /// The bank decides a dispute: `won`, `lost`, or `warning_closed` for an inquiry; false when it cannot.
+    pub fn close_dispute(&self, dispute: &str, outcome: &str) -> bool {
+        self.shared
+            .with(|state| crate::disputes::close(state, dispute, outcome).is_ok())
     }
 
     /// Sends an event again to every endpoint that wants it; false when there is no such event.
