@@ -2,13 +2,18 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod clients;
+mod crossing;
+mod differential;
 mod durability;
 mod framing;
+mod hostile_upstream;
 mod kill;
 mod limits;
 mod pages;
+mod recorder;
 mod refusals;
 mod routing;
+mod smuggling;
 mod streams;
 mod support;
 mod upstreams;
