@@ -1,6 +1,7 @@
 //! Bodies on their way through: frames are passed on as they come, never gathered.
 
 use crate::client::ClientBody;
+use crate::config::Limits;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
@@ -55,19 +56,43 @@ pub(crate) struct Upload {
     progress: Arc<Progress>,
     most: u64,
     idle: Duration,
-    /// Bounds silence; set when something has to be waited for.
+    /// Slowest pace, in bytes a second.
+    slowest: u64,
+    /// Bounds silence and slowness; set when something has to be waited for.
     timer: Timer,
+    /// When the wait that is under way began.
+    since: Option<Instant>,
+    /// How long the client was waited for, all in all.
+    waited: Duration,
 }
 
 impl Upload {
-    /// A body of at most `most` bytes, never silent for longer than `idle`.
-    pub(crate) fn new(incoming: ClientBody, progress: Arc<Progress>, most: u64, idle: Duration) -> Self {
+    /// A body of at most `most` bytes, never silent for longer than [`Limits::body_idle`] nor slower than
+    /// [`Limits::body_bytes_per_second`] beyond that.
+    pub(crate) fn new(incoming: ClientBody, progress: Arc<Progress>, most: u64, limits: &Limits) -> Self {
         Self {
             incoming,
             progress,
             most,
-            idle,
+            idle: limits.body_idle,
+            slowest: limits.body_bytes_per_second.max(1),
             timer: Timer::default(),
+            since: None,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// The longest that the next bytes may take: what came so far has earned time, what was waited for has used it.
+    fn patience(&self) -> Duration {
+        let earned = Duration::from_secs(self.progress.bytes() / self.slowest);
+        let left = self.idle.saturating_add(earned).saturating_sub(self.waited);
+        left.min(self.idle)
+    }
+
+    fn heard(&mut self) {
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+            self.timer.clear();
         }
     }
 
@@ -80,7 +105,7 @@ impl Upload {
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         match self.incoming.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
-                self.timer.clear();
+                self.heard();
                 let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
                 let before = self.progress.0.fetch_add(length, Ordering::Relaxed);
                 if before.saturating_add(length) > self.most {
@@ -91,8 +116,10 @@ impl Upload {
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyError::Broken))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
-                if !self.timer.is_set() {
-                    self.timer.set((Instant::now() + self.idle).into());
+                if self.since.is_none() {
+                    let now = Instant::now();
+                    self.since = Some(now);
+                    self.timer.set((now + self.patience()).into());
                 }
                 ready!(self.timer.poll(cx));
                 Poll::Ready(Some(Err(BodyError::TooSlow)))

@@ -23,9 +23,25 @@ pub struct Config {
     pub trusted_proxies: Vec<AddressRange>,
     /// Connections from trusted proxies begin with a PROXY header.
     pub proxy_protocol: bool,
+    /// Addresses whose connections are not counted against [`Limits::connections_per_address`], because one of them
+    /// speaks for many: this machine and private networks, where proxies and load balancers live. Trusted proxies are
+    /// not counted either.
+    pub uncounted: Vec<AddressRange>,
     /// Bounds on time and size.
     pub limits: Limits,
 }
+
+/// Loopback, private networks (RFC 1918), link-local and unique local addresses.
+const PRIVATE: [&str; 8] = [
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "169.254.0.0/16",
+    "::1/128",
+    "fc00::/7",
+    "fe80::/10",
+];
 
 impl Config {
     /// Defaults: a thread per core.
@@ -37,6 +53,7 @@ impl Config {
             tls: None,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
+            uncounted: PRIVATE.iter().filter_map(|range| range.parse().ok()).collect(),
             limits: Limits::default(),
         }
     }
@@ -55,6 +72,9 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// Longest silence inside a request's body.
     pub body_idle: Duration,
+    /// Slowest body, in bytes a second, counted over the time that the client is waited for: a client that sends one
+    /// byte now and then breaks no silence for long, and would hold an upstream for hours.
+    pub body_bytes_per_second: u64,
     /// Longest time that sent bytes stay unacknowledged by a client, or its window stays shut: a client that reads
     /// nothing holds its connection no longer.
     pub write_stall: Duration,
@@ -66,6 +86,9 @@ pub struct Limits {
     pub idle_per_upstream: usize,
     /// Open client connections per thread; above it new ones are closed at once.
     pub connections_per_thread: usize,
+    /// Open connections from one client address (of IPv6 its /64); above it new ones are closed at once. Addresses in
+    /// [`Config::uncounted`] have no such bound.
+    pub connections_per_address: usize,
     /// Longest time between two questions to the snapshot source.
     pub poll_interval: Duration,
     /// Longest time a record waits before it is shipped.
@@ -84,11 +107,13 @@ impl Default for Limits {
             headers: 100,
             head_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
+            body_bytes_per_second: 1024,
             write_stall: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(2),
             streams_per_connection: 100,
             idle_per_upstream: 128,
             connections_per_thread: 20_000,
+            connections_per_address: 1_000,
             poll_interval: Duration::from_secs(2),
             ship_interval: Duration::from_millis(200),
             segment_records: 1 << 16,

@@ -1,6 +1,7 @@
 //! Starts and stops a gateway.
 
 use crate::config::{Config, Peppers};
+use crate::crowd::Crowd;
 use crate::disk;
 use crate::ledger::Ledger;
 use crate::listen::{Listening, TlsError};
@@ -69,6 +70,7 @@ impl Gateway {
         let listening = Listening::new(&config)?;
         let syncing = ledger.start_syncing().map_err(StartError::Thread)?;
         let shared = Arc::new(Shared {
+            crowd: Crowd::new(&config),
             limits: config.limits,
             tables,
             ledger,

@@ -76,6 +76,7 @@ mod body;
 mod client;
 mod config;
 mod cors;
+mod crowd;
 mod date;
 mod disk;
 mod edits;

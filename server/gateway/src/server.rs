@@ -6,6 +6,7 @@ use crate::body::{self, Answer, Progress, Stream, Upload};
 use crate::client::ClientBody;
 use crate::config::{Limits, Peppers};
 use crate::cors;
+use crate::crowd::Crowd;
 use crate::date::Date;
 use crate::headers::{self, Short};
 use crate::http1::Invalid;
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) tables: Arc<Tables>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) peppers: Peppers,
+    pub(crate) crowd: Arc<Crowd>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) listening: Listening,
 }
@@ -103,8 +105,9 @@ pub(crate) async fn serve(worker: Arc<Worker>, listener: TcpListener, mut stop: 
                     if alive.strong_count() > limit || tuned.is_err() {
                         continue;
                     }
-                    let connection = listen::connection(Arc::clone(&worker), stream, peer.ip(), stop.clone(), alive.clone());
-                    tokio::spawn(connection);
+                    let Some(seat) = worker.shared.crowd.seat(peer.ip()) else { continue };
+                    let place = (seat, alive.clone());
+                    tokio::spawn(listen::connection(Arc::clone(&worker), stream, peer.ip(), stop.clone(), place));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
@@ -271,7 +274,7 @@ impl<'a> Exchange<'a> {
         };
         let upload = body.map(|body| {
             let progress = Arc::<Progress>::default();
-            let upload = Upload::new(body, Arc::clone(&progress), most, shared.limits.body_idle);
+            let upload = Upload::new(body, Arc::clone(&progress), most, &shared.limits);
             (upload, progress)
         });
         let (upload, progress) = upload.unzip();

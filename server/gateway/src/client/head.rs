@@ -77,14 +77,17 @@ pub(super) fn read(
         Version::HTTP_10
     };
     *request.headers_mut() = headers;
+    let framing = if facts.chunked {
+        Framing::chunked()
+    } else {
+        Framing::Length(facts.length.unwrap_or(0))
+    };
+    // An old proxy before us may see the end of a body elsewhere: after one, HTTP/1.0 gets no second request.
+    let keeps = facts.keeps && !facts.closes && (facts.http_11 || framing.ended());
     Ok(Some(Head {
         parts: request.into_parts().0,
-        framing: if facts.chunked {
-            Framing::chunked()
-        } else {
-            Framing::Length(facts.length.unwrap_or(0))
-        },
-        keeps: facts.keeps && !facts.closes,
+        framing,
+        keeps,
         expects: facts.expects,
     }))
 }
@@ -275,6 +278,10 @@ mod tests {
             ),
             ("GET / HTTP/1.0\r\n\r\n", false),
             ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", true),
+            (
+                "POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi",
+                false,
+            ),
         ] {
             let head = read(
                 &mut BytesMut::from(text),

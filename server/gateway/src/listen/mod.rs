@@ -13,6 +13,7 @@ pub(crate) use client::{Client, Peer};
 use crate::body::Answer;
 use crate::client::{ClientBody, Handler};
 use crate::config::{Config, Limits};
+use crate::crowd::Seat;
 use crate::http1::Invalid;
 use crate::server::{self, Worker};
 use certificates::Certificates;
@@ -85,7 +86,7 @@ pub(crate) async fn connection(
     mut stream: TcpStream,
     mut address: IpAddr,
     stop: watch::Receiver<Option<Duration>>,
-    _alive: mpsc::Sender<()>,
+    _place: (Seat, mpsc::Sender<()>),
 ) {
     let shared = Arc::clone(&worker.shared);
     let (listening, limits) = (&shared.listening, &shared.limits);

@@ -41,6 +41,23 @@ fn token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|b| mark(*b))
 }
 
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| char::from(*b)).collect()
+}
+
+/// Name in lower case and value of a header line.
+fn field(line: &[u8]) -> Result<(String, String), &'static str> {
+    let colon = line.iter().position(|b| *b == b':').ok_or("a line without a colon")?;
+    if !token(&line[..colon]) {
+        return Err("a header's name");
+    }
+    let value = text(&line[colon + 1..]);
+    Ok((
+        text(&line[..colon]).to_ascii_lowercase(),
+        value.trim_matches([' ', '\t']).to_owned(),
+    ))
+}
+
 /// Reads one request, of HTTP/1.1 or, without chunks, HTTP/1.0.
 pub(crate) fn read(bytes: &[u8]) -> Read {
     let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else {
@@ -55,7 +72,6 @@ pub(crate) fn read(bytes: &[u8]) -> Read {
     if newlines != bytes[..end].windows(2).filter(|w| w == b"\r\n").count() || !lines.iter().all(|l| clean(l)) {
         return Read::Broken("a control byte");
     }
-    let text = |b: &[u8]| b.iter().map(|b| char::from(*b)).collect::<String>();
     let parts: Vec<_> = lines[0].split(|b| *b == b' ').collect();
     if parts.len() != 3
         || !token(parts[0])
@@ -64,20 +80,10 @@ pub(crate) fn read(bytes: &[u8]) -> Read {
     {
         return Read::Broken("the request line");
     }
-    let mut headers = Vec::new();
-    for line in &lines[1..] {
-        let Some(colon) = line.iter().position(|b| *b == b':') else {
-            return Read::Broken("a line without a colon");
-        };
-        if !token(&line[..colon]) {
-            return Read::Broken("a header's name");
-        }
-        let value = text(&line[colon + 1..]);
-        headers.push((
-            text(&line[..colon]).to_ascii_lowercase(),
-            value.trim_matches([' ', '\t']).to_owned(),
-        ));
-    }
+    let headers = match lines[1..].iter().map(|l| field(l)).collect() {
+        Ok(headers) => headers,
+        Err(why) => return Read::Broken(why),
+    };
     let mut request = Request {
         method: text(parts[0]),
         target: text(parts[1]),
