@@ -1,10 +1,9 @@
 //! Starts and stops a gateway.
 
 use crate::config::{Config, Peppers};
-use crate::crowd::Crowd;
 use crate::disk;
 use crate::ledger::Ledger;
-use crate::listen::{Listening, TlsError};
+use crate::listen::{Crowd, Listening, TlsError};
 use crate::metrics::{self, Metrics};
 use crate::server::{self, Shared, Worker};
 use crate::source::{SnapshotSource, UsageSink};

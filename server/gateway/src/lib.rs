@@ -76,7 +76,6 @@ mod body;
 mod client;
 mod config;
 mod cors;
-mod crowd;
 mod date;
 mod disk;
 mod edits;

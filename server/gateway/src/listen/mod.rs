@@ -5,18 +5,20 @@
 
 mod certificates;
 mod client;
+mod crowd;
 mod proxy_header;
 
 pub use certificates::{TlsError, TlsFiles};
 pub(crate) use client::{Client, Peer};
+pub(crate) use crowd::Crowd;
 
 use crate::body::Answer;
 use crate::client::{ClientBody, Handler};
 use crate::config::{Config, Limits};
-use crate::crowd::Seat;
 use crate::http1::Invalid;
 use crate::server::{self, Worker};
 use certificates::Certificates;
+use crowd::Seat;
 use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
