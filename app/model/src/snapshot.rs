@@ -150,6 +150,10 @@ pub struct Entitlement {
     pub currency: Currency,
     /// The consumer's ceiling on usage charges in a period, in minor units.
     pub spend_cap_minor: Option<i64>,
+    /// What usage of this period costs that counts under plan versions before this one, in minor units; the same units
+    /// are in [`MeterEntitlement::settled_units`]. It is the part of the spend cap that is gone, whatever comes.
+    #[serde(default)]
+    pub settled_minor: i64,
 }
 
 /// Allowance, overage and what is used of a meter.
@@ -161,4 +165,7 @@ pub struct MeterEntitlement {
     pub terms: MeterTerms,
     /// Units used in the period, as far as shipped ([`Changes::shipped_through`]).
     pub used: u64,
+    /// The part of `used` that counts under earlier plan versions; this one's prices are for the rest.
+    #[serde(default)]
+    pub settled_units: u64,
 }

@@ -4,7 +4,7 @@
 use crate::snapshot::rolled;
 use crate::subscriptions::{self, Subscription};
 use crate::{Domain, DomainError, Result, Viewer, catalogue};
-use model::access::Settlement;
+use model::access::{Interval, Settlement};
 use model::catalogue::PlanTerms;
 use model::price::{UsageLine, rate};
 use model::{ConsumerId, Currency, Money, Period, PlanVersionId, Time};
@@ -151,6 +151,21 @@ async fn used(connection: &mut PgConnection, consumer: ConsumerId, period_start:
         .collect()
 }
 
+/// The usage lines of a meter under a plan version; none where the version does not sell it.
+pub(crate) fn usage_lines(
+    terms: &PlanTerms,
+    interval: Interval,
+    meter: &str,
+    units: u64,
+    currency: Currency,
+) -> Result<Option<Vec<UsageLine>>> {
+    let meter = terms
+        .offer(interval)
+        .and_then(|o| o.meters.iter().find(|m| m.meter == meter));
+    let lines = meter.map(|m| rate(m, units, currency));
+    lines.transpose().map_err(DomainError::internal)
+}
+
 fn meter_cost(
     used: &Used,
     terms: &PlanTerms,
@@ -158,11 +173,9 @@ fn meter_cost(
     invoiced: bool,
     currency: Currency,
 ) -> Result<Option<MeterCost>> {
-    let offer = terms.offer(subscription.interval);
-    let Some(meter) = offer.and_then(|o| o.meters.iter().find(|m| m.meter == used.slug)) else {
+    let Some(lines) = usage_lines(terms, subscription.interval, &used.slug, used.units, currency)? else {
         return Ok(None);
     };
-    let lines = rate(meter, used.units, currency).map_err(DomainError::internal)?;
     Ok(Some(MeterCost {
         name: used.name.clone(),
         unit: used.unit.clone(),

@@ -187,6 +187,7 @@ impl World {
             meter: meter.number,
             terms: terms.clone(),
             used: 0,
+            settled_units: 0,
         })
     }
 
@@ -205,6 +206,7 @@ impl World {
             meters: Vec::new(),
             currency: self.currency,
             spend_cap_minor: None,
+            settled_minor: 0,
         }
     }
 }

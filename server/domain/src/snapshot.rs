@@ -1,6 +1,7 @@
 //! What a gateway is told: everything newer than the version it has, read in one snapshot of the database, so that
 //! versions, usage and the ledger's cursor agree with each other.
 
+use crate::usage::settled;
 use crate::{Domain, DomainError, Result};
 use futures::TryStreamExt as _;
 use model::access::{Environment, Method};
@@ -193,7 +194,7 @@ async fn with_usage(
         &environments,
         &starts as &[Time],
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
     let used: HashMap<(ConsumerId, Environment, i16), u64> = rows
         .into_iter()
@@ -212,6 +213,7 @@ async fn with_usage(
             meter.used = used.get(&key).copied().unwrap_or(0);
         }
     }
+    settled::fill(connection, &mut records).await?;
     Ok(records)
 }
 

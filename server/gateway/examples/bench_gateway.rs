@@ -133,9 +133,11 @@ fn entitlement(consumer: ConsumerId, now: Time) -> Entitlement {
                 overage: None,
             },
             used: 0,
+            settled_units: 0,
         }],
         currency: Currency::USD,
         spend_cap_minor: Some(1_000_000),
+        settled_minor: 0,
     }
 }
 

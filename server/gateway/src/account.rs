@@ -4,6 +4,7 @@
 //! so a change of plan never resets what is used, and an admitted request gives its units back to where it took them.
 
 use crate::headers;
+use crate::limit::{Frame, Limit, Over, Slot, cap_left};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use model::access::{Environment, Suspension};
@@ -51,93 +52,11 @@ pub(crate) struct Terms {
     pub(crate) plan_version: Option<PlanVersionId>,
     pub(crate) period: Period,
     pub(crate) spend_cap_minor: Option<i64>,
+    /// Charged in this period under earlier plan versions, in minor units.
+    settled_minor: i64,
     pub(crate) limits: Vec<Limit>,
     /// More than one priced meter under a cap: the cost is summed at every admission.
     summed: bool,
-}
-
-/// The ceiling and the counter of a meter.
-pub(crate) struct Limit {
-    pub(crate) meter: u16,
-    /// Hard quota, in units.
-    pub(crate) quota: Option<u64>,
-    /// Units that fit under the spend cap, where this is the only priced meter.
-    pub(crate) within_cap: Option<u64>,
-    /// `RateLimit-Policy` on this meter's routes.
-    pub(crate) policy: HeaderValue,
-    pub(crate) slot: Arc<Slot>,
-}
-
-impl Limit {
-    /// The first ceiling that is reached, in units.
-    pub(crate) fn ceiling(&self) -> Option<u64> {
-        match (self.quota, self.within_cap) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
-    }
-}
-
-/// Units of a meter in a period.
-#[derive(Default)]
-pub(crate) struct Slot {
-    /// Recorded and in flight.
-    taken: AtomicU64,
-    /// As the ledger has it; changed only in the instant a record is written.
-    pub(crate) recorded: AtomicU64,
-}
-
-/// Why units were not given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Over {
-    Quota,
-    Cap,
-}
-
-impl Slot {
-    fn starting_at(units: u64) -> Arc<Self> {
-        Arc::new(Self {
-            taken: AtomicU64::new(units),
-            recorded: AtomicU64::new(units),
-        })
-    }
-    /// Units recorded and in flight.
-    pub(crate) fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
-    }
-    /// Gives units back.
-    pub(crate) fn release(&self, units: u64) {
-        self.taken.fetch_sub(units, Ordering::Relaxed);
-    }
-
-    fn take(&self, units: u64, limit: &Limit) -> Result<u64, Over> {
-        let mut now = self.taken.load(Ordering::Relaxed);
-        loop {
-            let then = now.saturating_add(units);
-            if units > 0 && limit.quota.is_some_and(|q| then > q) {
-                return Err(Over::Quota);
-            }
-            if units > 0 && limit.within_cap.is_some_and(|c| then > c) {
-                return Err(Over::Cap);
-            }
-            match self
-                .taken
-                .compare_exchange_weak(now, then, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => return Ok(then),
-                Err(other) => now = other,
-            }
-        }
-    }
-
-    /// Another count of the same units is ahead of ours: follow it.
-    fn catch_up(&self, units: u64) {
-        let ahead = units.saturating_sub(self.recorded.load(Ordering::Relaxed));
-        if ahead > 0 {
-            self.recorded.fetch_add(ahead, Ordering::Relaxed);
-            self.taken.fetch_add(ahead, Ordering::Relaxed);
-        }
-    }
 }
 
 /// The outcome of the rate limiter.
@@ -243,6 +162,7 @@ impl Account {
                     end: epoch,
                 },
                 spend_cap_minor: None,
+                settled_minor: 0,
                 limits: Vec::new(),
                 summed: false,
             }),
@@ -279,7 +199,8 @@ impl Account {
             plan_version: terms.plan_version,
             period,
             spend_cap_minor: terms.spend_cap_minor,
-            limits: terms.limits.iter().map(Limit::emptied).collect(),
+            settled_minor: 0,
+            limits: terms.emptied(period),
             summed: terms.summed,
         });
         self.terms.store(Arc::clone(&rolled));
@@ -297,10 +218,11 @@ impl Account {
             return limit.slot.take(u64::from(units), limit);
         }
         let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = terms.cost_minor();
         let total = limit.slot.take(u64::from(units), limit)?;
-        if terms
-            .spend_cap_minor
-            .is_some_and(|cap| terms.cost_minor().is_none_or(|c| c > cap))
+        let over = |cost: i64, left: i64| cost > left && before.is_none_or(|b| cost > b);
+        if let Some(left) = cap_left(terms.spend_cap_minor, terms.settled_minor)
+            && terms.cost_minor().is_none_or(|cost| over(cost, left))
         {
             limit.slot.release(u64::from(units));
             return Err(Over::Cap);
@@ -315,11 +237,20 @@ impl Account {
         let old = self.terms.load_full();
         let period = period_at(e.period, now);
         let same = old.period.start == period.start;
+        // What is told of another period says nothing about this one.
+        let current = period.start == e.period.start;
+        let settled_minor = if current { e.settled_minor } else { 0 };
         let base = |m: &MeterEntitlement| {
-            let told = if period.start == e.period.start { m.used } else { 0 };
+            let told = if current { m.used } else { 0 };
             told.saturating_add(own(m.meter, period.start))
         };
-        let priced = e.meters.iter().filter(|m| m.terms.overage.is_some()).count();
+        let frame = Frame {
+            rate: e.rate_limit,
+            currency: e.currency,
+            period,
+            cap_left_minor: cap_left(e.spend_cap_minor, settled_minor),
+            priced: e.meters.iter().filter(|m| m.terms.overage.is_some()).count(),
+        };
         let limit = |m: &MeterEntitlement| {
             let kept = old.limits.iter().find(|l| same && l.meter == m.meter);
             let slot = match kept {
@@ -329,18 +260,8 @@ impl Account {
                 }
                 None => Slot::starting_at(base(m)),
             };
-            let within = |cap| price::units_within(&m.terms, cap, e.currency);
-            let quota = m.terms.overage.is_none().then_some(m.terms.included);
-            let within_cap = e.spend_cap_minor.filter(|_| priced == 1).and_then(within);
-            let ceiling = quota.into_iter().chain(within_cap).min();
-            let length = period.start.ms_until(period.end).max(0) / 1000;
-            Limit {
-                meter: m.meter,
-                quota,
-                within_cap,
-                policy: headers::policy(e.rate_limit, ceiling.map(|c| (c, length))),
-                slot,
-            }
+            let settled_units = if current { m.settled_units } else { 0 };
+            frame.limit(m.meter, &m.terms, settled_units, slot)
         };
         self.terms.store(Arc::new(Terms {
             profile,
@@ -349,21 +270,10 @@ impl Account {
             plan_version: e.plan_version,
             period,
             spend_cap_minor: e.spend_cap_minor,
+            settled_minor,
             limits: e.meters.iter().map(limit).collect(),
-            summed: priced > 1 && e.spend_cap_minor.is_some(),
+            summed: frame.is_summed(),
         }));
-    }
-}
-
-impl Limit {
-    fn emptied(&self) -> Self {
-        Self {
-            meter: self.meter,
-            quota: self.quota,
-            within_cap: self.within_cap,
-            policy: self.policy.clone(),
-            slot: Arc::default(),
-        }
     }
 }
 
@@ -373,17 +283,33 @@ impl Terms {
         self.limits.iter().find(|l| l.meter == meter)
     }
 
-    /// What is taken costs this much, in minor units; none when it does not fit 64 bits.
+    /// The same limits with nothing used, for a period that begins.
+    fn emptied(&self, period: Period) -> Vec<Limit> {
+        let meters = &self.profile.meters;
+        let frame = Frame {
+            rate: self.profile.rate,
+            currency: self.profile.currency,
+            period,
+            cap_left_minor: cap_left(self.spend_cap_minor, 0),
+            priced: meters.iter().filter(|(_, terms)| terms.overage.is_some()).count(),
+        };
+        let limit = |(meter, terms): &(u16, MeterTerms)| frame.limit(*meter, terms, 0, Arc::default());
+        meters.iter().map(limit).collect()
+    }
+
+    /// What is taken under these terms costs this much, in minor units; none when it does not fit 64 bits.
     fn cost_minor(&self) -> Option<i64> {
         self.profile.meters.iter().try_fold(0i64, |sum, (number, terms)| {
-            let units = self.limit(*number).map_or(0, |l| l.slot.taken());
+            let since = |l: &Limit| l.slot.taken().saturating_sub(l.settled_units);
+            let units = self.limit(*number).map_or(0, since);
             sum.checked_add(price::cost(terms, units, self.profile.currency).ok()?.minor)
         })
     }
 
     /// The entitlement again, with these units as `used`, for the copy on disk.
     pub(crate) fn to_entitlement(&self, account: &Account, used: &[u64]) -> Entitlement {
-        let meters = self.profile.meters.iter().zip(used);
+        let settled = self.limits.iter().map(|l| l.settled_units);
+        let meters = self.profile.meters.iter().zip(used).zip(settled);
         Entitlement {
             consumer: account.consumer,
             environment: account.environment,
@@ -395,14 +321,16 @@ impl Terms {
             rate_limit: self.profile.rate,
             period: self.period,
             meters: meters
-                .map(|((meter, terms), used)| MeterEntitlement {
+                .map(|(((meter, terms), used), settled_units)| MeterEntitlement {
                     meter: *meter,
                     terms: terms.clone(),
                     used: *used,
+                    settled_units,
                 })
                 .collect(),
             currency: self.profile.currency,
             spend_cap_minor: self.spend_cap_minor,
+            settled_minor: self.settled_minor,
         }
     }
 }
@@ -410,6 +338,7 @@ impl Terms {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::price::TierModel;
     use proptest::prelude::*;
 
     proptest! {
@@ -453,21 +382,162 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_last_unit_is_given_once() {
-        let limit = Limit {
-            meter: 1,
-            quota: Some(1_000),
-            within_cap: None,
-            policy: HeaderValue::from_static(""),
-            slot: Slot::starting_at(900),
+    /// What a plan charges for a meter: an allowance, then two tiers.
+    fn prices() -> impl Strategy<Value = MeterTerms> {
+        let parts = (any::<bool>(), 0u64..300, 1u64..300, 0u32..3_000, 1u32..3_000);
+        parts.prop_map(|(volume, included, step, a, b)| {
+            let tier = |up_to, thousandths: u32| price::OverageTier {
+                up_to,
+                unit_minor: format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000)
+                    .parse()
+                    .unwrap(),
+            };
+            let model = if volume {
+                TierModel::Volume
+            } else {
+                TierModel::Graduated
+            };
+            MeterTerms {
+                meter: String::new(),
+                included,
+                overage: Some(price::Overage {
+                    model,
+                    package_units: 1,
+                    tiers: vec![tier(Some(included + step), a), tier(None, b)],
+                }),
+            }
+        })
+    }
+
+    fn entitled(plan: &[MeterTerms], used: &[u64], settled: &[u64], settled_minor: i64, cap: i64) -> Entitlement {
+        let period = Period {
+            start: Time::from_unix_s(0),
+            end: Time::from_unix_s(1_000),
         };
-        let given: usize = std::thread::scope(|s| {
-            let threads: Vec<_> = (0..4)
-                .map(|_| s.spawn(|| (0..200).filter(|_| limit.slot.take(1, &limit).is_ok()).count()))
-                .collect();
-            threads.into_iter().map(|t| t.join().unwrap()).sum()
-        });
-        assert_eq!(given, 100);
+        let meters = (1u16..).zip(plan).zip(used.iter().zip(settled));
+        Entitlement {
+            consumer: ConsumerId::from_bits(1),
+            environment: Environment::Live,
+            subscription: Some(SubscriptionId::from_bits(2)),
+            plan_version: Some(PlanVersionId::from_bits(3)),
+            plan: "p".to_owned(),
+            suspended: None,
+            features: Vec::new(),
+            rate_limit: RateLimit {
+                per_second: 1,
+                burst: 1,
+            },
+            period,
+            meters: meters
+                .map(|((meter, terms), (used, settled))| MeterEntitlement {
+                    meter,
+                    terms: terms.clone(),
+                    used: *used,
+                    settled_units: *settled,
+                })
+                .collect(),
+            currency: Currency::USD,
+            spend_cap_minor: Some(cap),
+            settled_minor,
+        }
+    }
+
+    /// What the invoices come to for units of each meter.
+    fn cost(plan: &[MeterTerms], units: &[u64]) -> i64 {
+        let each = plan.iter().zip(units);
+        each.map(|(terms, n)| price::cost(terms, *n, Currency::USD).unwrap().minor)
+            .sum()
+    }
+
+    /// Asks for units of a meter, and records them when they are given.
+    fn ask(account: &Account, meter: usize, units: u32) -> bool {
+        let terms = account.told();
+        let limit = &terms.limits[meter];
+        let given = account.take(&terms, limit, units).is_ok();
+        let recorded = if given { u64::from(units) } else { 0 };
+        limit.slot.recorded.fetch_add(recorded, Ordering::Relaxed);
+        given
+    }
+
+    proptest! {
+        /// Whenever the plan changes: what counts under the old version at its prices, the rest at the new ones, together
+        /// never above the cap by a request that was let through, and no request refused that would have stayed below.
+        #[test]
+        fn the_spend_cap_is_held_against_what_the_invoices_come_to(
+            plans in (1usize..=2).prop_flat_map(|n| {
+                (proptest::collection::vec(prices(), n), proptest::collection::vec(prices(), n))
+            }),
+            before in proptest::collection::vec((0usize..2, 1u32..40), 0..60),
+            behind in 0u64..60,
+            after in proptest::collection::vec((0usize..2, 1u32..40), 1..120),
+            cap in 0i64..600,
+        ) {
+            let (old, new) = plans;
+            let count = new.len();
+            let account = Account::unknown(ConsumerId::from_bits(1), Environment::Live);
+            let now = Time::from_unix_s(500);
+            let first = entitled(&old, &[0, 0], &[0, 0], 0, cap);
+            account.update(&first, Arc::new(Profile::of(&first)), now, |_, _| 0);
+            let mut taken = [0u64; 2];
+            for (meter, units) in before {
+                let meter = meter % count;
+                if ask(&account, meter, units) {
+                    taken[meter] += u64::from(units);
+                }
+            }
+            // The last units arrive after the change and are billed at the new prices.
+            let settled = taken.map(|n| n.saturating_sub(behind));
+            let settled_minor = cost(&old, &settled);
+            let second = entitled(&new, &settled, &settled, settled_minor, cap);
+            let late = |meter: u16, _: Time| taken[usize::from(meter) - 1] - settled[usize::from(meter) - 1];
+            account.update(&second, Arc::new(Profile::of(&second)), now, late);
+            let total = |units: &[u64; 2]| settled_minor + cost(&new, &[units[0] - settled[0], units[1] - settled[1]]);
+            for (meter, units) in after {
+                let meter = meter % count;
+                let was = total(&taken);
+                let mut then = taken;
+                then[meter] += u64::from(units);
+                if ask(&account, meter, units) {
+                    prop_assert!(total(&then) <= cap.max(was), "{} to {} with a cap of {cap}", was, total(&then));
+                    taken = then;
+                    continue;
+                }
+                // A volume price falls where a tier begins. No units are given beyond a count that is too dear: units that
+                // are given back would lead there.
+                let mut border = then;
+                border[meter] = settled[meter] + new[meter].overage.as_ref().unwrap().tiers[0].up_to.unwrap();
+                let dearest = if border[meter] <= then[meter] { total(&then).max(total(&border)) } else { total(&then) };
+                prop_assert!(dearest > cap, "refused at {dearest} with a cap of {cap}, {settled_minor} of it settled");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_settled_is_forgotten_with_its_period() {
+        let terms = MeterTerms {
+            meter: String::new(),
+            included: 0,
+            overage: Some(price::Overage {
+                model: TierModel::Graduated,
+                package_units: 1,
+                tiers: vec![price::OverageTier {
+                    up_to: None,
+                    unit_minor: 1.into(),
+                }],
+            }),
+        };
+        let account = Account::unknown(ConsumerId::from_bits(1), Environment::Live);
+        let told = entitled(&[terms], &[100], &[100], 30, 50);
+        account.update(&told, Arc::new(Profile::of(&told)), Time::from_unix_s(500), |_, _| 0);
+        let left = |account: &Account| (0..200).filter(|_| ask(account, 0, 1)).count();
+        assert_eq!(left(&account), 20, "30 of 50 cents are gone");
+        account.terms(Time::from_unix_s(1_500));
+        assert_eq!(left(&account), 50, "the next period has the whole cap");
+        account.update(&told, Arc::new(Profile::of(&told)), Time::from_unix_s(1_600), |_, _| 0);
+        assert_eq!(
+            left(&account),
+            0,
+            "and what is told of the period before changes nothing"
+        );
     }
 }

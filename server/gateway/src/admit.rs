@@ -1,9 +1,10 @@
 //! Phase three: whether the caller may make this request now. The first refusal wins; units are reserved before the
 //! request is forwarded, so a hard quota and a spend cap hold whatever runs at the same time.
 
-use crate::account::{Limit, Over, Terms};
+use crate::account::Terms;
 use crate::authenticate::Caller;
 use crate::headers::{self, RATELIMIT, RATELIMIT_POLICY};
+use crate::limit::{Limit, Over};
 use crate::refusal::{Refusal, Refused};
 use crate::route::Route;
 use http::{HeaderMap, HeaderValue};

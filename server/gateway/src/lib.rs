@@ -83,6 +83,7 @@ mod gateway;
 mod headers;
 mod http1;
 mod ledger;
+mod limit;
 mod listen;
 mod metrics;
 mod record;

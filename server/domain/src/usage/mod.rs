@@ -4,6 +4,7 @@ mod carry_over;
 pub mod ingest;
 pub mod log;
 pub mod report;
+pub(crate) mod settled;
 
 pub use carry_over::carry_over;
 pub use ingest::{ship, shipped_through};

@@ -5,7 +5,7 @@ use domain::jobs::Job;
 use domain::meter_events::{SendMeterEvents, flush};
 use domain::subscriptions::{self, Effect, Target};
 use domain::{Provider, cost, invoices};
-use model::access::{Interval, Role};
+use model::access::{Environment, Interval, Role};
 use testkit::SeededRandom;
 
 /// What our rating and Stripe say of the usage on each final invoice, the oldest first.
@@ -99,6 +99,21 @@ async fn volume_usage_agrees_to_the_cent() {
     every_period_agrees("large", &[2_000, 2_001, 9_999, 10_000, 10_001, 54_321]).await;
 }
 
+/// What the gateway holds a spend cap against is the running cost of the whole period.
+async fn the_gateway_is_told_what_is_settled(paid: &Paid, units: u64, minor: i64) {
+    let told = domain::snapshot::changes_since(&paid.domain, "a", 0)
+        .await
+        .unwrap()
+        .entitlements;
+    let live = |e: &&model::snapshot::Entitlement| e.consumer == paid.consumer && e.environment == Environment::Live;
+    let told = told.iter().find(live).unwrap();
+    let meter = &told.meters[0];
+    assert_eq!((meter.settled_units, told.settled_minor), (units, minor));
+    let since = model::price::cost(&meter.terms, meter.used - meter.settled_units, told.currency).unwrap();
+    let running = cost::running(&paid.domain, &paid.viewer()).await.unwrap().unwrap();
+    assert_eq!(told.settled_minor + since.minor, running.usage.minor);
+}
+
 #[tokio::test]
 async fn an_upgrade_in_mid_period_bills_each_side_at_its_prices() {
     let paid = Paid::new("small").await;
@@ -131,6 +146,7 @@ async fn an_upgrade_in_mid_period_bills_each_side_at_its_prices() {
     paid.ship(before, paid.domain.clock.now(), 111).await;
     paid.advance_to(start.plus_s(20 * 86_400)).await;
     paid.uses(9_876).await;
+    the_gateway_is_told_what_is_settled(&paid, 5_555, 1_400 + 185).await;
     let cost = end_period(&paid).await;
     let all = compared(&paid).await;
     assert!(all.iter().all(|(rated, billed)| rated == billed), "{all:?}");

@@ -216,6 +216,7 @@ pub(crate) fn meter(number: u16, included: u64, unit_minor: Option<&str>) -> Met
             overage,
         },
         used: 0,
+        settled_units: 0,
     }
 }
 
@@ -240,6 +241,7 @@ pub(crate) fn entitlement(consumer: ConsumerId) -> Entitlement {
         meters: vec![meter(1, 1_000_000, None)],
         currency: Currency::USD,
         spend_cap_minor: None,
+        settled_minor: 0,
     }
 }
 
