@@ -6,7 +6,7 @@ use gateway::{SnapshotSource, SourceError, UsageSink};
 use model::snapshot::Changes;
 use model::usage::UsageBatch;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Pause after the listening connection could not be made.
 const RELISTEN: Duration = Duration::from_secs(1);
@@ -15,14 +15,17 @@ const RELISTEN: Duration = Duration::from_secs(1);
 pub(crate) struct Bridge {
     domain: Domain,
     changed: Notify,
+    migration_tried: watch::Receiver<bool>,
 }
 
 impl Bridge {
-    /// Listens for changes from now on.
-    pub(crate) fn start(domain: Domain) -> std::sync::Arc<Self> {
+    /// Listens for changes from now on. Asks for none before `migration_tried`: at a first start the tables are only
+    /// being made.
+    pub(crate) fn start(domain: Domain, migration_tried: watch::Receiver<bool>) -> std::sync::Arc<Self> {
         let bridge = std::sync::Arc::new(Self {
             domain,
             changed: Notify::new(),
+            migration_tried,
         });
         let listener = bridge.clone();
         tokio::spawn(async move {
@@ -44,6 +47,14 @@ impl Bridge {
     }
 }
 
+impl Bridge {
+    /// Waits for the first migration's end, good or bad.
+    async fn tables_made(&self) {
+        // Who would say so is gone only when the program ends.
+        let _ = self.migration_tried.clone().wait_for(|tried| *tried).await;
+    }
+}
+
 fn source_error(error: domain::DomainError) -> SourceError {
     SourceError::new(error.chain())
 }
@@ -51,6 +62,7 @@ fn source_error(error: domain::DomainError) -> SourceError {
 #[async_trait]
 impl SnapshotSource for Bridge {
     async fn changes_since(&self, ledger: &str, version: i64) -> Result<Changes, SourceError> {
+        self.tables_made().await;
         domain::snapshot::changes_since(&self.domain, ledger, version)
             .await
             .map_err(source_error)
@@ -63,9 +75,11 @@ impl SnapshotSource for Bridge {
 #[async_trait]
 impl UsageSink for Bridge {
     async fn ship(&self, batch: &UsageBatch) -> Result<(), SourceError> {
+        self.tables_made().await;
         domain::usage::ship(&self.domain, batch).await.map_err(source_error)
     }
     async fn shipped_through(&self, ledger: &str) -> Result<u64, SourceError> {
+        self.tables_made().await;
         domain::usage::shipped_through(&self.domain, ledger)
             .await
             .map_err(source_error)

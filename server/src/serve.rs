@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Workers on the job queue: one may wait for Stripe while the other sends mail.
@@ -34,16 +35,23 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
     let database = Database::open(&storage, true).await?;
     let clock = MachineClock::start(portal.clock_offset_file.clone());
     let domain = crate::commands::domain(&database, &portal, settings, clock.clone())?;
-    // At a first start the tables must be there before the gateway asks for them; when the database is away the gateway
-    // starts from its own copy and `prepare` goes on trying.
-    if let Err(error) = migrate(&database.pool).await {
-        tracing::warn!(cause = error.to_string(), "the schema is not up to date yet");
-    }
     let stop = CancellationToken::new();
+    // The gateway starts from its own copy: it waits for no database, least of all for one that is away.
+    let (tried, migration_tried) = watch::channel(false);
     let gateway = match serving.role {
-        ServeRole::All | ServeRole::Gateway => Some(start_gateway(&storage, &serving, &domain, clock)?),
+        ServeRole::All | ServeRole::Gateway => {
+            let bridge = Bridge::start(domain.clone(), migration_tried.clone());
+            Some(start_gateway(&storage, &serving, &domain, clock, bridge)?)
+        }
         ServeRole::Portal | ServeRole::Worker => None,
     };
+    tokio::spawn(prepare(
+        database.pool.clone(),
+        domain.clone(),
+        serving.role,
+        tried,
+        stop.clone(),
+    ));
     let draining = Arc::new(AtomicBool::new(false));
     let checks = Operations {
         domain: domain.clone(),
@@ -61,16 +69,14 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
     )];
     if matches!(serving.role, ServeRole::All | ServeRole::Portal) {
         let router = portal_router(&domain, &portal);
-        tasks.push(tokio::spawn(
-            listen(serving.portal_listen, "portal", router, stop.clone()).await?,
-        ));
+        let serve = listen(serving.portal_listen, "portal", router, stop.clone()).await?;
+        let mut migration_tried = migration_tried;
+        tasks.push(tokio::spawn(async move {
+            // Pages need their tables; who comes meanwhile waits in the socket's queue.
+            let _ = migration_tried.wait_for(|tried| *tried).await;
+            serve.await;
+        }));
     }
-    tokio::spawn(prepare(
-        database.pool.clone(),
-        domain.clone(),
-        serving.role,
-        stop.clone(),
-    ));
     stop_signal().await?;
     tracing::info!("stopping");
     draining.store(true, Ordering::Relaxed);
@@ -105,6 +111,7 @@ fn start_gateway(
     serving: &Serving,
     domain: &Domain,
     clock: Arc<MachineClock>,
+    bridge: Arc<Bridge>,
 ) -> Result<Arc<gateway::Running>, Failure> {
     let mut config = gateway::Config::new(serving.gateway_listen, storage.data_dir.join("gateway"));
     if serving.gateway_threads > 0 {
@@ -114,7 +121,6 @@ fn start_gateway(
         Some((u16::try_from(*number).ok()?, secret.expose().as_bytes().to_vec()))
     };
     let peppers = gateway::Peppers::new(domain.settings.peppers.iter().filter_map(numbered));
-    let bridge = Bridge::start(domain.clone());
     let running = gateway::Gateway::start(config, bridge.clone(), bridge, clock, Arc::new(MachineRandom), peppers);
     let running = running.map_err(|e| Failure(format!("the gateway cannot start: {e}")))?;
     tracing::info!(address = %running.local_addr(), "gateway listens");
@@ -170,9 +176,15 @@ async fn listen(
 }
 
 /// Migrates, makes sure that recurring jobs exist, and starts the workers. Tries until it works:
-/// the gateway serves known keys meanwhile.
-async fn prepare(pool: sqlx::PgPool, domain: Domain, role: ServeRole, stop: CancellationToken) {
-    while let Err(error) = prepare_once(&pool, &domain).await {
+/// the gateway serves known keys meanwhile. Says through `tried` that the first try is over, whatever came of it.
+async fn prepare(
+    pool: sqlx::PgPool,
+    domain: Domain,
+    role: ServeRole,
+    tried: watch::Sender<bool>,
+    stop: CancellationToken,
+) {
+    while let Err(error) = prepare_once(&pool, &domain, &tried).await {
         tracing::warn!(cause = error.to_string(), "the database is not ready; trying again");
         tokio::select! {
             () = stop.cancelled() => return,
@@ -193,8 +205,10 @@ async fn prepare(pool: sqlx::PgPool, domain: Domain, role: ServeRole, stop: Canc
     }
 }
 
-async fn prepare_once(pool: &sqlx::PgPool, domain: &Domain) -> Result<(), Failure> {
-    migrate(pool).await?;
+async fn prepare_once(pool: &sqlx::PgPool, domain: &Domain, tried: &watch::Sender<bool>) -> Result<(), Failure> {
+    let migrated = migrate(pool).await;
+    tried.send_replace(true);
+    migrated?;
     domain::recurring::ensure(domain).await?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use domain::cluster::{Cluster, Durability};
 use http_body_util::BodyExt as _;
 use model::access::Environment;
 use model::key::PlainKey;
-use testkit::SeededRandom;
+use testkit::{Database, SeededRandom};
 
 /// Requests made while the database is away.
 const CALLS_AWAY: u64 = 50;
@@ -152,4 +152,50 @@ async fn known_keys_work_while_the_database_is_away_and_usage_arrives_later() {
     assert!(serving.ended().await.success(), "{log}");
     assert_eq!(program.folder.postmaster(), None);
     drop(cluster);
+}
+
+/// An address that refuses every connection, for as long as the value lives: bound, and never listened on.
+fn closed_port() -> (tokio::net::TcpSocket, std::net::SocketAddr) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_comes_up_from_its_own_copy_before_the_database_is_given_up() {
+    let upstream = Upstream::start().await;
+    let database = Database::new().await;
+    let program = Program::new(Some(&database));
+    let serving = program.serve().await;
+    program.publish(&catalogue(upstream.address())).await;
+    let consumer = program.consumer("away@example.com").await;
+    let key = program.key(&consumer).await;
+    accepted(&program, &key).await;
+    serving.terminate();
+    assert!(serving.ended().await.success());
+
+    let (_held, address) = closed_port();
+    let url = format!("postgres://turnpike@{address}/turnpike");
+    let program = program.with("DATABASE_URL", &url);
+    program.folder.write("serve.log", "");
+    let mut serving = program.spawn();
+    accepted(&program, &key).await;
+    let gave_up = "the database is not ready";
+    until("the first try's end", || {
+        serving.assert_alive();
+        let said = serving.log().contains(gave_up);
+        async move { said.then_some(()) }
+    })
+    .await;
+    let log = serving.log();
+    let up = log.find("gateway listens").expect("the gateway says where it listens");
+    assert!(
+        up < log.find(gave_up).unwrap(),
+        "the gateway waited for the database:\n{log}"
+    );
+    accepted(&program, &key).await;
+    serving.terminate();
+    let log = serving.log();
+    assert!(serving.ended().await.success(), "{log}");
 }
