@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http::Method;
+use http::{Method, StatusCode, Uri};
 
 /// Who may use an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -185,14 +185,29 @@ fn front(table: Table) -> Table {
 /// The server functions that islands call: reads, each of which finds out for itself who asks.
 fn islands(table: Table) -> Table {
     use crate::usage::api::{LiveFigures, LiveLog};
+    use crate::usage::arguments;
     server_fn::axum::register_explicit::<LiveFigures>();
     server_fn::axum::register_explicit::<LiveLog>();
     table
-        .page("/_pages/usage/figures", Who::Viewer, get(server_function))
-        .page("/_pages/usage/log", Who::Viewer, get(server_function))
+        .page(
+            "/_pages/usage/figures",
+            Who::Viewer,
+            get(|_: SignedIn, State(site): State<Site>, asked: Request| {
+                server_function(site, asked, arguments::figures)
+            }),
+        )
+        .page(
+            "/_pages/usage/log",
+            Who::Viewer,
+            get(|_: SignedIn, State(site): State<Site>, asked: Request| server_function(site, asked, arguments::log)),
+        )
 }
 
-async fn server_function(_: SignedIn, State(site): State<Site>, request: Request) -> Response {
+/// Answers a server function whose arguments can be read.
+async fn server_function(site: Site, request: Request, check: fn(&Uri) -> Result<(), String>) -> Response {
+    if let Err(problem) = check(request.uri()) {
+        return crate::render::private((StatusCode::BAD_REQUEST, problem).into_response());
+    }
     let context = move || leptos::prelude::provide_context(site.clone());
     let answer = leptos_axum::handle_server_fns_with_context(context, request).await;
     crate::render::private(answer.into_response())

@@ -4,6 +4,8 @@ pub mod api;
 pub mod island;
 
 #[cfg(feature = "ssr")]
+pub(crate) mod arguments;
+#[cfg(feature = "ssr")]
 mod live;
 #[cfg(feature = "ssr")]
 mod page;

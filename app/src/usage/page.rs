@@ -1,5 +1,6 @@
 //! `GET /usage`: everything it shows is in its address, so a link shows the same.
 
+use super::arguments::{FILTERS, readable};
 use super::island::{LiveFigures, LiveLog};
 use super::live::{self, filter_of};
 use crate::error::AppError;
@@ -72,9 +73,12 @@ impl Choice {
     }
 
     fn filter_query(&self) -> String {
+        // What the page passes over, the server function would refuse.
         let pairs = FILTERS
             .iter()
-            .filter_map(|f| self.query.get(*f).map(|v| format!("{f}={v}")));
+            .filter_map(|f| self.query.get(*f).map(|v| (f, v)))
+            .filter(|(f, v)| readable(f, v).is_ok())
+            .map(|(f, v)| format!("{f}={v}"));
         pairs.collect::<Vec<_>>().join("&")
     }
 
@@ -99,7 +103,6 @@ const RANGES: [(&str, &str); 4] = [
     ("30d", "30 days"),
     ("period", "Billing period"),
 ];
-const FILTERS: [&str; 5] = ["class", "route", "key", "env", "refused"];
 
 /// `GET /usage`
 ///

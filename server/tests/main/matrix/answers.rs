@@ -103,3 +103,28 @@ async fn errors_have_the_whole_set_of_headers() {
     assert_eq!(page.status, 413);
     check(&page, true, "a form beyond any size").unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_function_says_what_is_wrong_with_its_arguments() {
+    let world = World::new().await;
+    let tenant = world.tenant().await;
+    let session = world.session(tenant.member(Role::Viewer)).await;
+    for (path, wanted) in [
+        ("/_pages/usage/figures", "environment"),
+        ("/_pages/usage/figures?environment=moon", "live or test"),
+        ("/_pages/usage/log", "filter"),
+        ("/_pages/usage/log?filter=class%3D7", "class"),
+        ("/_pages/usage/log?filter=env%3Dmoon", "live or test"),
+    ] {
+        let page = world.get(path, Some(&session)).await;
+        assert_eq!(page.status, 400, "{path}");
+        assert!(page.text.contains(wanted), "{path}: {}", page.text);
+        check(&page, true, path).unwrap();
+    }
+    for path in [
+        "/_pages/usage/figures?environment=test",
+        "/_pages/usage/log?filter=class%3D4%26refused%3D1",
+    ] {
+        assert_eq!(world.get(path, Some(&session)).await.status, 200, "{path}");
+    }
+}
