@@ -2,7 +2,7 @@
 
 use crate::output::Failure;
 use clap::{Args, ValueEnum};
-use domain::settings::{Secret, Settings};
+use domain::settings::{DisputePolicy, Secret, Settings};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -59,6 +59,15 @@ pub(crate) enum ServeRole {
     Gateway,
     /// Jobs.
     Worker,
+}
+
+/// What an open dispute of a payment does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum OnDispute {
+    /// Keys are refused until the bank has decided.
+    Suspend,
+    /// The provider sees it, and nothing else happens.
+    Flag,
 }
 
 /// How logs are written.
@@ -131,6 +140,15 @@ pub(crate) struct Portal {
     /// Another address for Stripe's API, for development.
     #[arg(long, env = "TURNPIKE_STRIPE_URL", value_name = "URL", value_parser = origin, global = true)]
     pub(crate) stripe_url: Option<String>,
+    /// What happens to keys while a cardholder contests a payment at the bank; holds for disputes from now on.
+    #[arg(
+        long,
+        env = "TURNPIKE_ON_DISPUTE",
+        value_enum,
+        default_value = "suspend",
+        global = true
+    )]
+    pub(crate) on_dispute: OnDispute,
     /// File with the seconds that business time is ahead of the machine's, for trying with Stripe's test clocks.
     #[arg(long, env = "TURNPIKE_CLOCK_OFFSET_FILE", value_name = "FILE", global = true)]
     pub(crate) clock_offset_file: Option<PathBuf>,
@@ -236,6 +254,10 @@ impl Portal {
             mail_from: self.mail_from.clone(),
             smtp_url: self.smtp_url.clone().map(Secret::new),
             peppers,
+            dispute_policy: match self.on_dispute {
+                OnDispute::Suspend => DisputePolicy::Suspend,
+                OnDispute::Flag => DisputePolicy::Flag,
+            },
             development: self.development,
         })
     }

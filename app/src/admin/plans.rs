@@ -17,7 +17,9 @@ use std::collections::HashMap;
 /// # Errors
 /// When the database fails.
 pub async fn page(visitor: ProviderAdmin, Query(query): Query<HashMap<String, String>>) -> Result<Response, AppError> {
-    let plans = catalogue::overview(&visitor.site().domain, visitor.provider()).await?;
+    let domain = &visitor.site().domain;
+    let plans = catalogue::overview(domain, visitor.provider()).await?;
+    let can_charge = domain.payments.is_configured();
     Ok(visitor.admin("Plans", AdminNav::Plans, || {
         let saved = query.get("published").map(|count| {
             let text = match count.as_str() {
@@ -29,7 +31,16 @@ pub async fn page(visitor: ProviderAdmin, Query(query): Query<HashMap<String, St
         });
         let publish =
             view! { <a class="button" data-kind="primary" href="/admin/plans/publish">"Publish a catalogue"</a> };
-        let body: Vec<_> = plans.iter().map(plan).collect();
+        let body: Vec<_> = plans.iter().map(|p| plan(p, can_charge)).collect();
+        let priced = plans
+            .iter()
+            .flat_map(|p| p.versions.first())
+            .any(|v| !v.terms.is_free());
+        let no_stripe = (priced && !can_charge).then(|| {
+            let text = "Priced plans cannot be bought until Stripe is configured: set TURNPIKE_STRIPE_SECRET_KEY and \
+                        start again. Free and complimentary plans work without.";
+            banner(Tone::Warn, text.to_owned(), ())
+        });
         let none = plans.is_empty().then(|| {
             empty(
                 "Nothing is sold yet",
@@ -39,18 +50,18 @@ pub async fn page(visitor: ProviderAdmin, Query(query): Query<HashMap<String, St
         });
         view! {
             {page_head("Plans", "Versions never change once published: who subscribed keeps theirs.", publish)}
-            {saved} {body} {none}
+            {saved} {no_stripe} {body} {none}
         }
     }))
 }
 
-fn plan(plan: &PlanOverview) -> impl IntoView + use<> {
+fn plan(plan: &PlanOverview, can_charge: bool) -> impl IntoView + use<> {
     let name = plan
         .versions
         .first()
         .map_or_else(|| plan.slug.clone(), |v| v.terms.name.clone());
     let retired = plan.retired_at.map(|_| badge(Tone::Plain, "no longer sold"));
-    let rows: Vec<_> = plan.versions.iter().map(version).collect();
+    let rows: Vec<_> = plan.versions.iter().map(|v| version(v, can_charge)).collect();
     let group = format!("Versions of {name}");
     let table = view! {
         <div class="table-wrap" tabindex="0" role="group" aria-label=group><table class="stacked">
@@ -64,7 +75,7 @@ fn plan(plan: &PlanOverview) -> impl IntoView + use<> {
     card(name, retired, table)
 }
 
-fn version(version: &VersionOverview) -> impl IntoView + use<> {
+fn version(version: &VersionOverview, can_charge: bool) -> impl IntoView + use<> {
     let prices: Vec<String> = version
         .terms
         .offers
@@ -74,6 +85,7 @@ fn version(version: &VersionOverview) -> impl IntoView + use<> {
     let ready = match version.ready_at {
         Some(_) if version.terms.is_free() => badge(Tone::Good, "not needed").into_any(),
         Some(_) => badge(Tone::Good, "ready").into_any(),
+        None if !can_charge => badge(Tone::Warn, "waits for Stripe").into_any(),
         None => badge(Tone::Warn, "being made").into_any(),
     };
     view! {

@@ -115,8 +115,15 @@ fn small_form(action: &'static str, text: &'static str) -> AnyView {
 /// What is about to happen, or has gone wrong, and the button that mends it.
 fn notices(current: &Subscription, manages: bool) -> Vec<AnyView> {
     let mut out = Vec::new();
+    let confirm = current
+        .open_invoice
+        .as_ref()
+        .filter(|i| i.needs_confirmation)
+        .and_then(|i| i.hosted_url.clone());
     let pay = || {
-        if manages {
+        if let (true, Some(page)) = (manages, confirm.clone()) {
+            view! { <a class="button" data-kind="primary" href=page>"Confirm the payment"</a> }.into_any()
+        } else if manages {
             portal_button("Mend the payment", Some("primary")).into_any()
         } else {
             view! { <small>"Owners and admins of the account can mend it."</small> }.into_any()
@@ -124,8 +131,13 @@ fn notices(current: &Subscription, manages: bool) -> Vec<AnyView> {
     };
     match (current.status, current.grace_until) {
         (SubscriptionStatus::PastDue, Some(until)) => {
+            let what = if confirm.is_some() {
+                "Your bank wants you to confirm the payment."
+            } else {
+                "A payment failed."
+            };
             let text = format!(
-                "A payment failed. Your keys go on working until {}, then they are refused.",
+                "{what} Your keys go on working until {}, then they are refused.",
                 until.minute()
             );
             out.push(banner(Tone::Bad, text, pay()).into_any());

@@ -1,11 +1,11 @@
 //! Entitlements: all that a consumer may do, compiled into one flat row per environment that the gateway reads.
 //!
-//! The row follows from the agreement in force, the consumer's spend cap and whether it is suspended, and from nothing
-//! else: compiling twice gives the same row, and an unchanged row keeps its version, so no gateway hears of it.
+//! The row follows from the agreement in force, the consumer's spend cap, and whether it is suspended or disputes a
+//! payment, and from nothing else: compiling twice gives the same row, and an unchanged row keeps its version, so no
+//! gateway hears of it.
 
-use crate::catalogue;
 use crate::jobs::{self, Job, Registry};
-use crate::{Domain, DomainError, Result};
+use crate::{Domain, DomainError, Result, catalogue, subscriptions};
 use model::access::{Environment, Interval, Settlement, SubscriptionStatus, Suspension};
 use model::catalogue::{MeterTerms, PlanTerms, RateLimit};
 use model::snapshot::{Entitlement, MeterEntitlement};
@@ -53,10 +53,12 @@ pub async fn recompile(domain: &Domain, connection: &mut PgConnection, consumer:
     .fetch_optional(&mut *connection)
     .await?
     .ok_or(DomainError::NotFound)?;
+    // Somebody whose bank took a payment back is to talk to the provider, who may let them in again.
+    let stopped = facts.suspended_at.is_some() || subscriptions::stops(domain, connection, consumer).await?;
     let world = World {
         consumer,
         spend_cap_minor: facts.spend_cap_minor,
-        suspended: facts.suspended_at.map(|_| Suspension::Provider),
+        suspended: stopped.then_some(Suspension::Provider),
         created_at: facts.created_at,
         meters: catalogue::meters(&mut *connection).await?,
         currency: currency(connection).await?,

@@ -194,13 +194,15 @@ async fn upsert(
 ) -> Result<Option<InvoiceId>> {
     let id = sqlx::query_scalar!(
         "INSERT INTO invoices AS i (id, consumer_id, stripe_invoice, stripe_subscription, number, status, currency, total_minor, amount_due_minor,
-                                    amount_paid_minor, period_start, period_end, hosted_url, pdf_url, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+                                    amount_paid_minor, period_start, period_end, hosted_url, pdf_url, created_at,
+                                    needs_confirmation)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
          ON CONFLICT (stripe_invoice) DO UPDATE SET
              number = excluded.number, status = excluded.status, total_minor = excluded.total_minor,
              amount_due_minor = excluded.amount_due_minor, amount_paid_minor = excluded.amount_paid_minor,
              period_start = excluded.period_start, period_end = excluded.period_end,
-             hosted_url = excluded.hosted_url, pdf_url = excluded.pdf_url
+             hosted_url = excluded.hosted_url, pdf_url = excluded.pdf_url,
+             needs_confirmation = excluded.needs_confirmation
          WHERE NOT (i.status <> 'draft' AND excluded.status = 'draft')
            AND NOT (i.status IN ('paid', 'void') AND excluded.status = 'open')
          RETURNING id",
@@ -219,6 +221,7 @@ async fn upsert(
         invoice.hosted_url.as_deref(),
         invoice.pdf_url.as_deref(),
         invoice.created,
+        invoice.needs_confirmation,
     )
     .fetch_optional(connection)
     .await?;

@@ -28,6 +28,8 @@ const LEASE_S: i64 = 90;
 pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Its name in the table; never changes.
     const KIND: &'static str;
+    /// Whether it asks Stripe. Such a job waits, untried, while no Stripe key is configured.
+    const ASKS_STRIPE: bool = false;
     /// Two unfinished jobs with the same key are one.
     fn dedup_key(&self) -> Option<String> {
         None
@@ -64,6 +66,7 @@ pub async fn enqueue<J: Job>(
 
 #[async_trait]
 trait Runner: Send + Sync {
+    fn asks_stripe(&self) -> bool;
     async fn run(&self, domain: &Domain, payload: serde_json::Value) -> Result<()>;
 }
 
@@ -71,6 +74,9 @@ struct Typed<J>(std::marker::PhantomData<fn() -> J>);
 
 #[async_trait]
 impl<J: Job> Runner for Typed<J> {
+    fn asks_stripe(&self) -> bool {
+        J::ASKS_STRIPE
+    }
     async fn run(&self, domain: &Domain, payload: serde_json::Value) -> Result<()> {
         serde_json::from_value::<J>(payload)?.run(domain).await
     }
@@ -94,7 +100,9 @@ impl Registry {
     /// When the database fails; a job's own failure is stored, not returned.
     pub async fn run_one(&self, domain: &Domain) -> Result<bool> {
         let now = domain.clock.now();
-        let kinds: Vec<String> = self.0.keys().map(|k| (*k).to_owned()).collect();
+        let configured = domain.payments.is_configured();
+        let can_run = self.0.iter().filter(|(_, r)| configured || !r.asks_stripe());
+        let kinds: Vec<String> = can_run.map(|(kind, _)| (*kind).to_owned()).collect();
         // Claimed by moving it past the lease: no lock is held while it runs, and a worker that dies gives it back
         // when the lease ends. Its dedup key is cleared, so that a cause which comes up meanwhile gets a run of its own.
         let row = sqlx::query!(

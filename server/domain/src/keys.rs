@@ -177,16 +177,7 @@ pub async fn create(domain: &Domain, manager: &KeyManager, new: NewKey) -> Resul
     let Some((created, _)) = made.keys.pop() else {
         return Err(DomainError::internal("no key was made"));
     };
-    let consumer = Some(manager.consumer());
-    audit::record(
-        domain,
-        &mut tx,
-        manager.actor(),
-        consumer,
-        "key.create",
-        &created.id.to_string(),
-    )
-    .await?;
+    note(domain, &mut tx, manager, "key.create", &created.id.to_string()).await?;
     tx.commit().await?;
     Ok(created)
 }
@@ -211,12 +202,24 @@ pub async fn create_many(
         let mut tx = domain.pool.begin().await?;
         ensure_verified(&mut tx, manager.actor()).await?;
         insert(&mut tx, &made).await?;
-        let (target, consumer) = (format!("{} keys", made.keys.len()), Some(manager.consumer()));
-        audit::record(domain, &mut tx, manager.actor(), consumer, "key.create", &target).await?;
+        let target = format!("{} keys", made.keys.len());
+        note(domain, &mut tx, manager, "key.create", &target).await?;
         tx.commit().await?;
         made.keys.into_iter().for_each(|(key, _)| each(key));
     }
     Ok(())
+}
+
+/// Notes in the audit log what was done with the consumer's keys.
+async fn note(
+    domain: &Domain,
+    connection: &mut sqlx::PgConnection,
+    manager: &KeyManager,
+    action: &str,
+    target: &str,
+) -> Result<()> {
+    let consumer = Some(manager.consumer());
+    audit::record(domain, connection, manager.actor(), consumer, action, target).await
 }
 
 /// The newest 200 keys, those that work first.
@@ -305,16 +308,7 @@ pub async fn rotate(domain: &Domain, manager: &KeyManager, id: KeyId, overlap: O
     )
     .execute(&mut *tx)
     .await?;
-    let consumer = Some(manager.consumer());
-    audit::record(
-        domain,
-        &mut tx,
-        manager.actor(),
-        consumer,
-        "key.rotate",
-        &id.to_string(),
-    )
-    .await?;
+    note(domain, &mut tx, manager, "key.rotate", &id.to_string()).await?;
     tx.commit().await?;
     Ok(created)
 }
@@ -343,16 +337,7 @@ pub async fn revoke(domain: &Domain, manager: &KeyManager, id: KeyId) -> Result<
     )
     .execute(&mut *tx)
     .await?;
-    let consumer = Some(manager.consumer());
-    audit::record(
-        domain,
-        &mut tx,
-        manager.actor(),
-        consumer,
-        "key.revoke",
-        &id.to_string(),
-    )
-    .await?;
+    note(domain, &mut tx, manager, "key.revoke", &id.to_string()).await?;
     tx.commit().await?;
     Ok(())
 }

@@ -72,8 +72,9 @@ pub(crate) fn password_changed(settings: &Settings, at: Time) -> Letter {
     .with_footer("If it was you, there is nothing to do.")
 }
 
-/// After a renewal failed. `amount` is written out, such as `$49.00`; access goes on until `until`.
-pub fn payment_failed(settings: &Settings, amount: &str, until: Option<Time>) -> Letter {
+/// After a renewal failed. `amount` is written out, such as `$49.00`; access goes on until `until`. `needs_confirmation`:
+/// the bank waits for the cardholder.
+pub fn payment_failed(settings: &Settings, amount: &str, until: Option<Time>, needs_confirmation: bool) -> Letter {
     let consequence = match until {
         Some(until) => format!(
             "Your keys go on working until {}. After that they are refused until the payment is through.",
@@ -81,12 +82,22 @@ pub fn payment_failed(settings: &Settings, amount: &str, until: Option<Time>) ->
         ),
         None => "Your keys are refused until the payment is through.".to_owned(),
     };
+    if needs_confirmation {
+        return Letter::notice(
+            "Your payment waits for your confirmation",
+            [
+                format!("Your bank wants you to confirm the payment of {amount} for your plan."),
+                consequence,
+            ],
+        )
+        .with_action(settings, "Confirm the payment", "/plan");
+    }
     Letter::notice(
         "Your payment did not go through",
         [
             format!("We could not collect {amount} for your plan."),
             consequence,
-            "Most often a card has expired or the bank asks for a confirmation.".to_owned(),
+            "Most often a card has expired or has not enough on it.".to_owned(),
         ],
     )
     .with_action(settings, "Mend the payment", "/plan")

@@ -39,11 +39,14 @@ pub fn register(registry: Registry) -> Registry {
     registry.with::<SendMeterEvents>()
 }
 
-/// Starts the jobs that repeat; doing so again changes nothing.
+/// Starts the jobs that repeat; doing so again changes nothing. Without a Stripe key usage waits where it is.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn ensure_recurring(domain: &Domain) -> Result<()> {
+    if !domain.payments.is_configured() {
+        return Ok(());
+    }
     let mut connection = domain.pool.acquire().await?;
     jobs::enqueue(domain, &mut connection, &SendMeterEvents {}, domain.clock.now()).await
 }

@@ -190,6 +190,8 @@ pub struct StripeInvoice {
     pub period: Period,
     /// When it was made.
     pub created: Time,
+    /// The cardholder must confirm the payment with the bank (3-D Secure), on Stripe's page for the invoice.
+    pub needs_confirmation: bool,
     /// Stripe's page for it.
     pub hosted_url: Option<String>,
     /// The document.
@@ -228,6 +230,25 @@ pub struct StripeRefund {
     pub invoice: Option<String>,
     /// The invoice's subscription.
     pub subscription: Option<String>,
+}
+
+/// A payment that a cardholder contests at the bank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StripeDispute {
+    /// Stripe's id.
+    pub id: String,
+    /// Stripe's customer, where the charge has one.
+    pub customer: Option<String>,
+    /// The subscription that the charge paid for.
+    pub subscription: Option<String>,
+    /// What is contested.
+    pub amount: Money,
+    /// The bank's word for why, such as `fraudulent`.
+    pub reason: String,
+    /// Stripe's word: needs_response, under_review, won, lost, prevented; an inquiry's begins with `warning_`.
+    pub status: String,
+    /// When it was opened.
+    pub created: Time,
 }
 
 /// A meter event to be sent.
@@ -316,6 +337,8 @@ pub trait Payments: Send + Sync {
     async fn refund_invoice(&self, invoice: &str, idempotency_key: &str) -> Answer<()>;
     /// What was paid back of a charge, and what the charge had paid for; none when nothing was.
     async fn refund_of(&self, charge: &str) -> Answer<Option<StripeRefund>>;
+    /// Reads a dispute, and what the contested charge had paid for.
+    async fn dispute(&self, id: &str) -> Answer<StripeDispute>;
     /// Reports usage.
     async fn send_meter_event(&self, event: &NewMeterEvent) -> Answer<()>;
     /// Units Stripe has for a meter and customer between two instants on whole minutes.
@@ -324,12 +347,16 @@ pub trait Payments: Send + Sync {
     async fn portal_url(&self, customer: &str, return_url: &str) -> Answer<String>;
     /// Registers our webhook address for these types of events; gives id, secret and API version.
     async fn create_endpoint(&self, url: &str, types: &[&str]) -> Answer<(String, String, String)>;
-    /// Whether an endpoint is still there and enabled.
-    async fn endpoint_exists(&self, id: &str) -> Answer<bool>;
+    /// The types of events that an endpoint gets; none when it is gone or disabled.
+    async fn endpoint_types(&self, id: &str) -> Answer<Option<Vec<String>>>;
+    /// Changes the types of events that an endpoint gets; address and secret stay.
+    async fn set_endpoint_types(&self, id: &str, types: &[&str]) -> Answer<()>;
     /// Reads an event.
     async fn event(&self, id: &str) -> Answer<StripeEvent>;
     /// Whether real money moves: the key is a live one.
     fn livemode(&self) -> bool;
+    /// Whether there is a key. Without one every call fails at once, as unavailable.
+    fn is_configured(&self) -> bool;
     /// Events since `since` that were not delivered, the oldest 1,000 at most.
     async fn undelivered_events(&self, since: Time) -> Answer<Vec<StripeEvent>>;
 }

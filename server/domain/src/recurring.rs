@@ -21,5 +21,6 @@ pub async fn ensure(domain: &Domain) -> Result<()> {
     meter_events::ensure_recurring(domain).await?;
     entitlements::ensure_recurring(domain).await?;
     subscriptions::ensure_recurring(domain).await?;
+    catalogue::ensure_recurring(domain).await?;
     stripe_inbox::ensure_recurring(domain).await
 }

@@ -16,8 +16,20 @@ pub struct Settings {
     pub smtp_url: Option<Secret>,
     /// Secret that keys' MACs are made with, by its number; the highest number is used for new keys.
     pub peppers: Vec<(i16, Secret)>,
+    /// What an open dispute does to access.
+    pub dispute_policy: DisputePolicy,
     /// Shows the outbox of mails to anyone who can open the portal. Development only.
     pub development: bool,
+}
+
+/// What an open dispute of a payment does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DisputePolicy {
+    /// Keys are refused until the bank has decided.
+    #[default]
+    Suspend,
+    /// The provider is told, and nothing else happens.
+    Flag,
 }
 
 impl Settings {

@@ -3,5 +3,6 @@
 
 mod accounts;
 mod billing;
+mod emulated;
 mod usage;
 mod world;

@@ -7,8 +7,8 @@ mod write;
 
 use async_trait::async_trait;
 use domain::payments::{
-    Checkout, ItemChange, NewCheckout, NewMeterEvent, NewPrice, Payments, PaymentsError, StripeEvent, StripeInvoice,
-    StripeRefund, StripeSchedule, StripeSubscription,
+    Checkout, ItemChange, NewCheckout, NewMeterEvent, NewPrice, Payments, PaymentsError, StripeDispute, StripeEvent,
+    StripeInvoice, StripeRefund, StripeSchedule, StripeSubscription,
 };
 use domain::settings::Secret;
 use model::{ConsumerId, Time};
@@ -31,10 +31,12 @@ use stripe_checkout::checkout_session::{ExpireCheckoutSession, RetrieveCheckoutS
 use stripe_client_core::{RequestBuilder, StripeMethod, StripeRequest};
 use stripe_core::charge::RetrieveCharge;
 use stripe_core::customer::CreateCustomer;
+use stripe_core::dispute::RetrieveDispute;
 use stripe_core::event::{ListEvent, RetrieveEvent};
 use stripe_core::refund::{CreateRefund, CreateRefundReason};
 use stripe_misc::webhook_endpoint::{
-    CreateWebhookEndpoint, CreateWebhookEndpointEnabledEvents, RetrieveWebhookEndpoint,
+    CreateWebhookEndpoint, CreateWebhookEndpointEnabledEvents, RetrieveWebhookEndpoint, UpdateWebhookEndpoint,
+    UpdateWebhookEndpointEnabledEvents,
 };
 use stripe_product::product::CreateProduct;
 use stripe_types::{RangeBoundsTs, RangeQueryTs};
@@ -49,7 +51,7 @@ const MAX_PAGES: usize = 10;
 
 /// How Stripe is reached.
 pub struct Config {
-    /// `sk_test_...` or `sk_live_...`.
+    /// `sk_test_...` or `sk_live_...`; empty when Stripe is not configured.
     pub secret_key: Secret,
     /// Another address than Stripe's own: the emulator's.
     pub base_url: Option<String>,
@@ -59,7 +61,13 @@ pub struct Config {
 pub struct Stripe {
     transport: Transport,
     livemode: bool,
+    configured: bool,
 }
+
+/// There is no key to call Stripe with.
+#[derive(Debug, thiserror::Error)]
+#[error("no Stripe key is configured (TURNPIKE_STRIPE_SECRET_KEY)")]
+struct NoKey;
 
 /// The key has characters that a header cannot have.
 #[derive(Debug, thiserror::Error)]
@@ -76,11 +84,19 @@ impl Stripe {
         Ok(Self {
             transport: Transport::new(&config.secret_key, config.base_url.as_deref()).map_err(BadKey)?,
             livemode: key.starts_with("sk_live_") || key.starts_with("rk_live_"),
+            configured: !key.is_empty(),
         })
     }
 
     async fn send(&self, request: &impl StripeRequest, key: Option<&str>) -> Answer<Value> {
-        self.transport.send(&request.build(), key).await
+        self.call(&request.build(), key).await
+    }
+
+    async fn call(&self, request: &RequestBuilder, key: Option<&str>) -> Answer<Value> {
+        if !self.configured {
+            return Err(PaymentsError::Unavailable(Box::new(NoKey)));
+        }
+        self.transport.send(request, key).await
     }
 
     /// All pages of a list, from its first.
@@ -93,7 +109,7 @@ impl Stripe {
                 Some(id) => format!("{query}&limit={PAGE}&starting_after={id}"),
                 None => format!("{query}&limit={PAGE}"),
             });
-            let page = self.transport.send(&request, None).await?;
+            let page = self.call(&request, None).await?;
             all.extend(read::list(&page)?.iter().cloned());
             if page["has_more"].as_bool() != Some(true) {
                 return Ok(all);
@@ -101,6 +117,22 @@ impl Stripe {
         }
         tracing::warn!(path = request.path, "a list of Stripe's is longer than is read");
         Ok(all)
+    }
+
+    /// The invoice that a charge paid, if it paid one.
+    async fn invoice_of(&self, charge: &Value) -> Answer<Option<Value>> {
+        let Some(intent) = read::reference(&charge["payment_intent"]) else {
+            return Ok(None);
+        };
+        let payment = ListInvoicePaymentPayment {
+            payment_intent: Some(intent),
+            ..ListInvoicePaymentPayment::new(ListInvoicePaymentPaymentType::PaymentIntent)
+        };
+        let page = self.send(&ListInvoicePayment::new().payment(payment), None).await?;
+        match read::list(&page)?.first().and_then(|p| read::reference(&p["invoice"])) {
+            Some(id) => self.send(&RetrieveInvoice::new(id), None).await.map(Some),
+            None => Ok(None),
+        }
     }
 }
 
@@ -231,6 +263,14 @@ impl Payments for Stripe {
             let all = RequestBuilder::new(StripeMethod::Get, format!("/invoices/{id}/lines"));
             invoice.lines = read::lines(&serde_json::json!({ "data": self.pages(all).await? }))?;
         }
+        if object["status"] == "open" && object["attempted"] == true {
+            let intents = ListInvoicePayment::new()
+                .invoice(id)
+                .expand(["data.payment.payment_intent".to_owned()]);
+            let page = self.send(&intents, None).await?;
+            let waits = |p: &Value| p["payment"]["payment_intent"]["status"] == "requires_action";
+            invoice.needs_confirmation = read::list(&page)?.iter().any(waits);
+        }
         Ok(invoice)
     }
 
@@ -267,18 +307,16 @@ impl Payments for Stripe {
 
     async fn refund_of(&self, charge: &str) -> Answer<Option<StripeRefund>> {
         let charge = self.send(&RetrieveCharge::new(charge), None).await?;
-        let mut invoice = None;
-        if let Some(intent) = read::reference(&charge["payment_intent"]) {
-            let payment = ListInvoicePaymentPayment {
-                payment_intent: Some(intent),
-                ..ListInvoicePaymentPayment::new(ListInvoicePaymentPaymentType::PaymentIntent)
-            };
-            let page = self.send(&ListInvoicePayment::new().payment(payment), None).await?;
-            if let Some(id) = read::list(&page)?.first().and_then(|p| read::reference(&p["invoice"])) {
-                invoice = Some(self.send(&RetrieveInvoice::new(id), None).await?);
-            }
-        }
+        let invoice = self.invoice_of(&charge).await?;
         read::refund(&charge, invoice.as_ref())
+    }
+
+    async fn dispute(&self, id: &str) -> Answer<StripeDispute> {
+        let dispute = self.send(&RetrieveDispute::new(id), None).await?;
+        let charge = read::reference(&dispute["charge"]).ok_or_else(|| read::lacks("charge"))?;
+        let charge = self.send(&RetrieveCharge::new(charge), None).await?;
+        let invoice = self.invoice_of(&charge).await?;
+        read::dispute(&dispute, &charge, invoice.as_ref())
     }
 
     async fn send_meter_event(&self, event: &NewMeterEvent) -> Answer<()> {
@@ -321,12 +359,24 @@ impl Payments for Stripe {
         ))
     }
 
-    async fn endpoint_exists(&self, id: &str) -> Answer<bool> {
+    async fn endpoint_types(&self, id: &str) -> Answer<Option<Vec<String>>> {
         match self.send(&RetrieveWebhookEndpoint::new(id), None).await {
-            Ok(endpoint) => Ok(endpoint["status"].as_str() == Some("enabled")),
-            Err(PaymentsError::Missing) => Ok(false),
+            Ok(endpoint) => read::endpoint_types(&endpoint),
+            Err(PaymentsError::Missing) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    async fn set_endpoint_types(&self, id: &str, types: &[&str]) -> Answer<()> {
+        let events: Vec<UpdateWebhookEndpointEnabledEvents> = types
+            .iter()
+            .map(|t| {
+                t.parse()
+                    .unwrap_or_else(|never: std::convert::Infallible| match never {})
+            })
+            .collect();
+        let request = UpdateWebhookEndpoint::new(id).enabled_events(events);
+        self.send(&request, None).await.map(drop)
     }
 
     async fn event(&self, id: &str) -> Answer<StripeEvent> {
@@ -335,6 +385,10 @@ impl Payments for Stripe {
 
     fn livemode(&self) -> bool {
         self.livemode
+    }
+
+    fn is_configured(&self) -> bool {
+        self.configured
     }
 
     async fn undelivered_events(&self, since: Time) -> Answer<Vec<StripeEvent>> {

@@ -2,8 +2,8 @@
 //! renames elsewhere never makes a payment unreadable.
 
 use domain::payments::{
-    Checkout, PaymentsError, StripeEvent, StripeInvoice, StripeItem, StripeLine, StripeRefund, StripeSchedule,
-    StripeSubscription,
+    Checkout, PaymentsError, StripeDispute, StripeEvent, StripeInvoice, StripeItem, StripeLine, StripeRefund,
+    StripeSchedule, StripeSubscription,
 };
 use model::{Currency, Money, Period, Time};
 use rust_decimal::Decimal;
@@ -17,7 +17,7 @@ type Read<T> = Result<T, PaymentsError>;
 #[error("Stripe's answer has no usable {0}")]
 struct Unreadable(&'static str);
 
-fn lacks(what: &'static str) -> PaymentsError {
+pub(crate) fn lacks(what: &'static str) -> PaymentsError {
     // The request was carried out; what came of it is not known.
     PaymentsError::Ambiguous(Box::new(Unreadable(what)))
 }
@@ -159,6 +159,7 @@ pub(crate) fn invoice(o: &Value) -> Read<StripeInvoice> {
             end: time(o, "period_end")?,
         },
         created: time(o, "created")?,
+        needs_confirmation: false,
         hosted_url: maybe_text(&o["hosted_invoice_url"]),
         pdf_url: maybe_text(&o["invoice_pdf"]),
         lines: lines(&o["lines"])?,
@@ -202,6 +203,29 @@ pub(crate) fn refund(charge: &Value, invoice: Option<&Value>) -> Read<Option<Str
         invoice: invoice.and_then(|i| maybe_text(&i["id"])),
         subscription: invoice.and_then(|i| reference(&i["parent"]["subscription_details"]["subscription"])),
     }))
+}
+
+/// A dispute, with the contested charge and the invoice that it paid.
+pub(crate) fn dispute(o: &Value, charge: &Value, invoice: Option<&Value>) -> Read<StripeDispute> {
+    Ok(StripeDispute {
+        id: text(o, "id")?,
+        customer: reference(&charge["customer"]),
+        subscription: invoice.and_then(|i| reference(&i["parent"]["subscription_details"]["subscription"])),
+        amount: Money {
+            minor: integer(o, "amount")?,
+            currency: currency(o)?,
+        },
+        reason: text(o, "reason")?,
+        status: text(o, "status")?,
+        created: time(o, "created")?,
+    })
+}
+
+/// The types of events that an endpoint gets; none when it is disabled.
+pub(crate) fn endpoint_types(o: &Value) -> Read<Option<Vec<String>>> {
+    let types = o["enabled_events"].as_array().ok_or_else(|| lacks("enabled_events"))?;
+    let types = types.iter().filter_map(maybe_text).collect();
+    Ok((o["status"].as_str() == Some("enabled")).then_some(types))
 }
 
 fn currency(o: &Value) -> Read<Currency> {

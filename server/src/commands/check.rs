@@ -3,6 +3,7 @@
 use crate::config::{Portal, Serving, Storage};
 use crate::database::Database;
 use crate::output::{self, Failure};
+use domain::catalogue::stripe::PricedPlan;
 
 /// Runs every check and prints a line for each.
 pub(crate) async fn run(json: bool, storage: Storage, portal: Portal, serving: Serving) -> Result<(), Failure> {
@@ -40,7 +41,8 @@ pub(crate) async fn run(json: bool, storage: Storage, portal: Portal, serving: S
             free.map_err(|e| format!("cannot listen on {address}: {e} (is turnpike running?)")),
         ));
     }
-    findings.push(("stripe", stripe(&portal)));
+    let (database, priced) = database(&storage).await;
+    findings.push(("stripe", stripe(&portal, &priced)));
     findings.push((
         "mail",
         Ok(if portal.smtp_url.is_some() {
@@ -50,7 +52,7 @@ pub(crate) async fn run(json: bool, storage: Storage, portal: Portal, serving: S
         }
         .to_owned()),
     ));
-    findings.push(("database", database(&storage).await));
+    findings.push(("database", database));
     let failed = findings.iter().filter(|(_, f)| f.is_err()).count();
     let rows: Vec<_> = findings
         .iter()
@@ -75,22 +77,53 @@ pub(crate) async fn run(json: bool, storage: Storage, portal: Portal, serving: S
     }
 }
 
-fn stripe(portal: &Portal) -> Result<String, String> {
-    match portal.stripe_secret_key.as_deref() {
-        None => Ok("no key: paid plans cannot be bought".to_owned()),
-        Some(key) if key.contains("_live_") && portal.stripe_url.is_some() => {
-            Err("a live key with --stripe-url: the key would go to an address that is not Stripe's".to_owned())
-        }
-        Some(key) if key.contains("_live_") => Ok("live".to_owned()),
-        Some(_) => Ok("test mode".to_owned()),
+/// What can be charged for, and which plans wait for it.
+fn stripe(portal: &Portal, priced: &[PricedPlan]) -> Result<String, String> {
+    let Some(key) = portal.stripe_secret_key.as_deref().filter(|key| !key.is_empty()) else {
+        let all: Vec<&str> = priced.iter().map(|p| p.name.as_str()).collect();
+        return Ok(if all.is_empty() {
+            "no key: priced plans cannot be bought until TURNPIKE_STRIPE_SECRET_KEY is set".to_owned()
+        } else {
+            format!(
+                "no key: {} cannot be bought until TURNPIKE_STRIPE_SECRET_KEY is set",
+                all.join(", ")
+            )
+        });
+    };
+    if key.contains("_live_") && portal.stripe_url.is_some() {
+        return Err("a live key with --stripe-url: the key would go to an address that is not Stripe's".to_owned());
     }
+    let mode = if key.contains("_live_") { "live" } else { "test mode" };
+    let waiting: Vec<&str> = priced
+        .iter()
+        .filter(|p| !p.in_stripe)
+        .map(|p| p.name.as_str())
+        .collect();
+    Ok(if waiting.is_empty() {
+        mode.to_owned()
+    } else {
+        format!("{mode}; `serve` still has to make the prices of {}", waiting.join(", "))
+    })
 }
 
-async fn database(storage: &Storage) -> Result<String, String> {
-    let database = Database::open(storage, false).await.map_err(|e| e.to_string())?;
+/// The server's version, and the plans that need Stripe; none of those before the first `migrate`.
+async fn database(storage: &Storage) -> (Result<String, String>, Vec<PricedPlan>) {
+    let database = match Database::open(storage, false).await {
+        Ok(database) => database,
+        Err(error) => return (Err(error.to_string()), Vec::new()),
+    };
     let version: Result<String, sqlx::Error> = sqlx::query_scalar("SHOW server_version")
         .fetch_one(&database.pool)
         .await;
+    let priced = match &version {
+        Ok(_) => domain::catalogue::stripe::priced(&database.pool)
+            .await
+            .unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
     database.close().await;
-    version.map(|v| format!("PostgreSQL {v}")).map_err(|e| e.to_string())
+    (
+        version.map(|v| format!("PostgreSQL {v}")).map_err(|e| e.to_string()),
+        priced,
+    )
 }

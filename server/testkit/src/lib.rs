@@ -14,7 +14,7 @@ pub use clock::FixedClock;
 pub use database::Database;
 pub use random::SeededRandom;
 
-use domain::settings::{Secret, Settings};
+use domain::settings::{DisputePolicy, Secret, Settings};
 use std::sync::Arc;
 
 /// Settings as a test wants them: development off, one pepper, addresses that nothing listens on.
@@ -26,6 +26,7 @@ pub fn settings() -> Settings {
         mail_from: "Atlas <hello@atlas.example>".to_owned(),
         smtp_url: None,
         peppers: vec![(1, Secret::new("a pepper for tests"))],
+        dispute_policy: DisputePolicy::Suspend,
         development: false,
     }
 }

@@ -57,7 +57,18 @@ async fn every_command_prints_one_object() {
         (&usage["plan"], &usage["meters"][0]["units"]),
         (&"free".into(), &0.into())
     );
-    assert_eq!(json(&["check"]).await["failed"], 0);
+    let checked = json(&["check"]).await;
+    assert_eq!(checked["failed"], 0);
+    let stripe = checked["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|c| c["check"] == "stripe");
+    let said = stripe.unwrap()["detail"].as_str().unwrap();
+    assert!(
+        said.contains("Open") && said.contains("TURNPIKE_STRIPE_SECRET_KEY"),
+        "{said}"
+    );
     let made = admin(&program, b"seven umbrellas under one bridge\n");
     assert!(made.status.success(), "{made:?}");
     assert!(made.json()["member_id"].as_str().unwrap().starts_with("mem_"));

@@ -10,7 +10,7 @@ use axum::extract::{Form, Path};
 use axum::response::{IntoResponse, Redirect, Response};
 use domain::consumers::{self, Detail, HistoryLine, MemberLine, MeterLine};
 use domain::keys::{self, Key, KeyState};
-use domain::subscriptions::{self, Subscription};
+use domain::subscriptions::{self, Dispute, Subscription};
 use leptos::prelude::*;
 use model::access::Settlement;
 use model::{ConsumerId, Time};
@@ -26,6 +26,7 @@ struct Shown {
     detail: Detail,
     subscription: Option<Subscription>,
     keys: Vec<Key>,
+    disputes: Vec<Dispute>,
     now: Time,
 }
 
@@ -37,6 +38,7 @@ impl Shown {
             detail: consumers::detail(domain, admin.provider(), consumer).await?,
             subscription: subscriptions::current(domain, &viewer).await?,
             keys: keys::list(domain, &viewer).await?,
+            disputes: subscriptions::disputes(domain, admin.provider(), consumer).await?,
             now: domain.clock.now(),
         })
     }
@@ -56,6 +58,7 @@ fn draw(admin: &ProviderAdmin, shown: Shown, state: FormState) -> Response {
         view! {
             {page_head(detail.name.clone(), lead, back)}
             {suspended_banner(detail)}
+            {disputes(&shown.disputes)}
             {plan(shown.subscription.as_ref(), detail.stripe_customer.clone())}
             {usage(&detail.usage)}
             {key_list(&shown.keys, shown.now)}
@@ -75,6 +78,26 @@ fn suspended_banner(detail: &Detail) -> impl IntoView + use<> {
             (),
         )
     })
+}
+
+/// Payments contested at the bank, the open ones to be acted on.
+fn disputes(all: &[Dispute]) -> Vec<AnyView> {
+    all.iter()
+        .map(|dispute| {
+            let (tone, state) = match dispute.closed_at {
+                None => (Tone::Bad, "answer it in Stripe's dashboard".to_owned()),
+                Some(at) => (Tone::Plain, format!("closed on {}", at.day())),
+            };
+            let (status, reason) = (dispute.status.replace('_', " "), dispute.reason.replace('_', " "));
+            let text = format!(
+                "Payment of {} disputed on {} ({reason}): {status}, {state}. {}",
+                dispute.amount,
+                dispute.opened_at.day(),
+                dispute.id
+            );
+            banner(tone, text, ())
+        })
+        .collect()
 }
 
 fn plan(subscription: Option<&Subscription>, stripe_customer: Option<String>) -> impl IntoView + use<> {

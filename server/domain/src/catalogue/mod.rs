@@ -18,8 +18,8 @@ pub use preview::{Change, ChangeKind, MAX_FILE_BYTES, parse, preview};
 pub use publish::{Published, PublishedVersion, publish};
 pub use routes::{PublicRoute, public_routes};
 
-use crate::Result;
 use crate::jobs::Registry;
+use crate::{Domain, Result};
 use model::PlanVersionId;
 use model::catalogue::PlanTerms;
 
@@ -27,6 +27,14 @@ use model::catalogue::PlanTerms;
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
     registry.with::<stripe::PublishToStripe>()
+}
+
+/// Carries to Stripe what was published while no key was configured, or given up; doing so again changes nothing.
+///
+/// # Errors
+/// When the database fails.
+pub async fn ensure_recurring(domain: &Domain) -> Result<()> {
+    stripe::publish_waiting(domain).await
 }
 
 /// The terms of a version.

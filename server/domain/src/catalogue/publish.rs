@@ -117,8 +117,14 @@ async fn write_product(connection: &mut PgConnection, file: &CatalogueFile, now:
         let policy = serde_json::to_value(&u.policy)?;
         let (first_byte_ms, idle_ms) = (millis(u.first_byte_timeout_ms)?, millis(u.idle_timeout_ms)?);
         // Not an upsert: that would use up a number each time, and there are 32,767.
-        let updated = sqlx::query!(
-            "UPDATE upstreams SET url = $2, first_byte_timeout_ms = $3, idle_timeout_ms = $4, policy = $5 WHERE slug = $1",
+        sqlx::query!(
+            "MERGE INTO upstreams u
+             USING (SELECT $1::text AS slug, $2::text AS url, $3::int AS first_byte_ms, $4::int AS idle_ms, $5::jsonb AS policy) n
+             ON u.slug = n.slug
+             WHEN MATCHED THEN UPDATE SET url = n.url, first_byte_timeout_ms = n.first_byte_ms,
+                  idle_timeout_ms = n.idle_ms, policy = n.policy
+             WHEN NOT MATCHED THEN INSERT (slug, url, first_byte_timeout_ms, idle_timeout_ms, policy)
+                  VALUES (n.slug, n.url, n.first_byte_ms, n.idle_ms, n.policy)",
             u.slug,
             u.url,
             first_byte_ms,
@@ -127,19 +133,6 @@ async fn write_product(connection: &mut PgConnection, file: &CatalogueFile, now:
         )
         .execute(&mut *connection)
         .await?;
-        if updated.rows_affected() == 0 {
-            sqlx::query!(
-                "INSERT INTO upstreams (slug, url, first_byte_timeout_ms, idle_timeout_ms, policy)
-                 VALUES ($1, $2, $3, $4, $5)",
-                u.slug,
-                u.url,
-                first_byte_ms,
-                idle_ms,
-                policy
-            )
-            .execute(&mut *connection)
-            .await?;
-        }
     }
     Ok(())
 }
@@ -150,27 +143,21 @@ fn millis(ms: u32) -> Result<i32> {
 
 async fn write_meters_and_features(connection: &mut PgConnection, file: &CatalogueFile) -> Result<()> {
     for m in &file.meters {
-        let updated = sqlx::query!(
-            "UPDATE meters SET name = $2, unit = $3, statuses = $4 WHERE slug = $1",
+        sqlx::query!(
+            "MERGE INTO meters m
+             USING (SELECT $1::text AS slug, $2::text AS name, $3::text AS unit, $4::text[] AS statuses, $5::text AS event_name) n
+             ON m.slug = n.slug
+             WHEN MATCHED THEN UPDATE SET name = n.name, unit = n.unit, statuses = n.statuses
+             WHEN NOT MATCHED THEN INSERT (slug, name, unit, statuses, event_name)
+                  VALUES (n.slug, n.name, n.unit, n.statuses, n.event_name)",
             m.slug,
             m.name,
             m.unit,
-            &m.statuses
+            &m.statuses,
+            format!("{}_{}", file.product.slug, m.slug)
         )
         .execute(&mut *connection)
         .await?;
-        if updated.rows_affected() == 0 {
-            sqlx::query!(
-                "INSERT INTO meters (slug, name, unit, statuses, event_name) VALUES ($1, $2, $3, $4, $5)",
-                m.slug,
-                m.name,
-                m.unit,
-                &m.statuses,
-                format!("{}_{}", file.product.slug, m.slug)
-            )
-            .execute(&mut *connection)
-            .await?;
-        }
     }
     for f in &file.features {
         sqlx::query!(
@@ -189,12 +176,18 @@ async fn write_routes(connection: &mut PgConnection, file: &CatalogueFile, now: 
         let methods: Vec<String> = r.methods.iter().map(ToString::to_string).collect();
         let weight = i32::try_from(r.weight).map_err(DomainError::internal)?;
         let policy = serde_json::to_value(&r.policy)?;
-        let updated = sqlx::query!(
-            "UPDATE routes SET methods = $2, path = $3, weight = $4, feature = $5, retired_at = NULL,
-                    upstream = (SELECT number FROM upstreams WHERE slug = $6),
-                    meter = (SELECT number FROM meters WHERE slug = $7), policy = $8
-             WHERE slug = $1",
+        sqlx::query!(
+            "MERGE INTO routes r
+             USING (SELECT $1::text AS slug, $2::text AS product, $3::text[] AS methods, $4::text AS path, $5::int AS weight,
+                           $6::text AS feature, (SELECT number FROM upstreams WHERE slug = $7) AS upstream,
+                           (SELECT number FROM meters WHERE slug = $8) AS meter, $9::jsonb AS policy) n
+             ON r.slug = n.slug
+             WHEN MATCHED THEN UPDATE SET methods = n.methods, path = n.path, weight = n.weight, feature = n.feature,
+                  upstream = n.upstream, meter = n.meter, policy = n.policy, retired_at = NULL
+             WHEN NOT MATCHED THEN INSERT (slug, product, methods, path, weight, feature, upstream, meter, policy)
+                  VALUES (n.slug, n.product, n.methods, n.path, n.weight, n.feature, n.upstream, n.meter, n.policy)",
             r.slug,
+            file.product.slug,
             &methods,
             r.path,
             weight,
@@ -205,24 +198,6 @@ async fn write_routes(connection: &mut PgConnection, file: &CatalogueFile, now: 
         )
         .execute(&mut *connection)
         .await?;
-        if updated.rows_affected() == 0 {
-            sqlx::query!(
-                "INSERT INTO routes (slug, product, methods, path, weight, feature, upstream, meter, policy)
-                 VALUES ($1, $2, $3, $4, $5, $6, (SELECT number FROM upstreams WHERE slug = $7),
-                         (SELECT number FROM meters WHERE slug = $8), $9)",
-                r.slug,
-                file.product.slug,
-                &methods,
-                r.path,
-                weight,
-                r.feature.as_deref(),
-                r.upstream,
-                r.meter,
-                policy
-            )
-            .execute(&mut *connection)
-            .await?;
-        }
     }
     let slugs: Vec<String> = file.routes.iter().map(|r| r.slug.clone()).collect();
     sqlx::query!(
@@ -292,7 +267,8 @@ async fn write_version(
     )
     .execute(&mut *connection)
     .await?;
-    if !ready {
+    // Without a key it waits for a start that has one.
+    if !ready && domain.payments.is_configured() {
         jobs::enqueue(domain, connection, &PublishToStripe { version: id }, now).await?;
     }
     Ok(Some(PublishedVersion {

@@ -1,10 +1,10 @@
 //! The outbox job that makes a plan version's product, meters and prices in Stripe.
 
-use crate::jobs::Job;
+use crate::jobs::{self, Job};
 use crate::payments::{NewPrice, NewPriceKind};
 use crate::{Domain, Result};
 use model::access::Interval;
-use model::catalogue::Offer;
+use model::catalogue::{Offer, PlanTerms};
 use model::{Currency, PlanId, PlanVersionId};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -25,6 +25,7 @@ pub struct PublishToStripe {
 #[async_trait::async_trait]
 impl Job for PublishToStripe {
     const KIND: &'static str = "catalogue.publish_to_stripe";
+    const ASKS_STRIPE: bool = true;
 
     fn dedup_key(&self) -> Option<String> {
         Some(self.version.to_string())
@@ -168,6 +169,58 @@ impl PublishToStripe {
             .await?;
         Ok(id)
     }
+}
+
+/// Enqueues what is on offer and not in Stripe yet, when there is a key to do it with. A version that a newer one has
+/// overtaken meanwhile is left: nobody will buy it.
+pub(super) async fn publish_waiting(domain: &Domain) -> Result<()> {
+    if !domain.payments.is_configured() {
+        return Ok(());
+    }
+    let mut tx = domain.pool.begin().await?;
+    for plan in priced(&mut *tx).await?.into_iter().filter(|p| !p.in_stripe) {
+        let job = PublishToStripe { version: plan.version };
+        jobs::enqueue(domain, &mut tx, &job, domain.clock.now()).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// A plan on offer that costs something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PricedPlan {
+    /// Name on pages.
+    pub name: String,
+    /// Its newest version.
+    pub version: PlanVersionId,
+    /// Its prices are in Stripe; until then the version cannot be bought.
+    pub in_stripe: bool,
+}
+
+/// The plans on offer that cost something, in the order of the catalogue file.
+///
+/// # Errors
+/// When the database fails.
+pub async fn priced(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<PricedPlan>> {
+    let rows = sqlx::query!(
+        r#"SELECT DISTINCT ON (p.position, p.id) v.id, v.terms, v.ready_at IS NOT NULL AS "in_stripe!"
+           FROM plans p JOIN plan_versions v ON v.plan_id = p.id
+           WHERE p.retired_at IS NULL ORDER BY p.position, p.id, v.number DESC"#
+    )
+    .fetch_all(executor)
+    .await?;
+    let mut plans = Vec::new();
+    for row in rows {
+        let terms: PlanTerms = serde_json::from_value(row.terms)?;
+        if !terms.is_free() {
+            plans.push(PricedPlan {
+                name: terms.name,
+                version: row.id,
+                in_stripe: row.in_stripe,
+            });
+        }
+    }
+    Ok(plans)
 }
 
 /// The Stripe prices of a version's offer, by part.

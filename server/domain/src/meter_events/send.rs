@@ -25,6 +25,7 @@ pub struct SendMeterEvents {}
 #[async_trait::async_trait]
 impl Job for SendMeterEvents {
     const KIND: &'static str = "meter_events.send";
+    const ASKS_STRIPE: bool = true;
 
     fn dedup_key(&self) -> Option<String> {
         Some(String::new())

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 /// The types of events that are handled; the endpoint asks for these and no others.
 pub const HANDLED: &[&str] = &[
+    "charge.dispute.closed",
+    "charge.dispute.created",
+    "charge.dispute.updated",
     "charge.refunded",
     "checkout.session.async_payment_failed",
     "checkout.session.async_payment_succeeded",
@@ -66,6 +69,7 @@ pub struct EnsureEndpoint {}
 #[async_trait::async_trait]
 impl Job for EnsureEndpoint {
     const KIND: &'static str = "stripe_inbox.ensure_endpoint";
+    const ASKS_STRIPE: bool = true;
 
     fn dedup_key(&self) -> Option<String> {
         Some(String::new())
@@ -87,8 +91,12 @@ async fn ensure(domain: &Domain) -> Result<()> {
     .fetch_optional(&domain.pool)
     .await?;
     if let Some(id) = known
-        && domain.payments.endpoint_exists(&id).await?
+        && let Some(types) = domain.payments.endpoint_types(&id).await?
     {
+        // Registered by a version of this program that handled other types.
+        if HANDLED.iter().any(|handled| !types.iter().any(|t| t == handled)) {
+            domain.payments.set_endpoint_types(&id, HANDLED).await?;
+        }
         return Ok(());
     }
     let (id, secret, version) = domain.payments.create_endpoint(&url, HANDLED).await?;

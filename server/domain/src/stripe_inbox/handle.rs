@@ -16,6 +16,7 @@ pub struct HandleEvents {
 #[async_trait::async_trait]
 impl Job for HandleEvents {
     const KIND: &'static str = "stripe_inbox.handle";
+    const ASKS_STRIPE: bool = true;
 
     fn dedup_key(&self) -> Option<String> {
         Some(self.object.clone())
@@ -78,6 +79,7 @@ enum Action {
     Invoice(String),
     Subscription(String),
     Refund(String),
+    Dispute(String),
     CustomerDeleted(String),
 }
 
@@ -94,6 +96,7 @@ impl Action {
             ("checkout.session", _) => vec![Action::Checkout(this)],
             ("customer.subscription", _) => vec![Action::Subscription(this)],
             ("customer", "customer.deleted") => vec![Action::CustomerDeleted(this)],
+            ("charge.dispute", _) => vec![Action::Dispute(this)],
             ("charge", "charge.refunded") => vec![Action::Refund(this)],
             ("subscription_schedule", _) => id(&object["subscription"])
                 .or_else(|| id(&object["released_subscription"]))
@@ -120,6 +123,7 @@ impl Action {
             Action::CheckoutExpired(id) => subscriptions::expired(domain, id).await,
             Action::Subscription(id) => subscriptions::sync_subscription(domain, id).await,
             Action::Invoice(id) => invoices::sync(domain, id).await,
+            Action::Dispute(id) => subscriptions::disputed(domain, id).await,
             Action::Refund(charge) => subscriptions::refunded(domain, charge).await,
             Action::CustomerDeleted(id) => subscriptions::customer_deleted(domain, id).await,
         }

@@ -17,6 +17,7 @@ pub struct Sweep {}
 #[async_trait::async_trait]
 impl Job for Sweep {
     const KIND: &'static str = "stripe_inbox.sweep";
+    const ASKS_STRIPE: bool = true;
 
     fn dedup_key(&self) -> Option<String> {
         Some(String::new())

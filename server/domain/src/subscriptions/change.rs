@@ -3,8 +3,8 @@
 use super::checkout::nonce;
 use super::sync::copy;
 use super::turn::Turn;
-use super::{Subscription, of};
-use crate::payments::{ItemChange, PaymentsError, StripeInvoice, StripeSubscription};
+use super::{Subscription, lines, of};
+use crate::payments::{ItemChange, PaymentsError, StripeSubscription};
 use crate::{BillingManager, Domain, DomainError, Result, audit, catalogue, meter_events, usage};
 use model::access::{Interval, SubscriptionStatus};
 use model::catalogue::{Offer, PlanTerms};
@@ -44,7 +44,7 @@ pub struct ChangePreview {
     pub effect: Effect,
     /// What is charged today; Stripe's own figure for this very instant.
     pub due_now: Money,
-    /// The lines behind it.
+    /// The lines behind it, in words, with Stripe's amounts.
     pub lines: Vec<(String, Money)>,
     /// The flat price that the next invoice has, and when it comes.
     pub next: (Money, Time),
@@ -89,7 +89,9 @@ pub async fn preview(domain: &Domain, manager: &BillingManager, target: &Target)
             } else {
                 step.from.period.end
             };
-            (invoice.amount_due, lines(&invoice), end)
+            let mut connection = domain.pool.acquire().await?;
+            let lines = lines::describe(&mut connection, &invoice.lines).await?;
+            (invoice.amount_due, lines, end)
         }
     };
     Ok(ChangePreview {
@@ -101,14 +103,6 @@ pub async fn preview(domain: &Domain, manager: &BillingManager, target: &Target)
         due_now,
         lines,
     })
-}
-
-fn lines(invoice: &StripeInvoice) -> Vec<(String, Money)> {
-    invoice
-        .lines
-        .iter()
-        .map(|l| (l.description.clone(), l.amount))
-        .collect()
 }
 
 /// Changes the plan as previewed at `at`.

@@ -42,6 +42,11 @@ pub enum Return {
 /// [`DomainError::Invalid`] when no such plan is sold; [`DomainError::Conflict`] when it costs nothing or the account
 /// pays for a plan already.
 pub async fn open(domain: &Domain, manager: &BillingManager, plan: &str, interval: Interval) -> Result<Opened> {
+    if !domain.payments.is_configured() {
+        return Err(DomainError::Conflict(
+            "Paid plans cannot be bought here yet: the provider has not set up payments.".to_owned(),
+        ));
+    }
     let wanted = Wanted::find(domain, plan, interval).await?;
     let mut turn = Turn::take(domain, manager.consumer()).await?;
     if super::of(turn.connection(), manager.consumer())

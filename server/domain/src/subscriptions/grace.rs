@@ -121,14 +121,15 @@ async fn tell(
     let Some(invoice) = &object.latest_invoice else {
         return Ok(());
     };
-    let due = domain.payments.invoice(invoice).await?.amount_due.to_string();
+    let invoice = domain.payments.invoice(invoice).await?;
     let email = sqlx::query_scalar!(
         "SELECT billing_email FROM consumers WHERE id = $1",
         consumer as ConsumerId
     )
     .fetch_one(&mut *connection)
     .await?;
-    let letter = letters::payment_failed(&domain.settings, &due, Some(until));
+    let due = invoice.amount_due.to_string();
+    let letter = letters::payment_failed(&domain.settings, &due, Some(until), invoice.needs_confirmation);
     mail::send(domain, connection, &email, &letter).await
 }
 
@@ -144,6 +145,7 @@ pub struct EndGrace {
 #[async_trait::async_trait]
 impl Job for EndGrace {
     const KIND: &'static str = "subscriptions.end_grace";
+    const ASKS_STRIPE: bool = true;
 
     fn dedup_key(&self) -> Option<String> {
         Some(self.subscription.to_string())
@@ -177,6 +179,7 @@ pub struct Reconcile {
 #[async_trait::async_trait]
 impl Job for Reconcile {
     const KIND: &'static str = "subscriptions.reconcile";
+    const ASKS_STRIPE: bool = true;
 
     fn dedup_key(&self) -> Option<String> {
         Some(String::new())

@@ -8,8 +8,10 @@ mod begin;
 mod change;
 mod checkout;
 mod current;
+mod dispute;
 mod end;
 mod grace;
+mod lines;
 mod refund;
 mod sync;
 mod turn;
@@ -19,7 +21,9 @@ pub use change::{ChangePreview, Done, Effect, Target, apply, keep_plan, preview}
 pub use checkout::{Opened, Return, open, returned};
 pub(crate) use checkout::{completed, expired};
 pub(crate) use current::of;
-pub use current::{Scheduled, Subscription, current};
+pub use current::{OpenInvoice, Scheduled, Subscription, current};
+pub use dispute::{Dispute, disputes};
+pub(crate) use dispute::{disputed, stops};
 pub use end::{cancel, portal_url, resume};
 pub use grace::{EndGrace, Reconcile};
 pub use refund::CancelDuplicate;
@@ -38,11 +42,14 @@ pub fn register(registry: Registry) -> Registry {
         .with::<Reconcile>()
 }
 
-/// Starts the jobs that repeat; doing so again changes nothing.
+/// Starts the jobs that repeat; doing so again changes nothing. Without a Stripe key there is nothing to compare with.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn ensure_recurring(domain: &Domain) -> Result<()> {
+    if !domain.payments.is_configured() {
+        return Ok(());
+    }
     let mut connection = domain.pool.acquire().await?;
     let first = domain.clock.now().plus_s(grace::RECONCILE_EVERY_S);
     jobs::enqueue(domain, &mut connection, &Reconcile { after: None }, first).await

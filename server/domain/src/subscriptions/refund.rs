@@ -19,6 +19,7 @@ pub struct CancelDuplicate {
 #[async_trait::async_trait]
 impl Job for CancelDuplicate {
     const KIND: &'static str = "subscriptions.cancel_duplicate";
+    const ASKS_STRIPE: bool = true;
 
     fn dedup_key(&self) -> Option<String> {
         Some(self.subscription.clone())

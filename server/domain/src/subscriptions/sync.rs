@@ -226,9 +226,6 @@ async fn update(
         let since = since.unwrap_or_else(|| domain.clock.now());
         usage::carry_over(domain, &mut *connection, row.id, since).await?;
     }
-    if sold.version != row.version {
-        usage::carry_over(domain, connection, row.id, domain.clock.now()).await?;
-    }
     grace::follow_up(domain, connection, Some(row), &standing, object).await?;
     entitlements::recompile(domain, connection, row.consumer).await
 }

@@ -28,6 +28,14 @@ async fn an_upgrade_costs_what_the_preview_said_and_holds_at_once() {
     // 29 dollars of credit at most are taken off 299.
     assert!((18_000..20_500).contains(&preview.due_now.minor), "{}", preview.due_now);
     assert_eq!(preview.next.0.minor, 29_900);
+    let sum: i64 = preview.lines.iter().map(|(_, amount)| amount.minor).sum();
+    assert_eq!(sum, preview.due_now.minor);
+    let said: Vec<&str> = preview.lines.iter().map(|(words, _)| words.as_str()).collect();
+    let credit = said.iter().any(|words| words.starts_with("Credit for Pro from "));
+    let charge = said
+        .iter()
+        .any(|words| words.starts_with("Scale for the rest of the period, "));
+    assert!(credit && charge && said.len() == 2, "{said:?}");
     // Thought about for half an hour: the sum is still the one that was shown.
     shop.pass(HOUR / 2).await;
     let before = shop.current(&buyer).await;

@@ -98,3 +98,48 @@ async fn when_stripe_gives_up_and_cancels_the_account_is_free() {
     let live = shop.live(&buyer).await;
     assert_eq!((live.plan.as_str(), live.suspended), ("free", None));
 }
+
+#[tokio::test]
+async fn a_renewal_that_wants_the_cardholder_says_so_and_confirming_restores() {
+    let shop = Shop::open().await;
+    let buyer = shop.subscriber("buyer", "pro").await;
+    let before = shop.current(&buyer).await;
+    assert_eq!(before.open_invoice, None);
+    shop.stripe.fail_next_charge("authentication_required");
+    shop.pass(RENEWAL).await;
+    let current = shop.current(&buyer).await;
+    assert_eq!(current.status, SubscriptionStatus::PastDue);
+    let left = shop.domain.clock.now().ms_until(current.grace_until.unwrap()) / 1000;
+    assert!((2 * DAY..=3 * DAY).contains(&left), "{left}");
+    let open = current.open_invoice.unwrap();
+    assert!(open.needs_confirmation);
+    assert_eq!(open.due.minor, 2_900);
+    let invoice = shop.latest_invoice(&buyer).await;
+    assert!(open.hosted_url.unwrap().contains(&invoice));
+    let letters = "SELECT count(*) FROM mails WHERE subject LIKE '%confirmation%'";
+    assert_eq!(shop.count(letters).await, 1);
+    let live = shop.live(&buyer).await;
+    assert_eq!((live.plan.as_str(), live.suspended), ("pro", None), "grace runs");
+    shop.pay_invoice(&invoice).await;
+    let after = shop.current(&buyer).await;
+    assert_eq!(
+        (after.status, after.grace_until, after.open_invoice),
+        (SubscriptionStatus::Active, None, None)
+    );
+    assert_eq!(
+        (after.id, after.period.start),
+        (before.id, before.period.end),
+        "nothing is lost"
+    );
+    assert_eq!(shop.live(&buyer).await.suspended, None);
+}
+
+#[tokio::test]
+async fn a_declined_card_is_not_taken_for_a_missing_confirmation() {
+    let shop = Shop::open().await;
+    let buyer = shop.subscriber("buyer", "pro").await;
+    shop.stripe.fail_next_charge("card_declined");
+    shop.pass(RENEWAL).await;
+    let open = shop.current(&buyer).await.open_invoice.unwrap();
+    assert!(!open.needs_confirmation && open.hosted_url.is_some());
+}

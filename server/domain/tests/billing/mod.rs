@@ -3,7 +3,9 @@
 mod catalogue;
 mod changes;
 mod checkout;
+mod disputes;
 mod grace;
 mod inbox;
 mod refunds;
 mod shop;
+mod unconfigured;

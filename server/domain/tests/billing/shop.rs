@@ -1,6 +1,7 @@
 //! A shop: a fresh database, a published catalogue, an emulator whose clock is everybody's clock, and a portal that
 //! takes Stripe's deliveries.
 
+use crate::emulated::{Emulated, KEY};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -8,17 +9,16 @@ use axum::routing::post;
 use domain::catalogue::{parse, publish};
 use domain::consumers::{self, NewConsumer};
 use domain::jobs::Registry;
-use domain::settings::Secret;
+use domain::settings::Settings;
 use domain::stripe_inbox;
 use domain::subscriptions::{self, Opened, Subscription};
 use domain::{BillingManager, Domain, Inner, Provider, Viewer, identity, recurring};
 use model::access::{Environment, Interval};
 use model::snapshot::Entitlement;
 use model::{Clock, ConsumerId, Time};
-use payments::{Config, Stripe};
 use std::sync::Arc;
-use stripe_emulator::{Emulator, Running};
-use testkit::{Database, FixedClock, SeededRandom};
+use stripe_emulator::Running;
+use testkit::{Database, SeededRandom};
 
 pub(crate) const HOUR: i64 = 3_600;
 pub(crate) const DAY: i64 = 24 * HOUR;
@@ -95,10 +95,9 @@ impl Clock for StripeClock {
 
 pub(crate) struct Shop {
     pub(crate) domain: Domain,
-    pub(crate) stripe: Arc<Running>,
+    pub(crate) stripe: Emulated,
     pub(crate) random: Arc<SeededRandom>,
     jobs: Registry,
-    http: reqwest::Client,
     portal: tokio::task::JoinHandle<()>,
     /// Dropped last: it takes the database away.
     pub(crate) database: Database,
@@ -118,6 +117,23 @@ async fn deliver(State(domain): State<Domain>, headers: HeaderMap, body: Bytes) 
     }
 }
 
+/// The rules, on a database, by the emulator's clock.
+fn control_plane(
+    database: &Database,
+    stripe: &Emulated,
+    random: &Arc<SeededRandom>,
+    key: &str,
+    settings: Settings,
+) -> Domain {
+    Domain::new(Inner {
+        pool: database.pool().clone(),
+        clock: Arc::new(StripeClock(Arc::clone(stripe))),
+        random: random.clone(),
+        payments: stripe.client(key),
+        settings,
+    })
+}
+
 impl Shop {
     /// Open for business: published, in Stripe, with our address registered there.
     pub(crate) async fn open() -> Self {
@@ -130,39 +146,48 @@ impl Shop {
 
     /// Nothing published yet.
     pub(crate) async fn empty() -> Self {
+        Self::start(KEY).await
+    }
+
+    /// As [`Shop::open`], where the operator set something.
+    pub(crate) async fn with_settings(set: impl FnOnce(&mut Settings)) -> Self {
+        let mut shop = Self::open().await;
+        let mut settings = shop.domain.settings.clone();
+        set(&mut settings);
+        shop.domain = control_plane(&shop.database, &shop.stripe, &shop.random, KEY, settings);
+        shop
+    }
+
+    /// Nothing published yet, and no Stripe key: an operator's first start.
+    pub(crate) async fn without_key() -> Self {
+        Self::start("").await
+    }
+
+    /// Starts again, with a key.
+    pub(crate) async fn give_key(&mut self) {
+        let settings = self.domain.settings.clone();
+        self.domain = control_plane(&self.database, &self.stripe, &self.random, KEY, settings);
+        recurring::ensure(&self.domain).await.unwrap();
+        self.work().await;
+    }
+
+    async fn start(key: &str) -> Self {
         let database = Database::new().await;
-        let config = stripe_emulator::Config::for_tests(Arc::new(|| FixedClock::START_S), 7);
-        let stripe = Arc::new(Emulator::start(config).await.unwrap());
-        let client = Config {
-            secret_key: Secret::new("sk_test_emulator"),
-            base_url: Some(stripe.base_url.clone()),
-        };
+        let stripe = Emulated::start(7).await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut settings = testkit::settings();
         settings.portal_url = format!("http://{}", listener.local_addr().unwrap());
         let random = SeededRandom::new(11);
-        let domain = Domain::new(Inner {
-            pool: database.pool().clone(),
-            clock: Arc::new(StripeClock(stripe.clone())),
-            random: random.clone(),
-            payments: Arc::new(Stripe::new(&client).unwrap()),
-            settings,
-        });
+        let domain = control_plane(&database, &stripe, &random, key, settings);
         let router = axum::Router::new()
             .route(stripe_inbox::PATH, post(deliver))
             .with_state(domain.clone());
         let portal = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let no_redirect = reqwest::redirect::Policy::none();
         let shop = Self {
             domain,
             stripe,
             random,
             jobs: recurring::register(Registry::default()),
-            http: reqwest::Client::builder()
-                .redirect(no_redirect)
-                .no_proxy()
-                .build()
-                .unwrap(),
             portal,
             database,
         };
@@ -240,8 +265,7 @@ impl Shop {
     }
 
     pub(crate) async fn post(&self, url: &str, form: String) -> u16 {
-        let request = self.http.post(url).body(form);
-        request.send().await.unwrap().status().as_u16()
+        self.stripe.post(url, form).await
     }
 
     /// An account that has just paid for a plan.
@@ -304,17 +328,7 @@ impl Shop {
 
     /// A call to Stripe's API as the provider makes it in the dashboard.
     pub(crate) async fn dashboard(&self, method: &str, path: &str, form: &str) -> serde_json::Value {
-        let url = format!("{}v1/{path}", self.stripe.base_url);
-        let request = self.http.request(method.parse().unwrap(), url).body(form.to_owned());
-        let answer = request
-            .header("authorization", "Bearer sk_test_emulator")
-            .header("stripe-version", stripe_emulator::API_VERSION)
-            .header("content-type", "application/x-www-form-urlencoded")
-            .send()
-            .await
-            .unwrap();
-        let text = answer.text().await.unwrap();
-        serde_json::from_str(&text).unwrap()
+        self.stripe.dashboard(method, path, form).await
     }
 }
 

@@ -1,16 +1,14 @@
 //! A consumer with a paid plan, at the emulated Stripe.
 
 use super::{Under, batch, live, manager, record};
+use crate::emulated::{Emulated, KEY};
 use crate::world::World;
 use domain::jobs::{Job, Registry};
 use domain::subscriptions::{self, Reconcile, Subscription};
 use domain::{Domain, Provider, Viewer, catalogue, keys};
 use model::{ConsumerId, SubscriptionId, Time};
-use payments::{Config, Stripe};
 use serde_json::Value;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use stripe_emulator::{API_VERSION, Emulator, Running};
 use testkit::{FixedClock, SeededRandom};
 
 /// A small plan rated by graduated tiers, a large one by volume, both with prices that must be rounded.
@@ -62,9 +60,8 @@ month = { flat = "99.00", meters = [{ meter = "calls", included = 2000, overage 
 
 pub(super) struct Paid {
     pub(super) domain: Domain,
-    pub(super) stripe: Running,
+    pub(super) stripe: Emulated,
     pub(super) consumer: ConsumerId,
-    http: reqwest::Client,
     key: model::KeyId,
     sequence: AtomicU64,
     pub(super) world: World,
@@ -74,14 +71,8 @@ impl Paid {
     /// A consumer that pays for a plan since the world's first instant.
     pub(super) async fn new(plan: &str) -> Self {
         let world = World::new().await;
-        let config = stripe_emulator::Config::for_tests(Arc::new(|| FixedClock::START_S), 3);
-        let stripe = Emulator::start(config).await.unwrap();
-        let client = Config {
-            secret_key: domain::settings::Secret::new("sk_test_emulator"),
-            base_url: Some(stripe.base_url.clone()),
-        };
-        let payments = Arc::new(Stripe::new(&client).unwrap());
-        let domain = testkit::domain(&world.database, &world.clock, &SeededRandom::new(5), payments);
+        let stripe = Emulated::start(3).await;
+        let domain = testkit::domain(&world.database, &world.clock, &SeededRandom::new(5), stripe.client(KEY));
         let file = catalogue::parse(CATALOGUE).unwrap();
         catalogue::publish(&domain, &Provider::console(), &file).await.unwrap();
         catalogue::register(Registry::default()).run_due(&domain).await.unwrap();
@@ -91,7 +82,6 @@ impl Paid {
             domain,
             stripe,
             consumer,
-            http: reqwest::Client::builder().build().unwrap(),
             key,
             sequence: AtomicU64::new(0),
             world,
@@ -101,20 +91,7 @@ impl Paid {
     }
 
     async fn post(&self, path: &str, form: String) -> Value {
-        let answer = self
-            .http
-            .post(format!("{}v1/{path}", self.stripe.base_url))
-            .header("Authorization", "Bearer sk_test_x")
-            .header("Stripe-Version", API_VERSION)
-            .header("Content-Type", "application/x-www-form-urlencoded")
-            .body(form)
-            .send()
-            .await
-            .unwrap();
-        let text = answer.text().await.unwrap();
-        let value: Value = serde_json::from_str(&text).unwrap();
-        assert!(value["error"].is_null(), "{path}: {text}");
-        value
+        self.stripe.dashboard("POST", path, &form).await
     }
 
     /// What Checkout would end in: a customer with a card, a subscription, and its row here.
