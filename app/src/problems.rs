@@ -98,6 +98,8 @@ problems! {
         "The provider lets only some network addresses call this route." "Call from an address that was agreed on, or write to the provider." NOWHERE;
     29 "origin-refused" 403 "Pages of this origin may not call this"
         "A page in a browser asked for permission to call, and its origin is not among those allowed." "Call from your server, or ask the provider to allow the origin." NOWHERE;
+    55 "upstream-unavailable" 503 "The service behind the gateway is not available just now"
+        "The API failed too often and is given time to recover. The call is not counted." "Try again after the seconds in Retry-After." NOWHERE;
 }
 
 /// The problem with a number of the usage log.

@@ -5,7 +5,7 @@
 
 use crate::access::{Interval, Method};
 use crate::money::{Currency, Money, minor_units};
-use crate::policy::{HostPattern, PolicyError, RoutePolicy, UpstreamPolicy, segments, shape};
+use crate::policy::{HostPattern, PolicyError, RoutePolicy, ServiceUrl, UpstreamPolicy, segments, shape};
 use crate::price::{Overage, OverageTier, TierModel};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -54,7 +54,7 @@ pub struct ProductFile {
 pub struct UpstreamFile {
     /// Name that routes refer to.
     pub slug: String,
-    /// `http://host:port`, without a path.
+    /// `http://host:port` or `https://host:port`, without a path: its one target, or with `policy.targets` its name.
     pub url: String,
     /// Longest wait for the first byte of an answer.
     #[serde(default = "default_first_byte_ms")]
@@ -566,15 +566,9 @@ fn check_overlaps(routes: &[RouteFile]) -> Result<(), CatalogueError> {
 }
 
 fn check_url(slug: &str, url: &str) -> Result<(), CatalogueError> {
-    let rest = url.strip_prefix("http://");
-    let good = rest.is_some_and(|r| !r.is_empty() && !r.contains(['/', '@', '?', '#', ' ']));
-    if good {
-        Ok(())
-    } else {
-        wrong(
-            format!("upstreams.{slug}.url"),
-            format!("{url:?} must be http://host or http://host:port, without a path"),
-        )
+    match url.parse::<ServiceUrl>() {
+        Ok(_) => Ok(()),
+        Err(error) => wrong(format!("upstreams.{slug}.url"), error.to_string()),
     }
 }
 

@@ -44,7 +44,7 @@ pub struct UpstreamRecord {
     pub number: u16,
     /// Its name in metrics.
     pub slug: String,
-    /// `http://host:port`.
+    /// `http://host:port` or `https://host:port`; its name alone when the policy lists targets.
     pub url: String,
     /// Longest wait for the first byte of an answer.
     pub first_byte_timeout_ms: u32,

@@ -4,7 +4,6 @@ use crate::client::ClientBody;
 use crate::config::Limits;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
-use crate::route::Upstream;
 use crate::timer::Timer;
 use crate::upstream::Incoming;
 use bytes::Bytes;
@@ -28,6 +27,8 @@ pub(crate) enum BodyError {
     TooSlow,
     #[error("the body broke off")]
     Broken,
+    #[error("the request's own body went wrong")]
+    Request,
     #[error("the key was revoked, or its consumer suspended")]
     Cut,
     #[error("usage cannot be recorded")]
@@ -142,19 +143,17 @@ pub(crate) enum Answer {
 pub(crate) struct Stream {
     incoming: Incoming,
     open: Open,
-    upstream: Arc<Upstream>,
     cut: Option<Cut>,
     length_known: bool,
 }
 
 impl Stream {
     /// Holds the upstream's connection until the end, and then gives it back.
-    pub(crate) fn new(incoming: Incoming, open: Open, upstream: Arc<Upstream>) -> Self {
+    pub(crate) fn new(incoming: Incoming, open: Open) -> Self {
         Self {
             length_known: incoming.size_hint().exact().is_some(),
             incoming,
             open,
-            upstream,
             cut: None,
         }
     }
@@ -162,8 +161,7 @@ impl Stream {
     fn give_back(&mut self) {
         let worker = self.open.worker();
         let most = worker.shared.limits.idle_per_upstream;
-        self.incoming
-            .give_back(&worker.pool, &self.upstream, Instant::now(), most);
+        self.incoming.give_back(&worker.pool, Instant::now(), most);
     }
 
     fn record(&mut self) -> Result<(), BodyError> {
@@ -188,9 +186,10 @@ impl Stream {
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(None) => {
+                let trailers = self.incoming.take_trailers();
                 self.give_back();
                 self.record()?;
-                Poll::Ready(None)
+                Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
             Poll::Pending => {

@@ -1,5 +1,6 @@
 //! Starts and stops a gateway.
 
+use crate::balance::watch as targets;
 use crate::config::{Config, Peppers};
 use crate::disk;
 use crate::ledger::Ledger;
@@ -63,6 +64,9 @@ impl Gateway {
         let segment = config.limits.segment_records.max(1);
         let ledger = Ledger::open(&config.data_dir.join(LEDGER_FOLDER), segment, &*random).map_err(data)?;
         let tables = Arc::new(Tables::new());
+        let mut seed = [0; 8];
+        random.fill(&mut seed);
+        tables.seed.store(u64::from_le_bytes(seed), Ordering::Relaxed);
         disk::load(&config.data_dir, &tables, &ledger, clock.now()).map_err(data)?;
         let listeners = listen(config.listen, config.threads.max(1));
         let (listeners, local_addr) = listeners.map_err(|e| StartError::Listen(config.listen, e))?;
@@ -98,6 +102,7 @@ impl Gateway {
             Arc::clone(&shipped),
             stop_shipping.subscribe(),
         );
+        tokio::spawn(targets::run(Arc::clone(&shared), stop.subscribe()));
         Ok(Running {
             local_addr,
             shared,

@@ -72,6 +72,7 @@
 mod account;
 mod admit;
 mod authenticate;
+mod balance;
 mod body;
 mod client;
 mod config;

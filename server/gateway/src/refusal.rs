@@ -103,6 +103,8 @@ refusals! {
     AddressRefused = 28, FORBIDDEN, "address-refused", "Requests from this address are not let in", "/docs";
     /// Pages of this origin may not call the route.
     OriginRefused = 29, FORBIDDEN, "origin-refused", "Pages of this origin may not call this", "/docs";
+    /// Every target of the upstream is left out after failures.
+    UpstreamUnavailable = 55, SERVICE_UNAVAILABLE, "upstream-unavailable", "The service behind the gateway is not available just now", "/docs";
 }
 
 /// A refusal on its way out.

@@ -296,10 +296,15 @@ impl<'a> Exchange<'a> {
 
     /// Phase four: the request goes to its upstream. What is the client's to say goes with it, and what is ours.
     async fn forward(&self, client: &Client, ready: &mut Ready) -> Result<(StatusCode, HeaderMap, Incoming), Refused> {
-        let mut call = Call::open(self.worker, &ready.route.upstream, self.started).await?;
+        let upstream = &ready.route.upstream;
+        let consumer = ready.caller.key.account.consumer;
+        let canary = upstream
+            .balance
+            .wants_canary(upstream.number, &ready.parts.headers, consumer);
+        let mut call = Call::open(self.worker, upstream, self.started, canary).await?;
         self.send(client, ready, &mut call);
         let headers = std::mem::take(&mut ready.parts.headers);
-        call.answer(self.worker, &ready.route.upstream, headers).await
+        call.answer(self.worker, headers).await
     }
 
     fn send(&self, client: &Client, ready: &mut Ready, call: &mut Call) {
@@ -382,10 +387,10 @@ impl<'a> Exchange<'a> {
         }
         let body = if ended {
             let most = worker.shared.limits.idle_per_upstream;
-            incoming.give_back(&worker.pool, &route.upstream, now, most);
+            incoming.give_back(&worker.pool, now, most);
             Answer::Whole(whole)
         } else {
-            Answer::Stream(Box::new(Stream::new(incoming, open, Arc::clone(&route.upstream))))
+            Answer::Stream(Box::new(Stream::new(incoming, open)))
         };
         let mut answer = Response::new(body);
         *answer.status_mut() = status;

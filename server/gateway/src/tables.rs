@@ -2,7 +2,7 @@
 
 use crate::account::{Account, Profile};
 use crate::ledger::Ledger;
-use crate::route::Routes;
+use crate::route::{Heritage, Routes};
 use arc_swap::ArcSwapOption;
 use model::access::Environment;
 use model::snapshot::{Changes, Entitlement, KeyRecord, Routing};
@@ -92,6 +92,8 @@ pub(crate) struct Tables {
     /// When it last answered, in milliseconds since 1970.
     pub(crate) synced_ms: AtomicI64,
     pub(crate) rejected: AtomicU64,
+    /// For chances that shall differ between gateways.
+    pub(crate) seed: AtomicU64,
     /// Grows when a key is revoked or a consumer suspended; open streams look then.
     cut: watch::Sender<u64>,
 }
@@ -112,6 +114,7 @@ impl Tables {
             connected: AtomicBool::new(false),
             synced_ms: AtomicI64::new(0),
             rejected: AtomicU64::new(0),
+            seed: AtomicU64::new(0),
             cut: watch::Sender::new(0),
         }
     }
@@ -210,7 +213,12 @@ impl Tables {
 
     /// A table that cannot be compiled is left aside: the last good one stays.
     pub(crate) fn apply_routing(&self, routing: Routing) {
-        match Routes::compile(routing) {
+        let before = self.routes.load_full();
+        let heritage = Heritage {
+            before: before.as_deref(),
+            seed: self.seed.load(Ordering::Relaxed),
+        };
+        match Routes::compile(routing, heritage) {
             Ok(routes) => self.routes.store(Some(Arc::new(routes))),
             Err(error) => {
                 tracing::error!(%error, "the new routing table is unusable; the last good one stays");

@@ -8,16 +8,22 @@ mod address;
 mod cors;
 mod edits;
 mod matching;
+mod resilience;
 mod rewrite;
 mod route;
+mod target;
+mod transport;
 mod upstream;
 
 pub use address::AddressRange;
 pub use cors::Cors;
 pub use edits::HeaderEdits;
 pub use matching::{HostPattern, PatternError, Segment, segments, shape};
+pub use resilience::{Breaker, Health, Retries};
 pub use rewrite::{Part, Rewrite, parts};
 pub use route::RoutePolicy;
+pub use target::{Canary, ServiceUrl, ServiceUrlError, TARGETS_MOST, Target};
+pub use transport::{Protocol, UpstreamTls};
 pub use upstream::UpstreamPolicy;
 
 /// What is wrong with a policy: the field, and what to do about it.

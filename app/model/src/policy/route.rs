@@ -41,6 +41,9 @@ pub struct RoutePolicy {
     /// What changes in answers on their way to the client.
     #[serde(skip_serializing_if = "HeaderEdits::is_empty")]
     pub answer_headers: HeaderEdits,
+    /// Whether WebSocket handshakes are passed on; the upstream must speak HTTP/1.1.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub websocket: bool,
 }
 
 fn is_zero(n: &i32) -> bool {

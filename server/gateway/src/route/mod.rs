@@ -18,7 +18,7 @@ mod upstream;
 
 pub(crate) use host::check_host;
 pub(crate) use target::Target;
-pub(crate) use upstream::Upstream;
+pub(crate) use upstream::{Heritage, Upstream};
 
 use crate::cors::Cors;
 use crate::edits::Edits;
@@ -131,6 +131,8 @@ pub(crate) struct Routes {
     /// By what a host ends with, the longest first.
     below: Vec<(String, Paths)>,
     everywhere: Paths,
+    /// By number.
+    pub(crate) upstreams: HashMap<u16, Arc<Upstream>>,
     pub(crate) portal_url: String,
     /// As it came, for the copy on disk.
     pub(crate) told: Routing,
@@ -139,7 +141,7 @@ pub(crate) struct Routes {
 /// Why a routing table cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RoutingError {
-    #[error("upstream {0} has no usable address: {1}")]
+    #[error("upstream {0} is unusable: {1}")]
     Upstream(String, String),
     #[error("route {0} names the unknown upstream {1}")]
     NoUpstream(String, u16),
@@ -148,11 +150,11 @@ pub(crate) enum RoutingError {
 }
 
 impl Routes {
-    /// Compiles a table.
-    pub(crate) fn compile(told: Routing) -> Result<Self, RoutingError> {
+    /// Compiles a table. Targets that are in the one before, too, are taken over with all that is known of them.
+    pub(crate) fn compile(told: Routing, heritage: Heritage<'_>) -> Result<Self, RoutingError> {
         let mut upstreams = HashMap::new();
         for u in &told.upstreams {
-            upstreams.insert(u.number, Arc::new(Upstream::compile(u)?));
+            upstreams.insert(u.number, Arc::new(Upstream::compile(u, heritage)?));
         }
         let words = |m: &model::snapshot::MeterRecord| StatusSet::from_words(m.statuses.iter().map(String::as_str));
         let meters: HashMap<u16, StatusSet> = told.meters.iter().map(|m| (m.number, words(m))).collect();
@@ -187,6 +189,7 @@ impl Routes {
             exact,
             below,
             everywhere,
+            upstreams,
             portal_url: told.portal_url.trim_end_matches('/').to_owned(),
             told,
         })
@@ -306,12 +309,15 @@ mod tests {
             slug: "calls".to_owned(),
             statuses: Vec::new(),
         };
-        Routes::compile(Routing {
-            upstreams: vec![upstream],
-            routes,
-            meters: vec![meter],
-            portal_url: String::new(),
-        })
+        Routes::compile(
+            Routing {
+                upstreams: vec![upstream],
+                routes,
+                meters: vec![meter],
+                portal_url: String::new(),
+            },
+            Heritage::default(),
+        )
         .unwrap()
     }
 

@@ -1,15 +1,16 @@
 //! The body of an answer, read from its connection as it is asked for.
 
 use super::connection::Connection;
+use super::http2;
 use super::pool::Pool;
-use super::sending::Sending;
+use super::sending::{NotSent, Sending};
+use crate::balance::Lease;
 use crate::body::BodyError;
 use crate::http1::{Framing, Piece};
-use crate::route::Upstream;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::SizeHint;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -24,14 +25,23 @@ pub(super) struct Direct {
     keeps: bool,
     /// Longest silence.
     idle: Duration,
+    /// When all of it must be through.
+    deadline: Option<Instant>,
     /// Whether something came since the limit on silence was set.
     heard: bool,
 }
 
 impl Direct {
     /// A body that begins behind what was taken from the connection.
-    pub(super) fn new(connection: Connection, framing: Framing, keeps: bool, idle: Duration) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        framing: Framing,
+        keeps: bool,
+        idle: Duration,
+        deadline: Option<Instant>,
+    ) -> Self {
         Self {
+            deadline,
             connection,
             framing,
             keeps,
@@ -41,6 +51,9 @@ impl Direct {
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.deadline.is_some_and(|d| Instant::now() >= d) {
+            return Poll::Ready(Some(Err(BodyError::TooSlow)));
+        }
         loop {
             match self.framing.take(&mut self.connection.read) {
                 Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(data))),
@@ -57,7 +70,10 @@ impl Direct {
                 Poll::Ready(_) => return Poll::Ready(Some(Err(BodyError::Broken))),
                 Poll::Pending => {
                     if std::mem::take(&mut self.heard) {
-                        self.connection.timer.set((Instant::now() + self.idle).into());
+                        let at = Instant::now() + self.idle;
+                        self.connection
+                            .timer
+                            .set(self.deadline.map_or(at, |d| d.min(at)).into());
                     }
                     ready!(self.connection.timer.poll(cx));
                     return Poll::Ready(Some(Err(BodyError::TooSlow)));
@@ -71,7 +87,7 @@ impl Direct {
 /// other, nor for the client to read.
 struct Relayed {
     /// An empty piece is the end; without one the body broke off.
-    pieces: mpsc::Receiver<Bytes>,
+    pieces: mpsc::Receiver<Result<Bytes, BodyError>>,
     left: Option<u64>,
     ended: bool,
     task: JoinHandle<()>,
@@ -88,8 +104,10 @@ impl Relayed {
         if self.ended {
             return Poll::Ready(None);
         }
-        let Some(piece) = ready!(self.pieces.poll_recv(cx)) else {
-            return Poll::Ready(Some(Err(BodyError::Broken)));
+        let piece = match ready!(self.pieces.poll_recv(cx)) {
+            Some(Ok(piece)) => piece,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => return Poll::Ready(Some(Err(BodyError::Broken))),
         };
         self.left = self.left.map(|left| left.saturating_sub(length(&piece)));
         self.ended = piece.is_empty() || self.left == Some(0);
@@ -101,20 +119,22 @@ fn length(bytes: &Bytes) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-async fn relay(mut body: Direct, mut sending: Sending, pieces: mpsc::Sender<Bytes>) {
+async fn relay(mut body: Direct, mut sending: Sending, pieces: mpsc::Sender<Result<Bytes, BodyError>>) {
     let mut pieces = PollSender::new(pieces);
     poll_fn(move |cx| {
-        if let Poll::Ready(Err(_)) = sending.poll(&mut body.connection, cx) {
-            return Poll::Ready(());
-        }
+        let sent = sending.poll(&mut body.connection, cx);
         loop {
             if ready!(pieces.poll_reserve(cx)).is_err() {
                 return Poll::Ready(());
             }
+            if let Poll::Ready(Err(NotSent::Body(_))) = sent {
+                let _ = pieces.send_item(Err(BodyError::Request));
+                return Poll::Ready(());
+            }
             let (piece, last) = match ready!(body.poll_data(cx)) {
-                Some(Ok(piece)) => (piece, false),
-                Some(Err(_)) => return Poll::Ready(()),
-                None => (Bytes::new(), true),
+                Some(Ok(piece)) => (Ok(piece), false),
+                Some(Err(error)) => (Err(error), true),
+                None => (Ok(Bytes::new()), true),
             };
             if pieces.send_item(piece).is_err() || last {
                 return Poll::Ready(());
@@ -127,43 +147,77 @@ async fn relay(mut body: Direct, mut sending: Sending, pieces: mpsc::Sender<Byte
 enum Source {
     Direct(Direct),
     Relayed(Relayed),
+    Http2(Box<http2::AnswerBody>),
     /// It was read whole and its connection given back.
     Done,
 }
 
-/// The body of an answer. Dropped before its end, it closes the connection.
-pub(crate) struct Incoming(Source);
+/// The body of an answer. Dropped before its end, it closes the connection, or resets the stream.
+pub(crate) struct Incoming {
+    source: Source,
+    lease: Lease,
+}
 
 impl Incoming {
-    pub(super) fn direct(body: Direct) -> Self {
-        Self(Source::Direct(body))
+    pub(super) fn direct(body: Direct, lease: Lease) -> Self {
+        Self {
+            source: Source::Direct(body),
+            lease,
+        }
     }
 
     /// A body whose request is not through yet.
-    pub(super) fn relayed(body: Direct, sending: Sending) -> Self {
+    pub(super) fn relayed(body: Direct, sending: Sending, lease: Lease) -> Self {
         let (sender, pieces) = mpsc::channel(1);
         let (left, ended) = (body.framing.left(), body.framing.ended());
         let task = tokio::spawn(relay(body, sending, sender));
-        Self(Source::Relayed(Relayed {
-            pieces,
-            left,
-            ended,
-            task,
-        }))
+        Self {
+            source: Source::Relayed(Relayed {
+                pieces,
+                left,
+                ended,
+                task,
+            }),
+            lease,
+        }
+    }
+
+    pub(super) fn http2(body: http2::AnswerBody, lease: Lease) -> Self {
+        Self {
+            source: Source::Http2(Box::new(body)),
+            lease,
+        }
     }
 
     /// The next part, as it comes.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        match &mut self.0 {
+        let data = match &mut self.source {
             Source::Direct(body) => body.poll_data(cx),
             Source::Relayed(body) => body.poll_data(cx),
+            Source::Http2(body) => body.poll_data(cx),
             Source::Done => Poll::Ready(None),
+        };
+        if let Poll::Ready(Some(Err(error))) = data
+            && error != BodyError::Request
+        {
+            self.lease.failed();
+        }
+        data
+    }
+
+    /// What came behind the last part: only HTTP/2 upstreams have it.
+    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match &mut self.source {
+            Source::Http2(body) => body.take_trailers(),
+            _ => None,
         }
     }
 
     /// All of it, when it came together with the head; then it is through.
     pub(crate) fn take_whole(&mut self) -> Option<Bytes> {
-        let Source::Direct(body) = &mut self.0 else { return None };
+        let Source::Direct(body) = &mut self.source else {
+            return None;
+        };
         let Framing::Length(left) = body.framing else {
             return None;
         };
@@ -178,31 +232,33 @@ impl Incoming {
 
     /// Whether it is through.
     pub(crate) fn is_end(&self) -> bool {
-        match &self.0 {
+        match &self.source {
             Source::Direct(body) => body.framing.ended(),
             Source::Relayed(body) => body.ended,
+            Source::Http2(body) => body.is_end(),
             Source::Done => true,
         }
     }
 
     /// How much is to come.
     pub(crate) fn size_hint(&self) -> SizeHint {
-        let left = match &self.0 {
+        let left = match &self.source {
             Source::Direct(body) => body.framing.left(),
             Source::Relayed(body) => body.left,
+            Source::Http2(body) => body.left(),
             Source::Done => Some(0),
         };
         left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 
     /// Gives the connection back to be used again, when the body is through and nothing follows it; else closes it.
-    pub(crate) fn give_back(&mut self, pool: &Pool, upstream: &Arc<Upstream>, now: Instant, most: usize) {
-        if let Source::Direct(body) = std::mem::replace(&mut self.0, Source::Done)
+    pub(crate) fn give_back(&mut self, pool: &Pool, now: Instant, most: usize) {
+        if let Source::Direct(body) = std::mem::replace(&mut self.source, Source::Done)
             && body.framing.ended()
             && body.keeps
             && body.connection.read.is_empty()
         {
-            pool.put(body.connection, upstream, now, most);
+            pool.put(body.connection, self.lease.target(), now, most);
         }
     }
 }

@@ -1,16 +1,16 @@
 //! A connection to an upstream: the socket and what was read from it and is to be written to it.
 
-use crate::refusal::{Refusal, Refused};
-use crate::route::Upstream;
+use crate::balance::Target;
 use crate::timer::Timer;
 use bytes::BytesMut;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::client::TlsStream;
 use tokio_util::io::poll_read_buf;
 
 /// Bytes wanted by a read at first; most answers fit.
@@ -18,9 +18,60 @@ const READ_FIRST: usize = 8 << 10;
 /// Bytes wanted by a read at most: a body that fills reads gets larger ones.
 const READ_MOST: usize = 64 << 10;
 
+/// The socket, with TLS on it or without.
+pub(super) enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    /// Connects to a target before `until`; also to which of its addresses.
+    pub(super) async fn connect(target: &Target, until: Instant) -> io::Result<(Self, SocketAddr)> {
+        let (stream, peer) = target.addresses.connect(until).await?;
+        stream.set_nodelay(true)?;
+        let io = match &target.identity.tls {
+            None => Self::Plain(stream),
+            Some(tls) => Self::Tls(Box::new(timeout_at(until, tls.connect(stream)).await??)),
+        };
+        Ok((io, peer))
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
+
 /// A connection with its buffers, which stay with it from request to request.
-pub(super) struct Connection {
-    io: TcpStream,
+pub(crate) struct Connection {
+    pub(super) io: Io,
+    /// Where it leads.
+    pub(super) peer: SocketAddr,
     /// Read and not taken yet.
     pub(super) read: BytesMut,
     /// What is being sent: kept whole until the next part of the request takes its place, so that it can be sent again.
@@ -35,21 +86,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, within the upstream's time limit.
-    pub(super) async fn open(upstream: &Upstream, most: Duration) -> Result<Self, Refused> {
-        let unreachable = |error: io::Error| {
-            tracing::warn!(upstream = upstream.slug, %error, "cannot connect");
-            let detail = format!("{} accepts no connection.", upstream.slug);
-            Refused::new(Refusal::UpstreamUnreachable, detail)
-        };
-        let connecting = TcpStream::connect((&*upstream.host, upstream.port));
-        let io = match timeout(upstream.connect.unwrap_or(most), connecting).await {
-            Ok(io) => io.map_err(unreachable)?,
-            Err(_) => return Err(unreachable(io::ErrorKind::TimedOut.into())),
-        };
-        io.set_nodelay(true).map_err(unreachable)?;
+    /// Connects to a target before `until`.
+    pub(crate) async fn open(target: &Target, until: Instant) -> io::Result<Self> {
+        let (io, peer) = Io::connect(target, until).await?;
         Ok(Self {
             io,
+            peer,
             read: BytesMut::new(),
             write: Vec::new(),
             sent: 0,
@@ -83,7 +125,8 @@ impl Connection {
             self.sent += count;
             self.written = self.written.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         }
-        Poll::Ready(Ok(()))
+        // TLS may hold what the socket did not take; a plain socket holds nothing.
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     /// Whether it is open and silent, as it must be between two requests. Asks no system call while nothing happened.

@@ -1,18 +1,15 @@
-//! One request to an upstream, up to the head of its answer. The rest of the answer is an [`Incoming`].
+//! One request on a connection of HTTP/1.1, up to the head of its answer. The rest of the answer is an
+//! [`super::Incoming`].
 
-use super::answer::{Direct, Incoming};
 use super::connection::Connection;
-use super::head::{self, AnswerHead, BodyLength, RequestHead};
+use super::head::{self, AnswerHead};
 use super::sending::{NotSent, Sending};
-use crate::body::{self, BodyError, Upload};
+use crate::body::{self, BodyError};
 use crate::http1::{Invalid, Scan};
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
-use crate::server::Worker;
-use http::{HeaderMap, Method, StatusCode};
-use std::future::poll_fn;
+use http::{HeaderMap, StatusCode};
 use std::io;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -20,7 +17,7 @@ use std::time::{Duration, Instant};
 const INTERIM_MOST: usize = 16;
 
 /// Why there is no answer.
-enum Failure {
+pub(super) enum Failure {
     /// The client's own body went wrong.
     Upload(BodyError),
     /// The connection ended, and not a byte of an answer came.
@@ -30,88 +27,12 @@ enum Failure {
     Invalid(Invalid),
     /// Nothing came in time.
     Silent,
-}
-
-/// A connection taken for one request, which is then sent on it and answered.
-pub(crate) struct Call {
-    exchange: Exchange,
-    pooled: bool,
-    repeatable: bool,
-}
-
-impl Call {
-    /// Takes a pooled connection, or makes one. `started` is when the request began.
-    pub(crate) async fn open(worker: &Worker, upstream: &Arc<Upstream>, started: Instant) -> Result<Self, Refused> {
-        let (connection, begun) = match worker.pool.take(upstream, started) {
-            Some(connection) => (connection, Some(started)),
-            None => (
-                Connection::open(upstream, worker.shared.limits.connect_timeout).await?,
-                None,
-            ),
-        };
-        Ok(Self {
-            exchange: Exchange::new(connection, begun, upstream.first_byte),
-            pooled: begun.is_some(),
-            repeatable: false,
-        })
-    }
-
-    /// Makes the request ready to be sent. To be called once.
-    pub(crate) fn send(&mut self, head: &RequestHead<'_>, upload: Option<Upload>) {
-        head.write(&mut self.exchange.connection.write);
-        self.repeatable = upload.is_none() && head.method.is_idempotent();
-        self.exchange.head_request = *head.method == Method::HEAD;
-        if upload.is_some() {
-            self.exchange.begun = None;
-        }
-        self.exchange.sending = Sending::new(upload, head.length == BodyLength::Chunked);
-    }
-
-    /// Sends the request and waits for the head of its answer, which is put into `headers`. A pooled connection that
-    /// turns out to be closed before a byte of an answer came is replaced by a new one, once, when nothing of the
-    /// request was sent or it can be sent again safely.
-    pub(crate) async fn answer(
-        mut self,
-        worker: &Worker,
-        upstream: &Upstream,
-        mut headers: HeaderMap,
-    ) -> Result<(StatusCode, HeaderMap, Incoming), Refused> {
-        headers.clear();
-        self.exchange.headers = headers;
-        let answer = loop {
-            match poll_fn(|cx| self.exchange.poll(cx)).await {
-                Ok(answer) => break answer,
-                Err(Failure::ClosedSilent(_)) if self.may_replace() => {
-                    self.pooled = false;
-                    let connection = Connection::open(upstream, worker.shared.limits.connect_timeout).await?;
-                    self.exchange.replace(connection);
-                }
-                Err(failure) => return Err(refused(upstream, failure)),
-            }
-        };
-        if answer.status == StatusCode::SWITCHING_PROTOCOLS {
-            let detail = format!("{} switched protocols unasked.", upstream.slug);
-            return Err(Refused::new(Refusal::UpstreamBroken, detail));
-        }
-        let Exchange {
-            connection, sending, ..
-        } = self.exchange;
-        let direct = Direct::new(connection, answer.framing, answer.keeps && !sending.cut, upstream.idle);
-        let incoming = if sending.is_through(&direct.connection) {
-            Incoming::direct(direct)
-        } else {
-            Incoming::relayed(direct, sending)
-        };
-        Ok((answer.status, answer.headers, incoming))
-    }
-
-    fn may_replace(&self) -> bool {
-        self.pooled && (self.repeatable || self.exchange.connection.written == 0)
-    }
+    /// The time for the request as a whole is over.
+    TooLong,
 }
 
 /// Whose fault it was: a body of the client that went wrong, or the upstream.
-fn refused(upstream: &Upstream, failure: Failure) -> Refused {
+pub(super) fn refused(upstream: &Upstream, failure: Failure) -> Refused {
     let broken = |error: &dyn std::fmt::Display| {
         tracing::warn!(upstream = upstream.slug, %error, "no valid answer");
         let detail = format!("{} broke off, or its answer is not valid HTTP.", upstream.slug);
@@ -127,27 +48,43 @@ fn refused(upstream: &Upstream, failure: Failure) -> Refused {
             let detail = format!("{} sent nothing within {:?}.", upstream.slug, upstream.first_byte);
             Refused::new(Refusal::UpstreamTimeout, detail)
         }
+        Failure::TooLong => {
+            let detail = format!(
+                "{} did not answer within {:?}.",
+                upstream.slug,
+                upstream.total.unwrap_or_default()
+            );
+            Refused::new(Refusal::UpstreamTimeout, detail)
+        }
     }
 }
 
 /// A request in progress.
-struct Exchange {
-    connection: Connection,
-    sending: Sending,
-    headers: HeaderMap,
-    head_request: bool,
+pub(super) struct Exchange {
+    pub(super) connection: Connection,
+    pub(super) sending: Sending,
+    pub(super) headers: HeaderMap,
+    pub(super) head_request: bool,
     scan: Scan,
     interim: usize,
     first_byte: Duration,
     /// When the wait for the answer began, where that is known without asking the clock.
-    begun: Option<Instant>,
+    pub(super) begun: Option<Instant>,
+    /// When all of it must be through.
+    deadline: Option<Instant>,
     /// Bytes sent when the wait began anew.
     progress: u64,
 }
 
 impl Exchange {
-    fn new(connection: Connection, begun: Option<Instant>, first_byte: Duration) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        begun: Option<Instant>,
+        first_byte: Duration,
+        deadline: Option<Instant>,
+    ) -> Self {
         Self {
+            deadline,
             connection,
             begun,
             sending: Sending::new(None, false),
@@ -161,16 +98,18 @@ impl Exchange {
     }
 
     /// Begins anew on another connection.
-    fn replace(&mut self, mut connection: Connection) {
+    pub(super) fn replace(&mut self, mut connection: Connection) {
         connection.write = std::mem::take(&mut self.connection.write);
         self.connection = connection;
         self.sending.cut = false;
+        self.scan = Scan::default();
+        self.interim = 0;
         self.begun = None;
         self.progress = 0;
     }
 
     /// Sends and reads what there is to send and to read.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, Failure>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, Failure>> {
         if let Poll::Ready(Err(error)) = self.sending.poll(&mut self.connection, cx) {
             return Poll::Ready(Err(match error {
                 NotSent::Body(error) => Failure::Upload(error),
@@ -191,7 +130,8 @@ impl Exchange {
             }
         }
         ready!(self.wait(cx));
-        Poll::Ready(Err(Failure::Silent))
+        let over = self.deadline.is_some_and(|d| Instant::now() >= d);
+        Poll::Ready(Err(if over { Failure::TooLong } else { Failure::Silent }))
     }
 
     /// The head, when it is whole; interim answers are passed over.
@@ -230,11 +170,17 @@ impl Exchange {
             .waits_for_client(self.connection.sent == self.connection.write.len())
         {
             timer.clear();
-            return Poll::Pending;
+            if let Some(deadline) = self.deadline {
+                timer.set(deadline.into());
+            }
+            // The wait for the answer begins once the client is through.
+            self.progress = u64::MAX;
+            return timer.poll(cx);
         }
         if !timer.is_set() || self.progress != self.connection.written {
             let begun = self.begun.take().unwrap_or_else(Instant::now);
-            timer.set((begun + self.first_byte).into());
+            let at = begun + self.first_byte;
+            timer.set(self.deadline.map_or(at, |d| d.min(at)).into());
             self.progress = self.connection.written;
         }
         timer.poll(cx)

@@ -5,7 +5,8 @@ use crate::headers;
 use crate::http1::{Framing, Invalid, Scan};
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
+use http::uri::Scheme;
+use http::{Method, Request, StatusCode, Uri, Version};
 use std::mem::MaybeUninit;
 
 /// Largest head of an answer, in bytes.
@@ -54,14 +55,8 @@ impl RequestHead<'_> {
         for (name, value) in self.own {
             line(out, name, value);
         }
-        let nominated = headers::nominated(self.client);
-        for (name, value) in self.client {
-            // The upstream's own host and the framing of the body as it is sent are written here.
-            let own = *name == header::HOST || *name == header::CONTENT_LENGTH;
-            let passes = !own && headers::reaches_upstream(name.as_str()) && !nominated.contains(name);
-            if passes && !self.edits.drops(name) {
-                line(out, name.as_str(), value.as_bytes());
-            }
+        for (name, value) in self.passed_on() {
+            line(out, name.as_str(), value.as_bytes());
         }
         for (name, value) in self.edits.written() {
             line(out, name.as_str(), value.as_bytes());
@@ -78,6 +73,54 @@ impl RequestHead<'_> {
             BodyLength::Absent => {}
         }
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+impl RequestHead<'_> {
+    /// The same in HTTP/2, its `Host` as authority; none when the target is no path.
+    pub(super) fn http2(&self, tls: bool) -> Option<Request<()>> {
+        let mut own = self.own.iter();
+        let authority = own.find(|(name, _)| *name == "host")?.1;
+        let scheme = if tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let uri = Uri::builder()
+            .scheme(scheme)
+            .authority(authority)
+            .path_and_query(self.target);
+        let mut request = Request::new(());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri.build().ok()?;
+        *request.version_mut() = Version::HTTP_2;
+        let headers = request.headers_mut();
+        headers.reserve(self.client.len() + self.own.len() + 1);
+        for (name, value) in self.own.iter().filter(|(name, _)| *name != "host") {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value).ok()?);
+        }
+        for (name, value) in self.passed_on() {
+            headers.append(name, value.clone());
+        }
+        for (name, value) in self.edits.written() {
+            headers.append(name, value.clone());
+        }
+        // The one thing that may be said with it in HTTP/2, and gRPC insists on it (RFC 9113, section 8.2.2).
+        let te = self.client.get_all(header::TE).iter();
+        let mut codings = te.flat_map(|v| v.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii));
+        if codings.any(|c| c.eq_ignore_ascii_case(b"trailers")) {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        if let BodyLength::Exact(length) = self.length {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Some(request)
+    }
+
+    /// The client's headers that go on. The upstream's own host and the framing of the body as it is sent are ours.
+    fn passed_on(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let nominated = headers::nominated(self.client);
+        self.client.iter().filter(move |(name, _)| {
+            let own = **name == header::HOST || **name == header::CONTENT_LENGTH;
+            let passes = !own && headers::reaches_upstream(name.as_str()) && !nominated.contains(name);
+            passes && !self.edits.drops(name)
+        })
     }
 }
 

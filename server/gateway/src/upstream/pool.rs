@@ -1,11 +1,12 @@
 //! Connections between two requests.
 
 use super::connection::Connection;
-use crate::route::Upstream;
+use super::http2::Links;
+use crate::balance::Target;
 use crate::tables::LookupHasher;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An idle connection older than this is not used again: upstreams commonly close theirs after 60 s or more.
@@ -13,7 +14,6 @@ const IDLE_LIFE: Duration = Duration::from_secs(30);
 
 struct Idle {
     connection: Connection,
-    upstream: Arc<Upstream>,
     since: Instant,
 }
 
@@ -23,50 +23,53 @@ impl Idle {
     }
 }
 
-type Idles = HashMap<u16, Vec<Idle>, BuildHasherDefault<LookupHasher>>;
+type Idles = HashMap<u32, Vec<Idle>, BuildHasherDefault<LookupHasher>>;
 
-/// Idle connections of one worker thread, by the upstream's number.
+/// Connections of one worker thread, by the target's number.
 #[derive(Default)]
-pub(crate) struct Pool(Mutex<Idles>);
+pub(crate) struct Pool {
+    idles: Mutex<Idles>,
+    /// Those of HTTP/2, which many requests share.
+    pub(super) links: Links,
+}
 
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, Idles> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection that was used last, if one is still good.
-    pub(super) fn take(&self, upstream: &Arc<Upstream>, now: Instant) -> Option<Connection> {
+    pub(super) fn take(&self, target: &Target, now: Instant) -> Option<Connection> {
         let mut idles = self.lock();
-        let idle = idles.get_mut(&upstream.number)?;
+        let idle = idles.get_mut(&target.id)?;
         while let Some(mut found) = idle.pop() {
-            let same = Arc::ptr_eq(&found.upstream, upstream)
-                || (found.upstream.host == upstream.host && found.upstream.port == upstream.port);
-            if same && found.is_fresh(now) && found.connection.is_quiet() {
+            if found.is_fresh(now) && found.connection.is_quiet() {
                 return Some(found.connection);
             }
         }
         None
     }
 
-    /// Keeps a connection whose last answer is through, unless `most` of this upstream are kept already.
-    pub(super) fn put(&self, mut connection: Connection, upstream: &Arc<Upstream>, now: Instant, most: usize) {
+    /// Keeps a connection whose last answer is through, unless `most` of this target are kept already, or its name
+    /// means other addresses now.
+    pub(super) fn put(&self, mut connection: Connection, target: &Target, now: Instant, most: usize) {
         let mut idles = self.lock();
-        let kept = idles.entry(upstream.number).or_default();
-        if kept.len() < most {
+        let kept = idles.entry(target.id).or_default();
+        if kept.len() < most && target.addresses.holds(Some(connection.peer)) {
             connection.rest();
-            kept.push(Idle {
-                connection,
-                upstream: Arc::clone(upstream),
-                since: now,
-            });
+            kept.push(Idle { connection, since: now });
         }
     }
 
     /// Closes connections that were idle for too long, and those their upstream closed.
     pub(crate) fn expire(&self) {
         let now = Instant::now();
-        for kept in self.lock().values_mut() {
+        let mut idles = self.lock();
+        for kept in idles.values_mut() {
             kept.retain_mut(|idle| idle.is_fresh(now) && idle.connection.is_quiet());
         }
+        idles.retain(|_, kept| !kept.is_empty());
+        drop(idles);
+        self.links.expire(now);
     }
 }

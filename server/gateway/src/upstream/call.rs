@@ -1,0 +1,172 @@
+//! A request with its attempts.
+
+use super::answer::{Direct, Incoming};
+use super::attempts::Attempts;
+use super::exchange::{self, Exchange, Failure};
+use super::head::{AnswerHead, BodyLength, RequestHead};
+use super::http2::Http2Call;
+use super::sending::Sending;
+use crate::body::Upload;
+use crate::refusal::{Refusal, Refused};
+use crate::route::Upstream;
+use crate::server::Worker;
+use http::{HeaderMap, Method, StatusCode};
+use model::policy::Protocol;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A connection taken for one request, which is then sent on it and answered.
+pub(crate) struct Call {
+    attempts: Attempts,
+    way: Way,
+}
+
+/// What the request is sent over.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box for the usual way would cost every request an allocation"
+)]
+enum Way {
+    Http1(Http1Call),
+    Http2(Box<Http2Call>),
+}
+
+/// The head and the body of an answer.
+pub(crate) type Answered = (StatusCode, HeaderMap, Incoming);
+
+impl Call {
+    /// Chooses a target and takes a pooled connection to it, or makes one. `started` is when the request began.
+    pub(crate) async fn open(
+        worker: &Worker,
+        upstream: &Arc<Upstream>,
+        started: Instant,
+        canary: bool,
+    ) -> Result<Self, Refused> {
+        let mut attempts = Attempts::begin(upstream, canary, started)?;
+        if upstream.protocol == Protocol::Http2 {
+            let call = Http2Call::open(worker, &mut attempts).await?;
+            let way = Way::Http2(Box::new(call));
+            return Ok(Self { attempts, way });
+        }
+        let (connection, begun) = match worker.pool.take(attempts.lease.target(), started) {
+            Some(connection) => (connection, Some(started)),
+            None => (attempts.connection(&worker.pool, &worker.shared.limits).await?.0, None),
+        };
+        let way = Way::Http1(Http1Call {
+            exchange: Exchange::new(connection, begun, upstream.first_byte, attempts.deadline),
+            // A connection that a retry found in the pool counts as new: it is not replaced for nothing.
+            pooled: begun.is_some(),
+            repeatable: false,
+        });
+        Ok(Self { attempts, way })
+    }
+
+    /// Makes the request ready to be sent. To be called once.
+    pub(crate) fn send(&mut self, head: &RequestHead<'_>, upload: Option<Upload>) {
+        match &mut self.way {
+            Way::Http1(call) => call.send(head, upload),
+            Way::Http2(call) => call.send(head, upload, self.attempts.lease.target().identity.tls.is_some()),
+        }
+    }
+
+    /// Sends the request and waits for the head of its answer. `headers` are put to use for it.
+    ///
+    /// A request that failed goes to another target when nothing of it was sent, or it can be sent again safely.
+    pub(crate) async fn answer(self, worker: &Worker, headers: HeaderMap) -> Result<Answered, Refused> {
+        match self.way {
+            Way::Http1(call) => call.answer(self.attempts, worker, headers).await,
+            Way::Http2(call) => call.answer(self.attempts, worker).await,
+        }
+    }
+}
+
+struct Http1Call {
+    exchange: Exchange,
+    pooled: bool,
+    repeatable: bool,
+}
+
+impl Http1Call {
+    fn send(&mut self, head: &RequestHead<'_>, upload: Option<Upload>) {
+        head.write(&mut self.exchange.connection.write);
+        self.repeatable = upload.is_none() && head.method.is_idempotent();
+        self.exchange.head_request = *head.method == Method::HEAD;
+        if upload.is_some() {
+            self.exchange.begun = None;
+        }
+        self.exchange.sending = Sending::new(upload, head.length == BodyLength::Chunked);
+    }
+
+    /// A pooled connection that turns out to be closed before a byte of an answer came is replaced by a new one, once,
+    /// without taking an attempt: upstreams close idle connections at any time.
+    async fn answer(
+        mut self,
+        mut attempts: Attempts,
+        worker: &Worker,
+        mut headers: HeaderMap,
+    ) -> Result<Answered, Refused> {
+        headers.clear();
+        self.exchange.headers = headers;
+        let limits = &worker.shared.limits;
+        let answer = loop {
+            let failure = match poll_fn(|cx| self.exchange.poll(cx)).await {
+                Ok(answer) => {
+                    attempts.lease.answered(answer.status.as_u16());
+                    if !(self.repeatable && attempts.retries(answer.status.as_u16()) && attempts.next()) {
+                        break answer;
+                    }
+                    self.exchange.headers = answer.headers;
+                    self.exchange.headers.clear();
+                    self.pooled = false;
+                    let (connection, _) = attempts.connection(&worker.pool, limits).await?;
+                    self.exchange.replace(connection);
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            let silent = matches!(failure, Failure::ClosedSilent(_));
+            let again = silent && (self.repeatable || self.exchange.connection.written == 0);
+            if again && std::mem::take(&mut self.pooled) {
+                match attempts.connect(limits).await {
+                    Ok(connection) => {
+                        self.exchange.replace(connection);
+                        continue;
+                    }
+                    Err(_) if attempts.next() => {}
+                    Err(refused) => return Err(refused),
+                }
+            } else {
+                if !matches!(failure, Failure::Upload(_)) {
+                    attempts.lease.failed();
+                }
+                if !(again && attempts.next()) {
+                    return Err(exchange::refused(attempts.lease.upstream(), failure));
+                }
+            }
+            let (connection, _) = attempts.connection(&worker.pool, limits).await?;
+            self.exchange.replace(connection);
+        };
+        self.body(attempts, answer)
+    }
+
+    fn body(self, mut attempts: Attempts, answer: AnswerHead) -> Result<Answered, Refused> {
+        let upstream = Arc::clone(attempts.lease.upstream());
+        if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+            attempts.lease.failed();
+            let detail = format!("{} switched protocols unasked.", upstream.slug);
+            return Err(Refused::new(Refusal::UpstreamBroken, detail));
+        }
+        let Exchange {
+            connection, sending, ..
+        } = self.exchange;
+        let keeps = answer.keeps && !sending.cut;
+        let direct = Direct::new(connection, answer.framing, keeps, upstream.idle, attempts.deadline);
+        let incoming = if sending.is_through(&direct.connection) {
+            Incoming::direct(direct, attempts.lease)
+        } else {
+            Incoming::relayed(direct, sending, attempts.lease)
+        };
+        Ok((answer.status, answer.headers, incoming))
+    }
+}

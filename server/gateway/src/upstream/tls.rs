@@ -1,0 +1,143 @@
+//! TLS to upstreams: what a certificate is checked against, and sessions kept for the next connection.
+
+use model::policy::{Protocol, UpstreamTls};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Name of HTTP/2 over TLS (RFC 9113, section 3.2).
+const ALPN_HTTP2: &[u8] = b"h2";
+const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// Why connections with TLS cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    #[error("{0} cannot be read: {1}")]
+    File(String, io::Error),
+    #[error("{0} holds no usable PEM: {1}")]
+    Pem(String, String),
+    #[error("{0:?} is no name that a certificate can be for")]
+    Name(String),
+    #[error("TLS cannot be set up: {0}")]
+    Setup(#[from] rustls::Error),
+}
+
+/// What TLS is made of, so that a new routing table with the same keeps its sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Material {
+    name: String,
+    protocol: Protocol,
+    authorities: Option<Vec<u8>>,
+    certificate: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Makes connections with TLS to one service. Certificates are always checked.
+pub(crate) struct TlsClient {
+    material: Material,
+    name: ServerName<'static>,
+    connector: TlsConnector,
+}
+
+impl PartialEq for TlsClient {
+    fn eq(&self, other: &Self) -> bool {
+        self.material == other.material
+    }
+}
+impl Eq for TlsClient {}
+
+impl std::fmt::Debug for TlsClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsClient")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn read(file: Option<&str>) -> Result<Option<Vec<u8>>, TlsError> {
+    let read = |f: &str| std::fs::read(Path::new(f)).map_err(|e| TlsError::File(f.to_owned(), e));
+    file.map(read).transpose()
+}
+
+impl TlsClient {
+    /// For the upstream with this host. Files are read now; `before` is kept when they hold the same as then.
+    pub(crate) fn new(
+        host: &str,
+        policy: &UpstreamTls,
+        protocol: Protocol,
+        before: Option<&Arc<Self>>,
+    ) -> Result<Arc<Self>, TlsError> {
+        let certificate = read(policy.client_certificate_file.as_deref())?;
+        let key = read(policy.client_key_file.as_deref())?;
+        let material = Material {
+            name: policy.server_name.as_deref().unwrap_or(host).to_owned(),
+            protocol,
+            authorities: read(policy.ca_file.as_deref())?,
+            certificate: certificate.zip(key),
+        };
+        if let Some(before) = before.filter(|b| b.material == material) {
+            return Ok(Arc::clone(before));
+        }
+        let name = ServerName::try_from(material.name.clone()).map_err(|_| TlsError::Name(material.name.clone()))?;
+        let mut config = configure(policy, &material)?;
+        config.alpn_protocols = match protocol {
+            Protocol::Http1 => vec![ALPN_HTTP1.to_vec()],
+            Protocol::Http2 => vec![ALPN_HTTP2.to_vec()],
+        };
+        let connector = TlsConnector::from(Arc::new(config));
+        Ok(Arc::new(Self {
+            material,
+            name,
+            connector,
+        }))
+    }
+
+    /// Shakes hands. An upstream that shall speak HTTP/2 must say so.
+    pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let stream = self.connector.connect(self.name.clone(), stream).await?;
+        let spoken = stream.get_ref().1.alpn_protocol();
+        if self.material.protocol == Protocol::Http2 && spoken != Some(ALPN_HTTP2) {
+            return Err(io::Error::other("it does not speak HTTP/2"));
+        }
+        Ok(stream)
+    }
+}
+
+fn configure(policy: &UpstreamTls, material: &Material) -> Result<ClientConfig, TlsError> {
+    let shown = |file: &Option<String>| file.clone().unwrap_or_default();
+    let mut roots = RootCertStore::empty();
+    match &material.authorities {
+        Some(pem) => {
+            for certificate in certificates(pem, &shown(&policy.ca_file))? {
+                let added = roots.add(certificate);
+                added.map_err(|e| TlsError::Pem(shown(&policy.ca_file), e.to_string()))?;
+            }
+        }
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder = builder.with_root_certificates(roots);
+    let Some((certificate, key)) = &material.certificate else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = certificates(certificate, &shown(&policy.client_certificate_file))?;
+    let key = PrivateKeyDer::from_pem_slice(key);
+    let key = key.map_err(|e| TlsError::Pem(shown(&policy.client_key_file), e.to_string()))?;
+    Ok(builder.with_client_auth_cert(chain, key)?)
+}
+
+fn certificates(pem: &[u8], file: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let wrong = |why: String| TlsError::Pem(file.to_owned(), why);
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let read = read.map_err(|e| wrong(e.to_string()))?;
+    if read.is_empty() {
+        return Err(wrong("no certificate".to_owned()));
+    }
+    Ok(read)
+}
