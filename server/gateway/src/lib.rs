@@ -81,6 +81,7 @@ mod date;
 mod disk;
 mod edits;
 mod gateway;
+mod grpc;
 mod headers;
 mod http1;
 mod ledger;

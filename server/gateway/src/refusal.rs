@@ -148,6 +148,11 @@ impl Refused {
         self.0.refusal
     }
 
+    /// What it says to people.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// The answer and the length of its body.
     pub(crate) fn answer(self, portal: &str, request: HeaderValue) -> Response<Bytes> {
         let Details {

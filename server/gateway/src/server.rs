@@ -7,6 +7,7 @@ use crate::client::ClientBody;
 use crate::config::{Limits, Peppers};
 use crate::cors;
 use crate::date::Date;
+use crate::grpc;
 use crate::headers::{self, Short};
 use crate::http1::Invalid;
 use crate::ledger::Ledger;
@@ -135,6 +136,8 @@ struct Exchange<'a> {
     /// The machine's time.
     machine_now: Time,
     started: Instant,
+    /// Whether refusals are said as gRPC says them.
+    grpc: bool,
 }
 
 /// A request that passed the first three phases.
@@ -155,7 +158,8 @@ pub(crate) async fn handle(
     parts: Parts,
     body: Option<ClientBody>,
 ) -> Response<Answer> {
-    let exchange = Exchange::new(worker);
+    let mut exchange = Exchange::new(worker);
+    exchange.grpc = grpc::is_call(&parts);
     let Some(routes) = worker.shared.tables.routes.load_full() else {
         let refused = Refused::new(Refusal::NotReady, "The gateway has not been told its routes yet.");
         return exchange.refuse(refused.retry_after(1), None, "");
@@ -210,6 +214,7 @@ impl<'a> Exchange<'a> {
             now,
             machine_now,
             started: Instant::now(),
+            grpc: false,
         }
     }
 
@@ -412,9 +417,12 @@ impl<'a> Exchange<'a> {
             // A refusal that cannot be recorded costs nobody anything; the error is logged there.
             let _ = open.write();
         }
-        refused
-            .answer(portal, self.id_text.value())
-            .map(|b: Bytes| Answer::Whole(Some(b)))
+        let detail = self.grpc.then(|| refused.detail().to_owned());
+        let answer = refused.answer(portal, self.id_text.value());
+        match detail {
+            Some(detail) => grpc::refuse(refusal, &detail, answer.into_parts().0.headers).map(|()| Answer::Whole(None)),
+            None => answer.map(|b: Bytes| Answer::Whole(Some(b))),
+        }
     }
 }
 
