@@ -3,6 +3,7 @@
 use crate::output::Failure;
 use clap::{Args, ValueEnum};
 use domain::settings::{DisputePolicy, Secret, Settings};
+use model::policy::AddressRange;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -179,6 +180,34 @@ pub(crate) struct Serving {
         value_name = "ADDRESS"
     )]
     pub(crate) gateway_listen: SocketAddr,
+    /// Certificate chain in PEM: the gateway serves TLS and HTTP/2 with it. Read again when it changes.
+    #[arg(
+        long,
+        env = "TURNPIKE_GATEWAY_TLS_CERTIFICATE",
+        value_name = "FILE",
+        requires = "gateway_tls_key"
+    )]
+    pub(crate) gateway_tls_certificate: Option<PathBuf>,
+    /// The certificate's private key in PEM.
+    #[arg(
+        long,
+        env = "TURNPIKE_GATEWAY_TLS_KEY",
+        value_name = "FILE",
+        requires = "gateway_tls_certificate"
+    )]
+    pub(crate) gateway_tls_key: Option<PathBuf>,
+    /// Addresses or ranges, separated by commas, of proxies in front of the gateway: what they say of the client's
+    /// address and scheme is believed (X-Forwarded-For, X-Forwarded-Proto).
+    #[arg(
+        long,
+        env = "TURNPIKE_GATEWAY_TRUSTED_PROXIES",
+        value_name = "RANGES",
+        value_delimiter = ','
+    )]
+    pub(crate) gateway_trusted_proxies: Vec<AddressRange>,
+    /// Connections of trusted proxies begin with a PROXY header, version 1 or 2.
+    #[arg(long, env = "TURNPIKE_GATEWAY_PROXY_PROTOCOL", requires = "gateway_trusted_proxies")]
+    pub(crate) gateway_proxy_protocol: bool,
     /// Where /healthz, /readyz and /metrics are.
     #[arg(
         long,
@@ -199,6 +228,26 @@ pub(crate) struct Serving {
     /// What is logged: error, warn, info, debug, or a filter such as info,domain=debug.
     #[arg(long, env = "TURNPIKE_LOG", default_value = "info", value_name = "FILTER")]
     pub(crate) log: String,
+}
+
+impl Serving {
+    /// What the gateway is started with.
+    pub(crate) fn gateway(&self, storage: &Storage) -> gateway::Config {
+        let mut config = gateway::Config::new(self.gateway_listen, storage.data_dir.join("gateway"));
+        if self.gateway_threads > 0 {
+            config.threads = self.gateway_threads;
+        }
+        config.tls = self.gateway_tls();
+        config.trusted_proxies.clone_from(&self.gateway_trusted_proxies);
+        config.proxy_protocol = self.gateway_proxy_protocol;
+        config
+    }
+
+    /// The gateway's certificate and key, where it serves TLS.
+    pub(crate) fn gateway_tls(&self) -> Option<gateway::TlsFiles> {
+        let (certificate, key) = self.gateway_tls_certificate.clone().zip(self.gateway_tls_key.clone())?;
+        Some(gateway::TlsFiles { certificate, key })
+    }
 }
 
 /// `http://host` or `https://host:port`, given back without a slash at the end.

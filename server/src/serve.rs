@@ -113,10 +113,7 @@ fn start_gateway(
     clock: Arc<MachineClock>,
     bridge: Arc<Bridge>,
 ) -> Result<Arc<gateway::Running>, Failure> {
-    let mut config = gateway::Config::new(serving.gateway_listen, storage.data_dir.join("gateway"));
-    if serving.gateway_threads > 0 {
-        config.threads = serving.gateway_threads;
-    }
+    let config = serving.gateway(storage);
     let numbered = |(number, secret): &(i16, domain::settings::Secret)| {
         Some((u16::try_from(*number).ok()?, secret.expose().as_bytes().to_vec()))
     };

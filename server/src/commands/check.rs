@@ -43,6 +43,10 @@ pub(crate) async fn run(json: bool, storage: Storage, portal: Portal, serving: S
     }
     let (database, priced) = database(&storage).await;
     findings.push(("stripe", stripe(&portal, &priced)));
+    if let Some(files) = serving.gateway_tls() {
+        let read = files.check().map(|()| files.certificate.display().to_string());
+        findings.push(("gateway certificate", read.map_err(|e| e.to_string())));
+    }
     findings.push((
         "mail",
         Ok(if portal.smtp_url.is_some() {
