@@ -5,6 +5,7 @@ use crate::config::Limits;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::timer::Timer;
+use crate::tunnel::Tunnel;
 use crate::upstream::Incoming;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -129,7 +130,8 @@ impl Upload {
     }
 }
 
-type Cut = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Ready when a request must end.
+pub(crate) type Cut = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What goes to the client.
 pub(crate) enum Answer {
@@ -137,6 +139,8 @@ pub(crate) enum Answer {
     Whole(Option<Bytes>),
     /// It comes from the upstream.
     Stream(Box<Stream>),
+    /// Behind a 101 the connection is WebSocket's. None once it was taken.
+    Tunnel(Option<Box<Tunnel>>),
 }
 
 /// An upstream's body on its way to the client.
@@ -194,7 +198,7 @@ impl Stream {
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
             Poll::Pending => {
                 if self.cut.is_none() {
-                    self.cut = Some(self.watch());
+                    self.cut = Some(watch(&self.open));
                     if self.is_cut(cx) {
                         return Poll::Ready(Some(Err(BodyError::Cut)));
                     }
@@ -207,19 +211,29 @@ impl Stream {
     fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
         self.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready())
     }
+}
 
-    /// Ends when the key of this request is revoked or its consumer suspended.
-    fn watch(&self) -> Cut {
-        let tables = Arc::clone(&self.open.worker().shared.tables);
-        let lookup = self.open.lookup;
-        let mut changes = tables.watch_cuts();
-        Box::pin(async move {
-            while !tables.is_cut(lookup) {
-                if changes.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
+/// Ready when the key of this request is revoked or its consumer suspended.
+pub(crate) fn watch(open: &Open) -> Cut {
+    let tables = Arc::clone(&open.worker().shared.tables);
+    let lookup = open.lookup;
+    let mut changes = tables.watch_cuts();
+    Box::pin(async move {
+        while !tables.is_cut(lookup) {
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
             }
-        })
+        }
+    })
+}
+
+impl Answer {
+    /// The tunnel that begins behind it.
+    pub(crate) fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
+        match self {
+            Answer::Tunnel(tunnel) => tunnel.take(),
+            Answer::Whole(_) | Answer::Stream(_) => None,
+        }
     }
 }
 
@@ -231,12 +245,14 @@ impl Body for Answer {
         match self.get_mut() {
             Answer::Whole(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Answer::Stream(stream) => stream.poll(cx),
+            Answer::Tunnel(_) => Poll::Ready(None),
         }
     }
     fn is_end_stream(&self) -> bool {
         match self {
             Answer::Whole(bytes) => bytes.is_none(),
             Answer::Stream(stream) => stream.incoming.is_end(),
+            Answer::Tunnel(_) => true,
         }
     }
     fn size_hint(&self) -> SizeHint {
@@ -245,6 +261,7 @@ impl Body for Answer {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| u64::try_from(b.len()).unwrap_or(0)))
             }
             Answer::Stream(stream) => stream.incoming.size_hint(),
+            Answer::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }

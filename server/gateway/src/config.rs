@@ -84,6 +84,9 @@ pub struct Limits {
     pub streams_per_connection: u32,
     /// Idle connections kept per upstream and thread.
     pub idle_per_upstream: usize,
+    /// Time after which the names of upstreams are looked up again, and the files of their TLS read: the system's
+    /// resolver does not say how long an answer holds.
+    pub upstream_refresh: Duration,
     /// Open client connections per thread; above it new ones are closed at once.
     pub connections_per_thread: usize,
     /// Open connections from one client address (of IPv6 its /64); above it new ones are closed at once. Addresses in
@@ -112,6 +115,7 @@ impl Default for Limits {
             connect_timeout: Duration::from_secs(2),
             streams_per_connection: 100,
             idle_per_upstream: 128,
+            upstream_refresh: Duration::from_secs(30),
             connections_per_thread: 20_000,
             connections_per_address: 1_000,
             poll_interval: Duration::from_secs(2),

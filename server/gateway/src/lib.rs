@@ -14,7 +14,8 @@
 //!    passed by any number of requests at once; it is given back when the answer's status does not count.
 //! 5. **Forward** (`upstream`). Hop-by-hop headers, those `Connection` names and those only the gateway may say are
 //!    removed, then ours are added. Each worker thread keeps its own upstream connections. A pooled connection that was
-//!    closed before a byte of an answer came is replaced once, if the request was not sent or is safe to repeat.
+//!    closed before a byte of an answer came is replaced once, if the request was not sent or is safe to repeat. Which
+//!    target gets it, and when another one is tried, is said [below](#upstreams).
 //! 6. **Record** (`record`). Exactly one ledger record per authenticated request, however it ends.
 //!
 //! Nothing in this waits for the control plane, and no lock is held across an await.
@@ -31,6 +32,37 @@
 //!   says, because the upstream did the work.
 //!
 //! Requests without a known caller are counted in [`Running::metrics`] alone.
+//!
+//! # Upstreams
+//!
+//! All of it is written in `[upstreams.policy]` ([`model::policy::UpstreamPolicy`]), and holds from the next routing table
+//! on; connections and what is known of a target stay as long as its address, its protocol and its TLS do.
+//!
+//! * **Targets.** `targets` are the machines of a service; its `url` is then its name alone (`Host`, and the name in its
+//!   certificates). A request goes to the target with the fewest open requests for its `weight`, by lot among equals.
+//!   `canary` has targets of its own, for some of the consumers (always the same) and for requests with a header.
+//! * **Time.** `connect_timeout_ms`, first byte, silence inside an answer, and `total_timeout_ms` for all of it. The clock
+//!   for the first byte stands still while it is the client's body that is waited for.
+//! * **Retries** go to another target. A request that was not sent may; one without a body whose method is idempotent
+//!   may, too, after its connection broke before a byte of the answer came, and after a status that is listed. Never
+//!   after a byte of the answer was passed on, nor after a time limit, and only inside the budget.
+//! * **Failures** of a target (no connection, no answer or a malformed one, no first byte in time, 502, 503, 504) open
+//!   its circuit: it gets no requests for a time that doubles with each try that fails. At most a part of the targets is
+//!   left out at a time, and when none is left that looks well all are used, unless that is switched off or there is but
+//!   one with a `breaker` of its own: then requests are refused with `upstream-unavailable`. What goes wrong with the
+//!   client's own body is no failure of the target.
+//! * **Checks** (`health`) run in one task per gateway, on connections of their own, and are nobody's requests.
+//! * **TLS** is checked always, against the authorities that browsers trust or those in `ca_file`. Files are read
+//!   when a table is compiled and every [`Limits::upstream_refresh`]; with one that cannot be used the last good table
+//!   stays.
+//! * **HTTP/2** (`protocol = "http2"`): connections that the requests of a worker share. A stream that the upstream did
+//!   not process (`REFUSED_STREAM`, or behind a `GOAWAY`) is sent again, unless it had a body. Trailers of answers reach
+//!   clients that speak HTTP/2; trailers in HTTP/1.1, and those of requests, are dropped. A gRPC call is refused with
+//!   `grpc-status` in place of a problem.
+//! * **WebSocket** (`websocket = true` in `[routes.policy]`): see `tunnel`. Handshakes over HTTP/2 (RFC 8441) are
+//!   refused. Its record is written before the 101 leaves, so its bytes stand in the metrics alone.
+//!
+//! Problems name the upstream, and metrics also the target's place in the catalogue; addresses stand in the log only.
 //!
 //! # The ledger
 //!
@@ -97,6 +129,7 @@ mod source;
 mod sync;
 mod tables;
 mod timer;
+mod tunnel;
 mod upstream;
 
 pub use config::{Config, Limits, Peppers};

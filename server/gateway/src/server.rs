@@ -17,6 +17,7 @@ use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::{self, Route, Routes};
 use crate::tables::Tables;
+use crate::tunnel;
 use crate::upstream::{BodyLength, Call, Incoming, Pool, RequestHead};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -138,6 +139,8 @@ struct Exchange<'a> {
     started: Instant,
     /// Whether refusals are said as gRPC says them.
     grpc: bool,
+    /// Whether it is a WebSocket handshake.
+    websocket: bool,
 }
 
 /// A request that passed the first three phases.
@@ -167,10 +170,11 @@ pub(crate) async fn handle(
     if let Some(answer) = exchange.preflight(&routes, &parts) {
         return answer;
     }
-    let route = match find(&routes, &parts) {
+    let route = match find(&routes, &parts, body.is_some()) {
         Ok(route) => route,
         Err(refused) => return exchange.refuse(refused, None, &routes.portal_url),
     };
+    exchange.websocket = route.websocket && tunnel::is_asked_for(&parts);
     let client = peer.client(&parts.headers, &worker.shared.listening.trusted);
     let origin = route
         .cors
@@ -178,6 +182,12 @@ pub(crate) async fn handle(
         .and_then(|_| parts.headers.get(header::ORIGIN).cloned());
     let answered = exchange.answered(&client, Arc::clone(&route), parts, body).await;
     let mut answer = answered.unwrap_or_else(|early| exchange.refuse_early(early, &routes.portal_url));
+    if exchange.websocket && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // What came behind the handshake was meant for another protocol.
+        answer
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Some(cors) = &route.cors {
         cors.say(origin.as_ref(), answer.headers_mut());
     }
@@ -215,6 +225,7 @@ impl<'a> Exchange<'a> {
             machine_now,
             started: Instant::now(),
             grpc: false,
+            websocket: false,
         }
     }
 
@@ -356,6 +367,7 @@ impl<'a> Exchange<'a> {
             own,
             edits: &ready.route.request_edits,
             length: ready.length,
+            websocket: self.websocket,
         };
         call.send(&head, upload);
     }
@@ -376,7 +388,10 @@ impl<'a> Exchange<'a> {
         } = ready;
         let worker = self.worker;
         let now = Instant::now();
-        open.answered(status.as_u16(), route.counts.contains(status.as_u16()));
+        let switched = status == StatusCode::SWITCHING_PROTOCOLS;
+        // A handshake that succeeded counts like any success.
+        let counted = if switched { StatusCode::OK } else { status };
+        open.answered(status.as_u16(), route.counts.contains(counted.as_u16()));
         worker.metrics.answered(route.number, status, now - self.started);
         route.answer_edits.apply(&mut headers);
         admission.add_headers(&mut headers, route.meter, self.now);
@@ -390,7 +405,13 @@ impl<'a> Exchange<'a> {
             let refused = Refused::new(Refusal::LedgerUnavailable, "Usage could not be written down.");
             return Err(Early::new(Some(open), refused));
         }
-        let body = if ended {
+        let body = if switched {
+            let mut tunnel = incoming.into_tunnel().map(Box::new);
+            if let Some(tunnel) = &mut tunnel {
+                tunnel.ends_with(body::watch(&open));
+            }
+            Answer::Tunnel(tunnel)
+        } else if ended {
             let most = worker.shared.limits.idle_per_upstream;
             incoming.give_back(&worker.pool, now, most);
             Answer::Whole(whole)
@@ -432,15 +453,18 @@ fn is_event_stream(headers: &http::HeaderMap) -> bool {
 }
 
 /// Phase one, with what must hold before a path means anything.
-fn find(routes: &Routes, parts: &Parts) -> Result<Arc<Route>, Refused> {
+fn find(routes: &Routes, parts: &Parts, has_body: bool) -> Result<Arc<Route>, Refused> {
     route::check_host(parts.version, &parts.uri, &parts.headers)?;
-    let upgrade = parts.headers.contains_key(header::UPGRADE) || parts.method == Method::CONNECT;
-    if upgrade {
-        let refused = Refused::new(
-            Refusal::UpgradeUnsupported,
-            "WebSocket and other upgrades are not supported.",
-        );
-        return Err(refused.closing());
+    let found = routes.find(&parts.method, &parts.uri, &parts.headers);
+    if !tunnel::is_asked_for(parts) {
+        return found;
     }
-    routes.find(&parts.method, &parts.uri, &parts.headers)
+    let unsupported = || {
+        let detail = "This path takes no WebSocket, and nothing takes other upgrades.";
+        Refused::new(Refusal::UpgradeUnsupported, detail).closing()
+    };
+    let route = found.ok().filter(|r| r.websocket && parts.method != Method::CONNECT);
+    let route = route.ok_or_else(unsupported)?;
+    tunnel::check(parts, has_body)?;
+    Ok(route)
 }

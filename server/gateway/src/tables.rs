@@ -94,6 +94,8 @@ pub(crate) struct Tables {
     pub(crate) rejected: AtomicU64,
     /// For chances that shall differ between gateways.
     pub(crate) seed: AtomicU64,
+    /// Held while a routing table is compiled; no request waits for it.
+    compiling: Mutex<()>,
     /// Grows when a key is revoked or a consumer suspended; open streams look then.
     cut: watch::Sender<u64>,
 }
@@ -115,6 +117,7 @@ impl Tables {
             synced_ms: AtomicI64::new(0),
             rejected: AtomicU64::new(0),
             seed: AtomicU64::new(0),
+            compiling: Mutex::new(()),
             cut: watch::Sender::new(0),
         }
     }
@@ -213,6 +216,21 @@ impl Tables {
 
     /// A table that cannot be compiled is left aside: the last good one stays.
     pub(crate) fn apply_routing(&self, routing: Routing) {
+        let _one_at_a_time = lock(&self.compiling);
+        self.compile(routing);
+    }
+
+    /// Compiles the table anew when files that it names hold something else by now.
+    pub(crate) fn reload_files(&self) {
+        let _one_at_a_time = lock(&self.compiling);
+        if let Some(routes) = self.routes.load_full()
+            && routes.upstreams.values().any(|u| u.is_stale())
+        {
+            self.compile(routes.told.clone());
+        }
+    }
+
+    fn compile(&self, routing: Routing) {
         let before = self.routes.load_full();
         let heritage = Heritage {
             before: before.as_deref(),

@@ -26,11 +26,17 @@ impl Lease {
         };
         let target = lease.target();
         target.in_flight.fetch_add(1, Ordering::Relaxed);
-        target.requests.fetch_add(1, Ordering::Relaxed);
-        if tried > 0 {
-            target.retries.fetch_add(1, Ordering::Relaxed);
+        if tried == 0 {
+            target.requests.fetch_add(1, Ordering::Relaxed);
         }
         Ok(lease)
+    }
+
+    /// The request is sent here after another target failed it.
+    pub(crate) fn count_retry(&self) {
+        let target = self.target();
+        target.requests.fetch_add(1, Ordering::Relaxed);
+        target.retries.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The target.

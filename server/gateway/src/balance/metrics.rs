@@ -10,7 +10,7 @@ use std::time::Instant;
 
 type Value = fn(&Target, Instant) -> u64;
 
-const VALUES: [(&str, &str, Value); 7] = [
+const VALUES: [(&str, &str, Value); 9] = [
     ("in_flight", "gauge", |t, _| {
         u64::from(t.in_flight.load(Ordering::Relaxed))
     }),
@@ -18,6 +18,12 @@ const VALUES: [(&str, &str, Value); 7] = [
     ("failures_total", "counter", |t, _| t.failures.load(Ordering::Relaxed)),
     ("retries_total", "counter", |t, _| t.retries.load(Ordering::Relaxed)),
     ("ejections_total", "counter", |t, _| t.ejections.load(Ordering::Relaxed)),
+    ("tunnel_bytes_up_total", "counter", |t, _| {
+        t.tunnel_bytes_up.load(Ordering::Relaxed)
+    }),
+    ("tunnel_bytes_down_total", "counter", |t, _| {
+        t.tunnel_bytes_down.load(Ordering::Relaxed)
+    }),
     ("healthy", "gauge", |t, _| u64::from(t.healthy.load(Ordering::Relaxed))),
     // 0 closed, 1 half-open, 2 open.
     ("circuit", "gauge", |t, now| match t.circuit.gate(t.ms(now)) {

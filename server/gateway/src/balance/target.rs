@@ -31,6 +31,9 @@ pub(crate) struct Target {
     pub(crate) retries: AtomicU64,
     /// Times it was left out.
     pub(crate) ejections: AtomicU64,
+    /// Bytes of WebSockets towards it, and back.
+    pub(crate) tunnel_bytes_up: AtomicU64,
+    pub(crate) tunnel_bytes_down: AtomicU64,
     pub(crate) circuit: Circuit,
     /// What the checks say.
     pub(crate) healthy: AtomicBool,
@@ -50,6 +53,8 @@ impl Target {
             failures: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
+            tunnel_bytes_up: AtomicU64::new(0),
+            tunnel_bytes_down: AtomicU64::new(0),
             circuit: Circuit::default(),
             healthy: AtomicBool::new(true),
             addresses: Addresses::new(&identity.url.host, identity.url.port),

@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How often names are looked up: the system's resolver does not say how long an answer holds.
-const NAMES_EVERY: Duration = Duration::from_secs(30);
 /// Longest time until a new routing table is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Most checks and look-ups under way at a time.
@@ -31,7 +29,7 @@ struct Checked {
 /// What a task came back with.
 enum Done {
     Checked(u32, bool),
-    Named,
+    Refreshed,
 }
 
 /// Runs until told to stop.
@@ -39,13 +37,13 @@ pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<Option<Du
     let dice = Dice::new(shared.tables.seed.load(Ordering::Relaxed));
     let mut watcher = Watcher {
         checks: HashMap::new(),
-        names_due: Instant::now(),
+        refresh_due: Instant::now(),
         tasks: JoinSet::new(),
         dice,
     };
     loop {
         let next = match shared.tables.routes.load_full() {
-            Some(routes) => watcher.start_what_is_due(&routes),
+            Some(routes) => watcher.start_what_is_due(&shared, &routes),
             None => Instant::now() + LOOK_EVERY,
         };
         tokio::select! {
@@ -62,7 +60,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<Option<Du
 
 struct Watcher {
     checks: HashMap<u32, Checked>,
-    names_due: Instant,
+    refresh_due: Instant,
     tasks: JoinSet<Done>,
     dice: Dice,
 }
@@ -75,17 +73,22 @@ fn targets(routes: &Routes) -> impl Iterator<Item = (&Arc<Upstream>, &Arc<Target
 
 impl Watcher {
     /// Starts checks and look-ups whose time has come; when the next one's does.
-    fn start_what_is_due(&mut self, routes: &Routes) -> Instant {
+    fn start_what_is_due(&mut self, shared: &Arc<Shared>, routes: &Routes) -> Instant {
         let now = Instant::now();
         let mut next = now + LOOK_EVERY;
-        let names = now >= self.names_due;
-        if names {
-            self.names_due = now + NAMES_EVERY;
+        let refresh = now >= self.refresh_due;
+        if refresh {
+            self.refresh_due = now + shared.limits.upstream_refresh;
+            let shared = Arc::clone(shared);
+            self.tasks.spawn_blocking(move || {
+                shared.tables.reload_files();
+                Done::Refreshed
+            });
         }
         let known: std::collections::HashSet<u32> = targets(routes).map(|(_, t)| t.id).collect();
         self.checks.retain(|id, _| known.contains(id));
         for (upstream, target) in targets(routes) {
-            if names && target.addresses.is_name() && self.tasks.len() < AT_ONCE_MOST {
+            if refresh && target.addresses.is_name() && self.tasks.len() < AT_ONCE_MOST {
                 self.tasks.spawn(look_up(Arc::clone(target)));
             }
             let Some(health) = &upstream.health else { continue };
@@ -147,7 +150,7 @@ async fn look_up(target: Arc<Target>) -> Done {
     if let Err(error) = target.addresses.resolve().await {
         tracing::warn!(target = target.identity.url.as_str(), %error, "the name cannot be looked up");
     }
-    Done::Named
+    Done::Refreshed
 }
 
 async fn ask(upstream: Arc<Upstream>, target: Arc<Target>, health: Health) -> Done {

@@ -84,6 +84,10 @@ pub(super) fn write(
         line(out, "transfer-encoding", b"chunked");
     }
     match (keeps, asked.version) {
+        _ if status == StatusCode::SWITCHING_PROTOCOLS => {
+            line(out, "connection", b"upgrade");
+            line(out, "upgrade", b"websocket");
+        }
         (false, _) => line(out, "connection", b"close"),
         (true, Version::HTTP_10) => line(out, "connection", b"keep-alive"),
         (true, _) => {}

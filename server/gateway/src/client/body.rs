@@ -38,6 +38,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
         })))
     }
 
+    /// The connection, when nobody else holds it.
+    pub(super) fn into_io(self: Arc<Self>) -> Option<Io<S>> {
+        let inner = Arc::into_inner(self)?.0.into_inner();
+        Some(inner.unwrap_or_else(PoisonError::into_inner).io)
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -99,6 +99,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 
+    /// The socket, and what was read from it and not taken.
+    pub(super) fn into_parts(self) -> (S, BytesMut) {
+        (self.socket, self.read)
+    }
+
     /// Gives large buffers back between two requests.
     pub(super) fn rest(&mut self) {
         if self.write.capacity() > KEPT_MOST {

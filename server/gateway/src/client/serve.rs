@@ -6,6 +6,7 @@ use super::head::{self, Head};
 use crate::body::Answer;
 use crate::http1::{Invalid, Piece, Scan};
 use crate::timer::Timer;
+use crate::tunnel::Tunnel;
 use http::request::Parts;
 use http::{HeaderMap, Response};
 use http_body::Body;
@@ -66,7 +67,12 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         stop,
     };
     // An error means that the client is gone; what there is to record of its request is recorded when that is dropped.
-    let _ = connection.run(handler).await;
+    if let Ok(Some(tunnel)) = connection.run(handler).await
+        && let Some(io) = connection.shared.into_io()
+    {
+        let (mut socket, early) = io.into_parts();
+        tunnel.run(&mut socket, early).await;
+    }
 }
 
 #[expect(
@@ -90,15 +96,16 @@ struct Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
-    async fn run(&mut self, handler: &impl Handler) -> io::Result<()> {
+    /// One request after the other; what the connection is to become in the end, when that is a tunnel.
+    async fn run(&mut self, handler: &impl Handler) -> io::Result<Option<Box<Tunnel>>> {
         loop {
             let head = match poll_fn(|cx| self.poll_head(cx)).await {
                 Next::Head(head) => head,
-                Next::Closed => return Ok(()),
+                Next::Closed => return Ok(None),
                 Next::Malformed(why) => {
                     let asked = Asked::new(&http::Method::GET, http::Version::HTTP_11, false);
                     self.answer(handler, &asked, handler.malformed(why)).await?;
-                    return self.close(true).await;
+                    return self.close(true).await.map(|()| None);
                 }
             };
             let asked = Asked::new(
@@ -107,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
                 head.keeps && !self.is_stopping(),
             );
             let body = self.lend_body(&head);
-            let answer = {
+            let mut answer = {
                 let mut handling = pin!(handler.handle(head.parts, body));
                 poll_fn(|cx| match handling.as_mut().poll(cx) {
                     Poll::Ready(answer) => Poll::Ready(Ok(answer)),
@@ -116,10 +123,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
                 })
                 .await?
             };
+            let tunnel = answer.body_mut().take_tunnel();
             let keeps = self.answer(handler, &asked, answer).await?;
+            if tunnel.is_some() {
+                return Ok(tunnel);
+            }
             let through = self.body_is_through();
             if !keeps || !through || self.is_stopping() {
-                return self.close(!through).await;
+                return self.close(!through).await.map(|()| None);
             }
             self.shared.lock().io.rest();
         }

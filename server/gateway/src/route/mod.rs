@@ -27,7 +27,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 use model::access;
 use model::catalogue::StatusSet;
-use model::policy::{AddressRange, RoutePolicy, Segment, segments};
+use model::policy::{AddressRange, Protocol, RoutePolicy, Segment, segments};
 use model::snapshot::{RouteRecord, Routing};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -46,6 +46,8 @@ pub(crate) struct Route {
     pub(crate) feature: Option<String>,
     /// Largest body of a request, in bytes, where the route has a bound of its own.
     pub(crate) max_request_bytes: Option<u64>,
+    /// Whether WebSocket handshakes are passed on.
+    pub(crate) websocket: bool,
     /// Who may call it from a page in a browser.
     pub(crate) cors: Option<Cors>,
     /// The path at the upstream, when that is not the one that came.
@@ -79,6 +81,7 @@ impl Route {
             weight: record.weight,
             feature: record.feature.clone(),
             max_request_bytes: policy.max_request_bytes,
+            websocket: policy.websocket && upstream.protocol == Protocol::Http1,
             cors: policy.cors.as_ref().map(Cors::compile),
             target: target.map_err(|e| unusable(&e))?,
             host: host.map_err(|e| unusable(&e))?,

@@ -101,6 +101,13 @@ impl Upstream {
     }
 }
 
+impl Upstream {
+    /// Whether files it was made from hold something else by now.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_stale())
+    }
+}
+
 /// The target of the table before, when it is still the same; else a new one.
 fn keep_or_make(
     u: &UpstreamRecord,

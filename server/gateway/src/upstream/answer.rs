@@ -7,6 +7,7 @@ use super::sending::{NotSent, Sending};
 use crate::balance::Lease;
 use crate::body::BodyError;
 use crate::http1::{Framing, Piece};
+use crate::tunnel::Tunnel;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::SizeHint;
@@ -148,6 +149,8 @@ enum Source {
     Direct(Direct),
     Relayed(Relayed),
     Http2(Box<http2::AnswerBody>),
+    /// The connection is WebSocket's from here on.
+    Tunnel(Connection),
     /// It was read whole and its connection given back.
     Done,
 }
@@ -189,13 +192,28 @@ impl Incoming {
         }
     }
 
+    pub(super) fn tunnel(connection: Connection, lease: Lease) -> Self {
+        Self {
+            source: Source::Tunnel(connection),
+            lease,
+        }
+    }
+
+    /// The tunnel, behind a 101.
+    pub(crate) fn into_tunnel(self) -> Option<Tunnel> {
+        match self.source {
+            Source::Tunnel(connection) => Some(Tunnel::new(connection, self.lease)),
+            _ => None,
+        }
+    }
+
     /// The next part, as it comes.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let data = match &mut self.source {
             Source::Direct(body) => body.poll_data(cx),
             Source::Relayed(body) => body.poll_data(cx),
             Source::Http2(body) => body.poll_data(cx),
-            Source::Done => Poll::Ready(None),
+            Source::Tunnel(_) | Source::Done => Poll::Ready(None),
         };
         if let Poll::Ready(Some(Err(error))) = data
             && error != BodyError::Request
@@ -236,7 +254,7 @@ impl Incoming {
             Source::Direct(body) => body.framing.ended(),
             Source::Relayed(body) => body.ended,
             Source::Http2(body) => body.is_end(),
-            Source::Done => true,
+            Source::Tunnel(_) | Source::Done => true,
         }
     }
 
@@ -246,7 +264,7 @@ impl Incoming {
             Source::Direct(body) => body.framing.left(),
             Source::Relayed(body) => body.left,
             Source::Http2(body) => body.left(),
-            Source::Done => Some(0),
+            Source::Tunnel(_) | Source::Done => Some(0),
         };
         left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }

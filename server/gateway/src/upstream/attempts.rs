@@ -64,6 +64,7 @@ impl Attempts {
         if !retry.take(&upstream.balance.memory.budget, clock.ms(now)) {
             return false;
         }
+        lease.count_retry();
         (self.lease, self.tried) = (lease, tried);
         self.made += 1;
         true

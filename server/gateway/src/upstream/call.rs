@@ -58,6 +58,7 @@ impl Call {
             // A connection that a retry found in the pool counts as new: it is not replaced for nothing.
             pooled: begun.is_some(),
             repeatable: false,
+            websocket: false,
         });
         Ok(Self { attempts, way })
     }
@@ -85,10 +86,13 @@ struct Http1Call {
     exchange: Exchange,
     pooled: bool,
     repeatable: bool,
+    /// Whether it is a WebSocket handshake.
+    websocket: bool,
 }
 
 impl Http1Call {
     fn send(&mut self, head: &RequestHead<'_>, upload: Option<Upload>) {
+        self.websocket = head.websocket;
         head.write(&mut self.exchange.connection.write);
         self.repeatable = upload.is_none() && head.method.is_idempotent();
         self.exchange.head_request = *head.method == Method::HEAD;
@@ -153,6 +157,10 @@ impl Http1Call {
     fn body(self, mut attempts: Attempts, answer: AnswerHead) -> Result<Answered, Refused> {
         let upstream = Arc::clone(attempts.lease.upstream());
         if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+            if self.websocket && answer.websocket {
+                let incoming = Incoming::tunnel(self.exchange.connection, attempts.lease);
+                return Ok((answer.status, answer.headers, incoming));
+            }
             attempts.lease.failed();
             let detail = format!("{} switched protocols unasked.", upstream.slug);
             return Err(Refused::new(Refusal::UpstreamBroken, detail));

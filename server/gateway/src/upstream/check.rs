@@ -33,6 +33,7 @@ pub(crate) async fn check(upstream: &Upstream, target: &Target, health: &Health)
         own: &own,
         edits: &edits,
         length: BodyLength::Absent,
+        websocket: false,
     };
     let asked = async {
         match upstream.protocol {

@@ -19,7 +19,7 @@ const READ_FIRST: usize = 8 << 10;
 const READ_MOST: usize = 64 << 10;
 
 /// The socket, with TLS on it or without.
-pub(super) enum Io {
+pub(crate) enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
@@ -99,6 +99,11 @@ impl Connection {
             timer: Timer::default(),
             read_size: READ_FIRST,
         })
+    }
+
+    /// The socket, and what was read from it and not taken.
+    pub(crate) fn into_parts(self) -> (Io, BytesMut) {
+        (self.io, self.read)
     }
 
     /// Reads what there is, behind what was read before; 0 at the end of the stream.

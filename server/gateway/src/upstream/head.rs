@@ -39,6 +39,8 @@ pub(crate) struct RequestHead<'a> {
     /// What the route changes in the client's headers.
     pub(crate) edits: &'a Edits,
     pub(crate) length: BodyLength,
+    /// Whether it is a WebSocket handshake.
+    pub(crate) websocket: bool,
 }
 
 impl RequestHead<'_> {
@@ -60,6 +62,10 @@ impl RequestHead<'_> {
         }
         for (name, value) in self.edits.written() {
             line(out, name.as_str(), value.as_bytes());
+        }
+        if self.websocket {
+            line(out, "connection", b"upgrade");
+            line(out, "upgrade", b"websocket");
         }
         match self.length {
             BodyLength::Exact(length) => {
@@ -139,6 +145,8 @@ pub(super) struct AnswerHead {
     /// Without what an upstream may not say to the client.
     pub(super) headers: HeaderMap,
     pub(super) framing: Framing,
+    /// Whether it speaks of switching to WebSocket.
+    pub(super) websocket: bool,
     /// Whether the connection can serve another request once the body is through.
     pub(super) keeps: bool,
 }
@@ -179,6 +187,7 @@ pub(super) fn read(
         status,
         keeps: facts.keeps && framing != Framing::UntilClose,
         framing,
+        websocket: facts.websocket,
         headers,
     }))
 }
@@ -190,6 +199,7 @@ struct Facts {
     chunked: bool,
     keeps: bool,
     closes: bool,
+    websocket: bool,
     nominated: Vec<HeaderName>,
 }
 
@@ -201,6 +211,7 @@ impl Facts {
             chunked: false,
             keeps: http_11,
             closes: false,
+            websocket: false,
             nominated: Vec::new(),
         }
     }
@@ -227,6 +238,10 @@ impl Facts {
             }
             header::CONNECTION => {
                 self.connection(field.value);
+                return Ok(());
+            }
+            header::UPGRADE => {
+                self.websocket = field.value.eq_ignore_ascii_case(b"websocket");
                 return Ok(());
             }
             _ if !headers::reaches_client(name.as_str()) => return Ok(()),
@@ -454,6 +469,7 @@ mod tests {
                 own,
                 edits: &Edits::default(),
                 length,
+                websocket: false,
             }
             .write(&mut out);
             let wanted =

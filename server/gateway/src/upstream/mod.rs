@@ -24,6 +24,7 @@ mod tls;
 pub(crate) use answer::Incoming;
 pub(crate) use call::Call;
 pub(crate) use check::check;
+pub(crate) use connection::Connection;
 pub(crate) use head::{BodyLength, RequestHead};
 pub(crate) use pool::Pool;
 pub(crate) use tls::TlsClient;

@@ -37,8 +37,23 @@ struct Material {
     certificate: Option<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Material {
+    fn read(host: &str, policy: &UpstreamTls, protocol: Protocol) -> Result<Self, TlsError> {
+        let certificate = read(policy.client_certificate_file.as_deref())?;
+        let key = read(policy.client_key_file.as_deref())?;
+        Ok(Self {
+            name: policy.server_name.as_deref().unwrap_or(host).to_owned(),
+            protocol,
+            authorities: read(policy.ca_file.as_deref())?,
+            certificate: certificate.zip(key),
+        })
+    }
+}
+
 /// Makes connections with TLS to one service. Certificates are always checked.
 pub(crate) struct TlsClient {
+    policy: UpstreamTls,
+    host: String,
     material: Material,
     name: ServerName<'static>,
     connector: TlsConnector,
@@ -72,14 +87,7 @@ impl TlsClient {
         protocol: Protocol,
         before: Option<&Arc<Self>>,
     ) -> Result<Arc<Self>, TlsError> {
-        let certificate = read(policy.client_certificate_file.as_deref())?;
-        let key = read(policy.client_key_file.as_deref())?;
-        let material = Material {
-            name: policy.server_name.as_deref().unwrap_or(host).to_owned(),
-            protocol,
-            authorities: read(policy.ca_file.as_deref())?,
-            certificate: certificate.zip(key),
-        };
+        let material = Material::read(host, policy, protocol)?;
         if let Some(before) = before.filter(|b| b.material == material) {
             return Ok(Arc::clone(before));
         }
@@ -91,10 +99,23 @@ impl TlsClient {
         };
         let connector = TlsConnector::from(Arc::new(config));
         Ok(Arc::new(Self {
+            policy: policy.clone(),
+            host: host.to_owned(),
             material,
             name,
             connector,
         }))
+    }
+
+    /// Whether its files hold something else by now. One that cannot be read just now has not changed.
+    pub(crate) fn is_stale(&self) -> bool {
+        match Material::read(&self.host, &self.policy, self.material.protocol) {
+            Ok(now) => now != self.material,
+            Err(error) => {
+                tracing::warn!(%error, "what was read before goes on being used");
+                false
+            }
+        }
     }
 
     /// Shakes hands. An upstream that shall speak HTTP/2 must say so.

@@ -23,3 +23,4 @@ mod support;
 mod targets;
 mod tls;
 mod upstreams;
+mod websocket;

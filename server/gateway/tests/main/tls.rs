@@ -219,3 +219,30 @@ async fn an_answer_cut_off_without_a_word_is_not_taken_for_whole() {
         "the client must see that it broke off: {body:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_change_are_read_again() {
+    let mut world = World::new().await;
+    world.stop().await;
+    let mut config = config(&world.folder.0);
+    config.limits.upstream_refresh = std::time::Duration::from_millis(50);
+    world.start_with(config);
+    let (old, new) = (Authority::new(), Authority::new());
+    let stub = Stub::start("tls", Deed::Status(200)).await;
+    let (addr, _) = serve(stub, new.server("orders.internal", &["http/1.1"], None)).await;
+    let file = old.file(&world, "ca.pem");
+    let tls = format!(r#""ca_file": "{file}", "server_name": "orders.internal""#);
+    world.policy(&policy(addr, &tls)).await;
+    assert_eq!(world.ask().await.0, 502, "signed by another authority");
+    new.file(&world, "ca.pem");
+    while world.ask().await.0 != 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    write(&world, "ca.pem", "no certificate");
+    until(|| {
+        let metrics = world.gateway.as_ref().unwrap().metrics();
+        !metrics.contains("turnpike_gateway_snapshot_rejected_total 0\n")
+    })
+    .await;
+    assert_eq!(world.ask().await.0, 200, "the last good one stays");
+}
