@@ -5,8 +5,9 @@ use bytes::{Bytes, BytesMut};
 
 /// Longest line of a chunk's size with its extensions, and longest trailer line, in bytes.
 const LINE_MOST: usize = 4096;
-/// Most bytes of trailers, which are dropped.
-const TRAILERS_MOST: usize = 16 << 10;
+/// Most bytes of extensions and trailers in a body, which are dropped: many small chunks may not carry more than that
+/// beside what they hold.
+const EXTRA_MOST: usize = 16 << 10;
 /// Most digits of a chunk's size: always fits 64 bits.
 const CHUNK_DIGITS: usize = 16;
 
@@ -21,14 +22,21 @@ pub(crate) enum Framing {
     UntilClose,
 }
 
+/// A body in chunks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chunks {
+    place: Place,
+    /// Bytes of extensions and trailers seen so far.
+    extra: usize,
+}
+
 /// Where in a chunked body the next byte belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Chunks {
+enum Place {
     Size,
     Data(u64),
     DataEnd,
-    /// Bytes of trailers seen so far.
-    Trailers(usize),
+    Trailers,
     Done,
 }
 
@@ -46,20 +54,27 @@ pub(crate) enum Piece {
 impl Framing {
     /// A body in chunks, from its first byte.
     pub(crate) fn chunked() -> Self {
-        Self::Chunked(Chunks::Size)
+        Self::Chunked(Chunks {
+            place: Place::Size,
+            extra: 0,
+        })
     }
 
     /// Whether the body is through.
     pub(crate) fn ended(&self) -> bool {
-        matches!(self, Self::Length(0) | Self::Chunked(Chunks::Done))
+        match self {
+            Self::Length(left) => *left == 0,
+            Self::Chunked(chunks) => chunks.place == Place::Done,
+            Self::UntilClose => false,
+        }
     }
 
     /// Bytes still to come, when that is known.
     pub(crate) fn left(&self) -> Option<u64> {
         match self {
             Self::Length(left) => Some(*left),
-            Self::Chunked(Chunks::Done) => Some(0),
-            Self::Chunked(_) | Self::UntilClose => None,
+            Self::Chunked(chunks) => (chunks.place == Place::Done).then_some(0),
+            Self::UntilClose => None,
         }
     }
 
@@ -95,45 +110,52 @@ fn take_up_to(read: &mut BytesMut, left: &mut u64) -> Piece {
 impl Chunks {
     fn take(&mut self, read: &mut BytesMut) -> Result<Piece, Invalid> {
         loop {
-            match self {
-                Self::Size => {
+            match &mut self.place {
+                Place::Size => {
                     let Some(line) = line(read)? else {
                         return Ok(Piece::More);
                     };
-                    let size = size(&line)?;
-                    *self = if size == 0 { Self::Trailers(0) } else { Self::Data(size) };
+                    let (size, digits) = size(&line)?;
+                    self.passes_over(line.len() - digits)?;
+                    self.place = if size == 0 { Place::Trailers } else { Place::Data(size) };
                 }
-                Self::Data(left) => {
+                Place::Data(left) => {
                     let piece = take_up_to(read, left);
                     if *left == 0 {
-                        *self = Self::DataEnd;
+                        self.place = Place::DataEnd;
                     }
                     return Ok(piece);
                 }
-                Self::DataEnd => match (read.first(), read.get(1)) {
+                Place::DataEnd => match (read.first(), read.get(1)) {
                     (Some(b'\r'), Some(b'\n')) => {
                         let _ = read.split_to(2);
-                        *self = Self::Size;
+                        self.place = Place::Size;
                     }
                     (None, _) | (Some(b'\r'), None) => return Ok(Piece::More),
                     _ => return Err(Invalid("a chunk is longer than it says")),
                 },
-                Self::Trailers(seen) => {
+                Place::Trailers => {
                     let Some(line) = line(read)? else {
                         return Ok(Piece::More);
                     };
-                    *seen += line.len() + 2;
                     if line.is_empty() {
-                        *self = Self::Done;
-                    } else if *seen > TRAILERS_MOST {
-                        return Err(Invalid("too many trailers"));
+                        self.place = Place::Done;
                     } else if !is_field(&line) {
                         return Err(Invalid("a trailer is no header line"));
                     }
+                    self.passes_over(line.len())?;
                 }
-                Self::Done => return Ok(Piece::End),
+                Place::Done => return Ok(Piece::End),
             }
         }
+    }
+
+    fn passes_over(&mut self, bytes: usize) -> Result<(), Invalid> {
+        self.extra += bytes;
+        if self.extra > EXTRA_MOST {
+            return Err(Invalid("too many extensions or trailers"));
+        }
+        Ok(())
     }
 }
 
@@ -154,15 +176,15 @@ fn line(read: &mut BytesMut) -> Result<Option<Bytes>, Invalid> {
     }
 }
 
-/// The size a chunk's first line gives; extensions are dropped.
-fn size(line: &[u8]) -> Result<u64, Invalid> {
+/// The size a chunk's first line gives, and how many digits it has; the rest is an extension.
+fn size(line: &[u8]) -> Result<(u64, usize), Invalid> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let ended = line.get(digits).is_none_or(|b| *b == b';');
     if !(1..=CHUNK_DIGITS).contains(&digits) || !ended {
         return Err(Invalid("a chunk has no plain size"));
     }
     let values = line[..digits].iter().filter_map(|b| char::from(*b).to_digit(16));
-    Ok(values.fold(0, |n, d| n << 4 | u64::from(d)))
+    Ok((values.fold(0, |n, d| n << 4 | u64::from(d)), digits))
 }
 
 fn is_field(line: &[u8]) -> bool {
@@ -229,8 +251,12 @@ mod tests {
         }
         let long = format!("3;{}\r\nabc\r\n0\r\n\r\n", "x".repeat(LINE_MOST));
         assert!(read(Framing::chunked(), long.as_bytes(), &[]).is_err());
-        let many = format!("0\r\n{}\r\n", "X: 1\r\n".repeat(TRAILERS_MOST / 6 + 1));
+        let many = format!("0\r\n{}\r\n", "X: 1\r\n".repeat(EXTRA_MOST / 4 + 1));
         assert!(read(Framing::chunked(), many.as_bytes(), &[]).is_err());
+        let small = format!("{}0\r\n\r\n", "1;ee\r\nx\r\n".repeat(EXTRA_MOST / 3 + 1));
+        assert!(read(Framing::chunked(), small.as_bytes(), &[]).is_err());
+        let none = format!("{}0\r\n\r\n", "1\r\nx\r\n".repeat(EXTRA_MOST));
+        assert!(read(Framing::chunked(), none.as_bytes(), &[]).is_ok());
     }
 
     #[test]
