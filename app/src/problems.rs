@@ -67,7 +67,7 @@ problems! {
     13 "feature-missing" 403 "The plan does not include this"
         "The route needs a feature that your plan does not grant." "Change to a plan that grants it." PLANS;
     14 "rate-limited" 429 "Too many requests in a short time"
-        "Your keys together made more requests than the plan's rate limit allows." "Wait as long as the Retry-After header says. The RateLimit header tells how many are left." PLANS;
+        "There were more requests than a rate limit of your plan, or of the route, allows. The answer's violated-policies names which." "Wait as long as the Retry-After header says. The RateLimit header tells how many are left of each limit." PLANS;
     15 "quota-exceeded" 429 "The plan's allowance is used up"
         "The plan has a hard quota, and this period's is used up." "Wait for the next period, or change to a plan with more." PLANS;
     16 "spend-cap-reached" 402 "The spend cap is reached"
@@ -98,6 +98,12 @@ problems! {
         "The provider lets only some network addresses call this route." "Call from an address that was agreed on, or write to the provider." NOWHERE;
     29 "origin-refused" 403 "Pages of this origin may not call this"
         "A page in a browser asked for permission to call, and its origin is not among those allowed." "Call from your server, or ask the provider to allow the origin." NOWHERE;
+    30 "too-many-at-once" 429 "Too many requests in flight"
+        "Your keys together have as many requests in flight as the plan allows; an open stream is one of them." "Wait for an answer before the next request, end a stream, or change to a plan with more." PLANS;
+    31 "route-busy" 503 "Too many requests are in flight to this route"
+        "The route serves so many requests at once, of all callers, and has them. The call is not counted." "Try again as the Retry-After header says." NOWHERE;
+    32 "overloaded" 503 "There is more to do than can be done just now"
+        "More is asked for than the API can serve, and plans with a higher priority go first. The call is not counted." "Try again as the Retry-After header says, with growing waits. A plan with a higher priority is served first." PLANS;
     55 "upstream-unavailable" 503 "The service behind the gateway is not available just now"
         "The API failed too often and is given time to recover. The call is not counted." "Try again after the seconds in Retry-After." NOWHERE;
 }

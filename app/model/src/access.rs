@@ -115,6 +115,30 @@ words! {
         /// DELETE.
         Delete = "DELETE",
     }
+    /// What a rate limit is counted over.
+    Window {
+        /// One second.
+        Second = "second",
+        /// 60 seconds.
+        Minute = "minute",
+        /// 3,600 seconds.
+        Hour = "hour",
+        /// 86,400 seconds, wherever they begin.
+        Day = "day",
+    }
+    /// What requests must have in common to be counted together by a rate limit (its quota partition).
+    Partition {
+        /// The consumer, in one environment: all its keys together.
+        Consumer = "consumer",
+        /// The key.
+        Key = "key",
+        /// The route.
+        Route = "route",
+        /// The method; HEAD counts as GET.
+        Method = "method",
+        /// The client's address; of IPv6 its first 64 bits, which is what one client commonly has to itself.
+        Address = "address",
+    }
     /// Why the gateway refuses a consumer whole, whatever the request.
     Suspension {
         /// A payment failed and the grace period ended.
@@ -123,6 +147,18 @@ words! {
         Provider = "provider",
         /// There is no subscription.
         NoPlan = "no_plan",
+    }
+}
+
+impl Window {
+    /// Its length.
+    pub fn seconds(self) -> u32 {
+        match self {
+            Window::Second => 1,
+            Window::Minute => 60,
+            Window::Hour => 3_600,
+            Window::Day => 86_400,
+        }
     }
 }
 

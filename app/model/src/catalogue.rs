@@ -5,7 +5,10 @@
 
 use crate::access::{Interval, Method};
 use crate::money::{Currency, Money, minor_units};
-use crate::policy::{HostPattern, PolicyError, RoutePolicy, ServiceUrl, UpstreamPolicy, segments, shape};
+use crate::policy::{
+    HostPattern, PolicyError, RateRule, RoutePolicy, ServiceUrl, UpstreamPolicy, check_in_flight, check_rate_rules,
+    segments, shape,
+};
 use crate::price::{Overage, OverageTier, TierModel};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -14,6 +17,13 @@ use std::collections::HashMap;
 pub const MAX_ENTRIES: usize = 500;
 /// Longest slug.
 pub const MAX_SLUG_LEN: usize = 40;
+
+/// The highest priority of a plan.
+pub const PRIORITY_MOST: u8 = 9;
+
+pub(crate) fn is_zero(n: &u8) -> bool {
+    *n == 0
+}
 
 /// The file as it is written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -152,8 +162,17 @@ pub struct PlanFile {
     /// Features granted.
     #[serde(default)]
     pub features: Vec<String>,
-    /// Short-window limit.
+    /// Short-window limit of everything a consumer does.
     pub rate_limit: RateLimit,
+    /// Further limits, such as one for each method; all must be passed.
+    #[serde(default)]
+    pub limits: Vec<RateRule>,
+    /// Requests a consumer may have in flight at once; none means any number. Event streams count while they are open.
+    #[serde(default)]
+    pub concurrency: Option<u32>,
+    /// Who goes first when there is more to do than can be done: 9 before all others, 0 (the default) last.
+    #[serde(default)]
+    pub priority: u8,
     /// Days of access after a renewal failed.
     #[serde(default = "default_grace_days")]
     pub grace_days: u16,
@@ -259,8 +278,17 @@ pub struct PlanTerms {
     pub popular: bool,
     /// Slugs of the features granted.
     pub features: Vec<String>,
-    /// Short-window limit.
+    /// Short-window limit of everything a consumer does.
     pub rate_limit: RateLimit,
+    /// Further limits; all must be passed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<RateRule>,
+    /// Requests a consumer may have in flight at once; none means any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// Who goes first when there is more to do than can be done: 9 before all others, 0 last.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: u8,
     /// Days of access after a renewal failed.
     pub grace_days: u16,
     /// Month first, then year where there is one.
@@ -343,10 +371,44 @@ impl CatalogueFile {
             }
         }
         check_overlaps(&self.routes)?;
+        self.check_limits()?;
         self.plans
             .iter()
             .map(|p| p.check(self.product.currency, &meters, &features))
             .collect()
+    }
+
+    /// The limits of plans name routes that exist, and in no answer two limits have one name.
+    fn check_limits(&self) -> Result<(), CatalogueError> {
+        let routes: Vec<&str> = self.routes.iter().map(|r| r.slug.as_str()).collect();
+        for plan in &self.plans {
+            let place = format!("plans.{}", plan.slug);
+            let bounds = check_rate_rules(&plan.limits).and(check_in_flight("concurrency", plan.concurrency));
+            bounds.or_else(|e| wrong(format!("{place}.{}", e.field), e.problem))?;
+            if plan.priority > PRIORITY_MOST {
+                return wrong(
+                    format!("{place}.priority"),
+                    format!("must be 0 (served last) to {PRIORITY_MOST} (first)"),
+                );
+            }
+            for rule in &plan.limits {
+                for slug in &rule.routes {
+                    known(&format!("{place}.limits.{}", rule.name), "routes", &routes, slug)?;
+                }
+                let twin = self
+                    .routes
+                    .iter()
+                    .find(|r| r.policy.limits.iter().any(|l| l.name == rule.name));
+                if let Some(route) = twin {
+                    let problem = format!(
+                        "the route {} has a limit of this name, too: answers could not tell them apart",
+                        route.slug
+                    );
+                    return wrong(format!("{place}.limits.{}", rule.name), problem);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -373,6 +435,9 @@ impl PlanFile {
             popular: self.popular,
             features: self.features.clone(),
             rate_limit: self.rate_limit,
+            limits: self.limits.clone(),
+            concurrency: self.concurrency,
+            priority: self.priority,
             grace_days: self.grace_days,
             offers,
         })
@@ -492,14 +557,18 @@ impl StatusSet {
     }
 }
 
-fn check_slug(place: &str, slug: &str) -> Result<(), CatalogueError> {
-    let good = !slug.is_empty()
+/// Lower-case letters, digits and -, a letter first, at most [`MAX_SLUG_LEN`].
+pub(crate) fn is_slug(slug: &str) -> bool {
+    !slug.is_empty()
         && slug.len() <= MAX_SLUG_LEN
         && slug
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && slug.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
-    if good {
+        && slug.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
+}
+
+fn check_slug(place: &str, slug: &str) -> Result<(), CatalogueError> {
+    if is_slug(slug) {
         Ok(())
     } else {
         wrong(
@@ -627,6 +696,58 @@ mod tests {
             let checked = check(&format!("{first}{}", route("second", second)));
             assert_eq!(checked.is_ok(), good, "{second}: {checked:?}");
         }
+    }
+
+    #[test]
+    fn limits_name_routes_that_exist_and_have_names_of_their_own() {
+        let routes = route(
+            "first",
+            "path = \"/a\"\npolicy = { limits = [{ name = \"all\", by = [\"route\"], requests = 9, per = \"second\" }] }",
+        );
+        let plan = |limits: &str| {
+            let plan = format!(
+                "plans = [{{ slug = \"free\", name = \"F\", tagline = \"T\", rate_limit = {{ per_second = 1, burst = 1 }}, \
+                 month = {{ flat = \"0\", meters = [] }}, limits = [{limits}] }}]"
+            );
+            let file = FILE.replace("plans = []", &plan);
+            let file: CatalogueFile = toml::from_str(&format!("{file}\n{routes}")).unwrap();
+            file.check().map_err(|e| e.to_string())
+        };
+        let reads = "{ name = \"reads\", methods = [\"GET\"], requests = 500, per = \"minute\" }";
+        let writes =
+            "{ name = \"writes\", methods = [\"POST\"], routes = [\"first\"], requests = 100, per = \"minute\" }";
+        let terms = plan(&format!("{reads}, {writes}")).unwrap();
+        assert_eq!((terms[0].limits.len(), terms[0].limits[1].burst()), (2, 100));
+        for (limits, told) in [
+            (
+                reads.replace("reads", "all"),
+                "plans.free.limits.all: the route first has",
+            ),
+            (
+                writes.replace("first", "second"),
+                "plans.free.limits.writes.routes: \"second\" is none of first",
+            ),
+            (format!("{reads}, {reads}"), "plans.free.limits: reads: is there twice"),
+            (
+                format!("{reads}], concurrency = 0, features = ["),
+                "plans.free.concurrency: must be at least 1",
+            ),
+            (
+                format!("{reads}], priority = 10, features = ["),
+                "plans.free.priority: must be 0",
+            ),
+        ] {
+            let error = plan(&limits).unwrap_err();
+            assert!(error.starts_with(told), "{error}");
+        }
+        let terms = plan(&format!("{reads}], concurrency = 20, priority = 9, features = [")).unwrap();
+        assert_eq!((terms[0].concurrency, terms[0].priority), (Some(20), 9));
+        let misplaced = routes.replace("by =", "routes = [\"first\"], by =");
+        let error = check(&misplaced).unwrap_err();
+        assert!(
+            error.starts_with("routes.first.policy.limits: all: a route's limit"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! version it has; what it is given replaces what it had under the same id. Nothing is ever deleted, only ended.
 
 use crate::access::{Environment, Method, Suspension};
-use crate::catalogue::{MeterTerms, RateLimit};
-use crate::policy::{RoutePolicy, UpstreamPolicy};
+use crate::catalogue::{MeterTerms, RateLimit, is_zero};
+use crate::policy::{RateRule, RoutePolicy, UpstreamPolicy};
 use crate::{ConsumerId, Currency, KeyId, Period, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
 
@@ -141,6 +141,15 @@ pub struct Entitlement {
     pub features: Vec<String>,
     /// Short-window limit, over all keys of the consumer.
     pub rate_limit: RateLimit,
+    /// Further rate limits; all must be passed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<RateRule>,
+    /// Requests in flight at once, over all keys of the consumer; none means any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// Who goes first when there is more to do than can be done: 9 before all others, 0 last.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: u8,
     /// The billing period that usage counts in. Past its end the gateway counts from zero in a period of the same
     /// length that begins there, until it is told otherwise.
     pub period: Period,

@@ -239,6 +239,24 @@ fn comparison(catalogue: &Catalogue, interval: Interval) -> impl IntoView + use<
             .map(|(t, _)| t.rate_limit.per_second.to_string())
             .collect(),
     ));
+    if offered
+        .iter()
+        .any(|(t, _)| !t.limits.is_empty() || t.concurrency.is_some())
+    {
+        let limits = |t: &model::catalogue::PlanTerms| {
+            let rates = t.limits.iter().map(|l| l.words(str::to_owned));
+            let words: Vec<_> = rates.chain(words::in_flight(t)).collect();
+            if words.is_empty() {
+                "none".to_owned()
+            } else {
+                words.join("; ")
+            }
+        };
+        rows.push(row(
+            "Further limits".to_owned(),
+            offered.iter().map(|(t, _)| limits(t)).collect(),
+        ));
+    }
     for feature in &catalogue.features {
         let has = |t: &&model::catalogue::PlanTerms| {
             if t.features.contains(&feature.slug) {

@@ -82,6 +82,8 @@ pub fn lines(catalogue: &Catalogue, terms: &PlanTerms, offer: &Offer) -> Vec<Str
         grouped(rate.per_second.into()),
         grouped(rate.burst.into())
     ));
+    out.extend(terms.limits.iter().map(|l| l.words(str::to_owned)));
+    out.extend(in_flight(terms));
     out.extend(terms.features.iter().map(|f| catalogue.feature_name(f).to_owned()));
     if offer.meters.iter().any(|m| m.overage.is_some()) {
         out.push("A spend cap that really stops".to_owned());
@@ -90,6 +92,13 @@ pub fn lines(catalogue: &Catalogue, terms: &PlanTerms, offer: &Offer) -> Vec<Str
         out.push("No card needed".to_owned());
     }
     out
+}
+
+/// `20 requests in flight`, where that is bounded.
+pub fn in_flight(terms: &PlanTerms) -> Option<String> {
+    let most = terms.concurrency?;
+    let s = if most == 1 { "" } else { "s" };
+    Some(format!("{} request{s} in flight", grouped(most.into())))
 }
 
 /// What a year saves against twelve months, when it does.

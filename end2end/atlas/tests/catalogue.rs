@@ -72,6 +72,10 @@ fn free_is_free_and_ends_hard() {
 fn pro_is_graduated() {
     let (_, plans) = parse(ATLAS);
     let pro = &plans[1];
+    assert_eq!(
+        pro.limits[0].words(str::to_owned),
+        "60 requests a minute to answer-batch"
+    );
     assert_eq!(pro.slug, "pro");
     assert_eq!(pro.offer(Interval::Month).unwrap().flat.to_string(), "$29.00");
     assert_eq!(pro.offer(Interval::Year).unwrap().flat.to_string(), "$290.00");

@@ -178,6 +178,9 @@ impl World {
             suspended: self.suspended,
             features: terms.features.clone(),
             rate_limit: terms.rate_limit,
+            limits: terms.limits.clone(),
+            concurrency: terms.concurrency,
+            priority: terms.priority,
             meters: offered.iter().filter_map(|t| self.meter(t)).collect(),
             ..self.nothing(environment)
         }
@@ -204,6 +207,9 @@ impl World {
             suspended: self.suspended.or(Some(Suspension::NoPlan)),
             features: Vec::new(),
             rate_limit: NO_RATE,
+            limits: Vec::new(),
+            concurrency: None,
+            priority: 0,
             period: Period::around(self.created_at, Interval::Month, self.now),
             meters: Vec::new(),
             currency: self.currency,

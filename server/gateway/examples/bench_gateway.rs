@@ -121,6 +121,9 @@ fn entitlement(consumer: ConsumerId, now: Time) -> Entitlement {
             per_second: 1_000_000,
             burst: 1_000_000,
         },
+        limits: Vec::new(),
+        concurrency: None,
+        priority: 0,
         period: Period {
             start: now.plus_s(-3600),
             end: now.plus_s(30 * 86_400),

@@ -5,16 +5,15 @@
 
 use crate::headers;
 use crate::limit::{Frame, Limit, Over, Slot, cap_left};
+use crate::rate::{Gcra, Own, Rules};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use model::access::{Environment, Suspension};
 use model::catalogue::{MeterTerms, RateLimit};
 use model::snapshot::{Entitlement, MeterEntitlement};
 use model::{ConsumerId, Currency, Period, PlanVersionId, SubscriptionId, Time, price};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
-
-const NS_PER_S: u64 = 1_000_000_000;
 
 /// A consumer in one environment.
 pub(crate) struct Account {
@@ -22,8 +21,10 @@ pub(crate) struct Account {
     pub(crate) environment: Environment,
     /// `X-Consumer-Id`.
     pub(crate) header: HeaderValue,
-    /// GCRA: the theoretical arrival time of the next request, in nanoseconds since 1970.
+    /// GCRA: the theoretical arrival time of the plan's overall rate limit, in nanoseconds since 1970.
     arrival: AtomicU64,
+    /// Requests in flight, where the plan bounds them.
+    in_flight: AtomicU32,
     terms: ArcSwap<Terms>,
     /// Held for a change of terms, and where a spend cap spans several priced meters.
     change: Mutex<()>,
@@ -34,7 +35,15 @@ pub(crate) struct Account {
 pub(crate) struct Profile {
     pub(crate) plan: String,
     pub(crate) features: Vec<String>,
-    pub(crate) rate: RateLimit,
+    pub(crate) rate_limit: RateLimit,
+    /// The overall limit, ready to be used.
+    pub(crate) rate: Gcra,
+    /// Further limits.
+    pub(crate) rules: Rules,
+    /// Requests a consumer may have in flight.
+    pub(crate) concurrency: Option<u32>,
+    /// Who is let in first when there is more to do than can be done; 0 to 9.
+    pub(crate) priority: u8,
     pub(crate) currency: Currency,
     pub(crate) meters: Vec<(u16, MeterTerms)>,
     /// `X-Plan` and `X-Features`.
@@ -55,47 +64,10 @@ pub(crate) struct Terms {
     /// Charged in this period under earlier plan versions, in minor units.
     settled_minor: i64,
     pub(crate) limits: Vec<Limit>,
+    /// Arrival times of the rate limits that count by this consumer alone.
+    pub(crate) own: Own,
     /// More than one priced meter under a cap: the cost is summed at every admission.
     summed: bool,
-}
-
-/// The outcome of the rate limiter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rate {
-    pub(crate) allowed: bool,
-    /// Requests that would be let through right now.
-    pub(crate) remaining: u64,
-    /// Nanoseconds until the next request is let through (refused), or until the burst is whole again (allowed).
-    pub(crate) wait_ns: u64,
-}
-
-/// GCRA on one atomic. `now` is in nanoseconds since 1970; the limiter is exact: in any stretch of time `t` at most
-/// `burst + t * per_second` requests pass.
-pub(crate) fn gcra(arrival: &AtomicU64, rate: RateLimit, now: u64) -> Rate {
-    let every = (NS_PER_S / u64::from(rate.per_second.max(1))).max(1);
-    let most = every.saturating_mul(u64::from(rate.burst.max(1)));
-    let mut seen = arrival.load(Ordering::Relaxed);
-    loop {
-        let next = seen.max(now).saturating_add(every);
-        let ahead = next - now;
-        if ahead > most {
-            return Rate {
-                allowed: false,
-                remaining: 0,
-                wait_ns: ahead - most,
-            };
-        }
-        match arrival.compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => {
-                return Rate {
-                    allowed: true,
-                    remaining: (most - ahead) / every,
-                    wait_ns: ahead,
-                };
-            }
-            Err(other) => seen = other,
-        }
-    }
 }
 
 /// The period around `now` that follows from a known one: the same, or a later one of equal length.
@@ -117,7 +89,11 @@ impl Profile {
         Self {
             plan: e.plan.clone(),
             features: e.features.clone(),
-            rate: e.rate_limit,
+            rate_limit: e.rate_limit,
+            rate: Gcra::from(e.rate_limit),
+            rules: Rules::of_plan(&e.limits),
+            concurrency: e.concurrency,
+            priority: e.priority,
             currency: e.currency,
             meters: e.meters.iter().map(|m| (m.meter, m.terms.clone())).collect(),
             plan_header: headers::value(&e.plan),
@@ -127,13 +103,18 @@ impl Profile {
     }
 
     fn nothing() -> Self {
+        let rate_limit = RateLimit {
+            per_second: 1,
+            burst: 1,
+        };
         Self {
             plan: String::new(),
             features: Vec::new(),
-            rate: RateLimit {
-                per_second: 1,
-                burst: 1,
-            },
+            rate_limit,
+            rate: Gcra::from(rate_limit),
+            rules: Rules::default(),
+            concurrency: None,
+            priority: 0,
             currency: Currency::USD,
             meters: Vec::new(),
             plan_header: HeaderValue::from_static(""),
@@ -152,6 +133,7 @@ impl Account {
             environment,
             header: headers::value(&consumer.to_string()),
             arrival: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
             terms: ArcSwap::from_pointee(Terms {
                 profile: Arc::new(Profile::nothing()),
                 suspended: Some(Suspension::NoPlan),
@@ -164,6 +146,7 @@ impl Account {
                 spend_cap_minor: None,
                 settled_minor: 0,
                 limits: Vec::new(),
+                own: Own::default(),
                 summed: false,
             }),
             change: Mutex::new(()),
@@ -201,15 +184,21 @@ impl Account {
             spend_cap_minor: terms.spend_cap_minor,
             settled_minor: 0,
             limits: terms.emptied(period),
+            own: terms.own.clone(),
             summed: terms.summed,
         });
         self.terms.store(Arc::clone(&rolled));
         rolled
     }
 
-    /// Takes a token of the rate limiter.
-    pub(crate) fn rate(&self, rate: RateLimit, now_ns: u64) -> Rate {
-        gcra(&self.arrival, rate, now_ns)
+    /// Requests in flight, where the plan bounds them.
+    pub(crate) fn in_flight(&self) -> &AtomicU32 {
+        &self.in_flight
+    }
+
+    /// Where the plan's overall rate limit stands.
+    pub(crate) fn arrival(&self) -> &AtomicU64 {
+        &self.arrival
     }
 
     /// Reserves units; the new total on success.
@@ -263,6 +252,7 @@ impl Account {
             let settled_units = if current { m.settled_units } else { 0 };
             frame.limit(m.meter, &m.terms, settled_units, slot)
         };
+        let own = profile.rules.own(&old.profile.rules, &old.own);
         self.terms.store(Arc::new(Terms {
             profile,
             suspended: e.suspended,
@@ -272,6 +262,7 @@ impl Account {
             spend_cap_minor: e.spend_cap_minor,
             settled_minor,
             limits: e.meters.iter().map(limit).collect(),
+            own,
             summed: frame.is_summed(),
         }));
     }
@@ -287,7 +278,7 @@ impl Terms {
     fn emptied(&self, period: Period) -> Vec<Limit> {
         let meters = &self.profile.meters;
         let frame = Frame {
-            rate: self.profile.rate,
+            rate: self.profile.rate_limit,
             currency: self.profile.currency,
             period,
             cap_left_minor: cap_left(self.spend_cap_minor, 0),
@@ -318,7 +309,10 @@ impl Terms {
             plan: self.profile.plan.clone(),
             suspended: self.suspended,
             features: self.profile.features.clone(),
-            rate_limit: self.profile.rate,
+            rate_limit: self.profile.rate_limit,
+            limits: self.profile.rules.told.clone(),
+            concurrency: self.profile.concurrency,
+            priority: self.profile.priority,
             period: self.period,
             meters: meters
                 .map(|(((meter, terms), used), settled_units)| MeterEntitlement {
@@ -340,38 +334,9 @@ mod tests {
     use super::*;
     use model::price::TierModel;
     use proptest::prelude::*;
+    use std::sync::atomic::Ordering;
 
     proptest! {
-        /// Against the definition: a request passes when the bucket, drained at a steady rate, has room for one more.
-        #[test]
-        fn gcra_agrees_with_a_leaking_bucket(
-            per_second in 1u32..2_000, burst in 1u32..50, gaps in proptest::collection::vec(0u64..20_000_000, 1..300),
-        ) {
-            let rate = RateLimit { per_second, burst };
-            let every = u128::from(NS_PER_S / u64::from(per_second));
-            let arrival = AtomicU64::new(0);
-            let (mut now, mut level, mut before) = (1_000_000_000_000u64, 0u128, 1_000_000_000_000u64);
-            for gap in gaps {
-                now += gap;
-                level = level.saturating_sub(u128::from(now - before));
-                before = now;
-                let fits = level + every <= every * u128::from(burst);
-                if fits {
-                    level += every;
-                }
-                let got = gcra(&arrival, rate, now);
-                prop_assert_eq!(got.allowed, fits);
-                if fits {
-                    prop_assert_eq!(u128::from(got.remaining), (every * u128::from(burst) - level) / every);
-                } else {
-                    let later = gcra(&AtomicU64::new(arrival.load(Ordering::Relaxed)), rate, now + got.wait_ns);
-                    prop_assert!(later.allowed);
-                    let early = gcra(&AtomicU64::new(arrival.load(Ordering::Relaxed)), rate, now + got.wait_ns - 1);
-                    prop_assert!(!early.allowed);
-                }
-            }
-        }
-
         #[test]
         fn the_following_period_holds_now(start in 0i64..1_000_000, length in 1i64..100_000, later in 0i64..10_000_000) {
             let known = Period { start: Time::from_unix_ms(start), end: Time::from_unix_ms(start + length) };
@@ -427,6 +392,9 @@ mod tests {
                 per_second: 1,
                 burst: 1,
             },
+            limits: Vec::new(),
+            concurrency: None,
+            priority: 0,
             period,
             meters: meters
                 .map(|((meter, terms), (used, settled))| MeterEntitlement {

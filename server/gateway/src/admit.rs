@@ -3,28 +3,42 @@
 
 use crate::account::Terms;
 use crate::authenticate::Caller;
-use crate::headers::{self, RATELIMIT, RATELIMIT_POLICY};
+use crate::flight::{Flight, Full};
+use crate::headers::{RATELIMIT, RATELIMIT_POLICY};
 use crate::limit::{Limit, Over};
+use crate::rate::{self, Asked, Left};
 use crate::refusal::{Refusal, Refused};
 use crate::route::Route;
+use crate::tables::Tables;
 use http::{HeaderMap, HeaderValue};
 use model::Time;
-use model::access::Suspension;
+use model::access::{Method, Suspension};
+use std::net::IpAddr;
 use std::sync::Arc;
-
-const NS_PER_S: u64 = 1_000_000_000;
 
 /// The right to make one request, with the units it took.
 pub(crate) struct Admission {
     pub(crate) terms: Arc<Terms>,
     /// Units taken from the route's meter; given back when the answer does not count.
     pub(crate) units: u32,
-    /// What is left of the rate limit, and seconds until it is whole.
-    rate: (u64, u64),
+    /// Its place among the requests in flight.
+    pub(crate) flight: Flight,
+    /// What is left of the rate limits.
+    left: Left,
+}
+
+/// A request, as far as it decides which limits hold.
+pub(crate) struct Request<'a> {
+    pub(crate) caller: &'a Caller,
+    pub(crate) route: &'a Route,
+    pub(crate) method: Option<Method>,
+    /// The client's.
+    pub(crate) address: IpAddr,
 }
 
 /// Decides. `now_ns` is the machine's time in nanoseconds since 1970; `now` is business time.
-pub(crate) fn admit(caller: &Caller, route: &Route, now: Time, now_ns: u64) -> Result<Admission, Refused> {
+pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u64) -> Result<Admission, Refused> {
+    let Request { caller, route, .. } = *request;
     let account = &caller.key.account;
     let terms = account.terms(now);
     check_state(&terms)?;
@@ -40,34 +54,61 @@ pub(crate) fn admit(caller: &Caller, route: &Route, now: Time, now_ns: u64) -> R
         let detail = format!("The plan {} does not include {feature}.", terms.profile.plan);
         return Err(Refused::new(Refusal::FeatureMissing, detail));
     }
-    let rate = account.rate(terms.profile.rate, now_ns);
-    let seconds = rate.wait_ns.div_ceil(NS_PER_S);
-    let left = (rate.remaining, seconds);
-    if !rate.allowed {
-        let limit = terms.profile.rate;
-        let detail = format!(
-            "At most {} requests a second, {} at once.",
-            limit.per_second, limit.burst
-        );
-        let refused = Refused::new(Refusal::RateLimited, detail).retry_after(seconds);
-        return Err(with_limits(refused, &terms, route.meter, left, now));
-    }
+    let concurrency = terms.profile.concurrency;
+    let routes = (&tables.flights, route.number, route.concurrency);
+    let (flight, in_flight_left) = match Flight::take((account, concurrency), routes) {
+        Ok(taken) => taken,
+        Err(full) => return Err(too_many(full, &terms, route, now)),
+    };
+    let asked = Asked {
+        account,
+        key: caller.lookup,
+        route,
+        method: request.method,
+        address: request.address,
+    };
+    let mut left = match rate::take(&tables.arrivals, &asked, &terms, now_ns) {
+        Ok(left) => left,
+        Err(limited) => {
+            let refused = Refused::new(Refusal::RateLimited, format!("At most {}.", limited.words));
+            let refused = refused.violating(limited.violated).retry_after(limited.retry_s);
+            return Err(with_limits(refused, &terms, route, &limited.left, now));
+        }
+    };
+    left.concurrency = concurrency.zip(in_flight_left);
     if let Some(limit) = terms.limit(route.meter)
         && let Err(over) = account.take(&terms, limit, route.weight)
     {
-        return Err(with_limits(
-            over_limit(over, &terms, limit, now),
-            &terms,
-            route.meter,
-            left,
-            now,
-        ));
+        let refused = over_limit(over, &terms, limit, now);
+        return Err(with_limits(refused, &terms, route, &left, now));
     }
     Ok(Admission {
         terms,
         units: route.weight,
-        rate: left,
+        flight,
+        left,
     })
+}
+
+/// Seconds after which a caller may try again: a place may be free at any moment, and clients wait whole seconds.
+const BUSY_RETRY_S: u64 = 1;
+
+/// The consumer's own bound is answered 429, as Stripe does: it has a hand in it. That of a route is not of its making:
+/// 503, which the RateLimit draft calls a temporarily reduced capacity.
+fn too_many(full: Full, terms: &Terms, route: &Route, now: Time) -> Refused {
+    let refused = match full {
+        Full::Plan(most) => {
+            let detail = format!("At most {most} requests in flight. Wait for the answer to one of them.");
+            let left = Left::none_in_flight(most);
+            let refused = Refused::new(Refusal::TooManyAtOnce, detail).violating(["concurrency"]);
+            with_limits(refused, terms, route, &left, now)
+        }
+        Full::Route(most) => {
+            let detail = format!("At most {most} requests in flight to {}, of all callers.", route.slug);
+            Refused::new(Refusal::RouteBusy, detail)
+        }
+    };
+    refused.retry_after(BUSY_RETRY_S)
 }
 
 fn check_state(terms: &Terms) -> Result<(), Refused> {
@@ -96,7 +137,9 @@ fn over_limit(over: Over, terms: &Terms, limit: &Limit, now: Time) -> Refused {
                 limit.quota.unwrap_or(0),
                 terms.period.end
             );
-            Refused::new(Refusal::QuotaExceeded, detail).retry_after(seconds)
+            Refused::new(Refusal::QuotaExceeded, detail)
+                .violating(["quota"])
+                .retry_after(seconds)
         }
         Over::Cap => Refused::new(
             Refusal::SpendCapReached,
@@ -115,20 +158,23 @@ fn quota(terms: &Terms, meter: u16, now: Time) -> Option<(u64, i64)> {
     Some((left, now.ms_until(terms.period.end).max(0) / 1000))
 }
 
-fn policy(terms: &Terms, meter: u16) -> HeaderValue {
-    terms.limit(meter).map_or(&terms.profile.policy, |l| &l.policy).clone()
+fn policy(terms: &Terms, meter: u16) -> &HeaderValue {
+    terms.limit(meter).map_or(&terms.profile.policy, |l| &l.policy)
 }
 
-fn with_limits(refused: Refused, terms: &Terms, meter: u16, rate: (u64, u64), now: Time) -> Refused {
+fn with_limits(refused: Refused, terms: &Terms, route: &Route, left: &Left, now: Time) -> Refused {
+    let plan = policy(terms, route.meter);
     refused
-        .with(RATELIMIT_POLICY, policy(terms, meter))
-        .with(RATELIMIT, headers::ratelimit(rate, quota(terms, meter, now)))
+        .with(RATELIMIT_POLICY, left.policy(terms, route, plan))
+        .with(RATELIMIT, left.header(terms, route, quota(terms, route.meter, now)))
 }
 
 impl Admission {
     /// Says what is left, after the answer was counted or not.
-    pub(crate) fn add_headers(&self, headers: &mut HeaderMap, meter: u16, now: Time) {
-        headers.insert(RATELIMIT_POLICY, policy(&self.terms, meter));
-        headers.insert(RATELIMIT, headers::ratelimit(self.rate, quota(&self.terms, meter, now)));
+    pub(crate) fn add_headers(&self, headers: &mut HeaderMap, route: &Route, now: Time) {
+        let (terms, left) = (&self.terms, &self.left);
+        let plan = policy(terms, route.meter);
+        headers.insert(RATELIMIT_POLICY, left.policy(terms, route, plan));
+        headers.insert(RATELIMIT, left.header(terms, route, quota(terms, route.meter, now)));
     }
 }

@@ -92,6 +92,10 @@ pub struct Limits {
     /// Open connections from one client address (of IPv6 its /64); above it new ones are closed at once. Addresses in
     /// [`Config::uncounted`] have no such bound.
     pub connections_per_address: usize,
+    /// Requests in flight per thread; above it plans with a higher priority go first and the others wait or are shed.
+    pub in_flight_per_thread: u32,
+    /// Longest wait for a place among them.
+    pub in_flight_wait: Duration,
     /// Longest time between two questions to the snapshot source.
     pub poll_interval: Duration,
     /// Longest time a record waits before it is shipped.
@@ -118,6 +122,8 @@ impl Default for Limits {
             upstream_refresh: Duration::from_secs(30),
             connections_per_thread: 20_000,
             connections_per_address: 1_000,
+            in_flight_per_thread: 8_192,
+            in_flight_wait: Duration::from_secs(1),
             poll_interval: Duration::from_secs(2),
             ship_interval: Duration::from_millis(200),
             segment_records: 1 << 16,

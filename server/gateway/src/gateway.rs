@@ -3,6 +3,7 @@
 use crate::balance::watch as targets;
 use crate::config::{Config, Peppers};
 use crate::disk;
+use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::listen::{Crowd, Listening, TlsError};
 use crate::metrics::{self, Metrics};
@@ -72,8 +73,10 @@ impl Gateway {
         let (listeners, local_addr) = listeners.map_err(|e| StartError::Listen(config.listen, e))?;
         let listening = Listening::new(&config)?;
         let syncing = ledger.start_syncing().map_err(StartError::Thread)?;
+        let gates = listeners.iter().map(|_| Gate::new(config.limits.in_flight_per_thread));
         let shared = Arc::new(Shared {
             crowd: Crowd::new(&config),
+            gates: gates.collect(),
             limits: config.limits,
             tables,
             ledger,
@@ -88,10 +91,10 @@ impl Gateway {
         let stop_shipping = watch::Sender::new(false);
         let mut metrics = Vec::new();
         let mut workers = Vec::new();
-        for (i, listener) in listeners.into_iter().enumerate() {
+        for (i, (listener, gate)) in listeners.into_iter().zip(&shared.gates).enumerate() {
             let counters = Arc::new(Metrics::new());
             metrics.push(Arc::clone(&counters));
-            let worker = Worker::new(Arc::clone(&shared), counters, Arc::clone(&random));
+            let worker = Worker::new(Arc::clone(&shared), Arc::clone(gate), counters, Arc::clone(&random));
             workers.push(spawn_worker(i, worker, listener, stop.subscribe()).map_err(StartError::Thread)?);
         }
         let shipped = Arc::new(AtomicU64::new(0));

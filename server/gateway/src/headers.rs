@@ -28,8 +28,8 @@ pub(crate) fn value(text: &str) -> HeaderValue {
     })
 }
 
-/// Longest text: two limits with two numbers of twenty digits each. An id has 29 characters.
-const SHORT_MOST: usize = 128;
+/// Longest text: an id has 29 characters.
+const SHORT_MOST: usize = 32;
 
 /// Text built on the stack.
 pub(crate) struct Short {
@@ -58,9 +58,6 @@ impl Short {
     /// As a header's value, in one allocation.
     pub(crate) fn value(&self) -> HeaderValue {
         HeaderValue::from_bytes(self.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static("?"))
-    }
-    fn number(&mut self, n: u64) -> std::fmt::Result {
-        self.write_str(itoa::Buffer::new().format(n))
     }
 }
 
@@ -156,25 +153,6 @@ pub(crate) fn policy(rate: RateLimit, quota: Option<(u64, i64)>) -> HeaderValue 
     value(&text)
 }
 
-/// `RateLimit`: what is left of each policy, and the seconds until it is whole again.
-pub(crate) fn ratelimit(rate: (u64, u64), quota: Option<(u64, i64)>) -> HeaderValue {
-    let mut text = Short::new();
-    let mut put = |name: &str, left: u64, seconds: u64| {
-        text.write_str(name)?;
-        text.number(left)?;
-        text.write_str(";t=")?;
-        text.number(seconds)
-    };
-    let mut written = put("\"rate\";r=", rate.0, rate.1);
-    if let Some((left, seconds)) = quota {
-        written = written.and(put(", \"quota\";r=", left, u64::try_from(seconds).unwrap_or(0)));
-    }
-    match written {
-        Ok(()) => text.value(),
-        Err(std::fmt::Error) => HeaderValue::from_static(""),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,14 +168,6 @@ mod tests {
         let passes = |(n, _): &(&HeaderName, &HeaderValue)| reaches_upstream(n.as_str()) && !nominated.contains(n);
         let left = headers.iter().filter(passes);
         *headers = left.map(|(n, v)| (n.clone(), v.clone())).collect();
-    }
-
-    #[test]
-    fn what_is_left_is_written_out() {
-        assert_eq!(ratelimit((3, 1), None), "\"rate\";r=3;t=1");
-        let most = ratelimit((u64::MAX, u64::MAX), Some((u64::MAX, i64::MAX)));
-        let (n, s) = (u64::MAX, i64::MAX);
-        assert_eq!(most, &format!("\"rate\";r={n};t={n}, \"quota\";r={n};t={s}"));
     }
 
     #[test]

@@ -9,8 +9,8 @@
 //! 3. **Authenticate** (`authenticate`). One credential, form and checksum, one lookup in the key table, one
 //!    HMAC-SHA-256 under the key's pepper, one constant-time compare. Unknown ids cost the same. While the control plane
 //!    is away an unknown key is answered 503, never 401.
-//! 4. **Admit** (`admit`). Suspension, scope, feature, rate (GCRA), quota, spend cap; the first refusal wins. The
-//!    route's weight is *reserved* from the meter's counter by compare-and-swap, so a hard quota and a spend cap are not
+//! 4. **Admit** (`admit`). Suspension, scope, feature, concurrency, rate limits, quota, spend cap; the first refusal
+//!    wins. The route's weight is *reserved* from the meter's counter by compare-and-swap, so a hard quota and a spend cap are not
 //!    passed by any number of requests at once; it is given back when the answer's status does not count.
 //! 5. **Forward** (`upstream`). Hop-by-hop headers, those `Connection` names and those only the gateway may say are
 //!    removed, then ours are added. Each worker thread keeps its own upstream connections. A pooled connection that was
@@ -117,6 +117,61 @@
 //!
 //! The dearest single place in time is the look-up of the key: with many keys each step of it misses the cache.
 //!
+//! # Rate limits
+//!
+//! A plan has one limit of everything a consumer does (`rate_limit`, called `rate` in answers) and any number of named
+//! ones, a route any number that hold whatever the plan ([`model::policy::RateRule`]):
+//!
+//! ```toml
+//! [[plans]]
+//! limits = [
+//!     { name = "reads", methods = ["GET"], requests = 500, per = "minute" },
+//!     { name = "writes", methods = ["POST"], requests = 100, per = "minute" },
+//!     { name = "exports", routes = ["export"], by = ["key"], requests = 10, per = "day", burst = 2 },
+//! ]
+//! [routes.policy]
+//! limits = [{ name = "shared", by = ["route"], requests = 1000, per = "second" }]
+//! ```
+//!
+//! Each is GCRA, its state one instant per limit and subject, and exact (`rate::gcra`): in any stretch of time `t` at
+//! most `burst + t * requests / per` requests pass. All that hold for a request must let it pass; one that is refused by
+//! any takes nothing from the others (`rate`). The 429 names those that refuse in `violated-policies`, and after
+//! `Retry-After` seconds, not one earlier, all of them let a request pass. `RateLimit` lists the limit that stops first
+//! in front. A request that a quota or a spend cap refuses has been counted by the rate limits.
+//!
+//! Limits that count by consumer alone are kept in the account and cost some nanoseconds; the others are looked up in a
+//! sharded table of at most 4 million subjects (addresses apart, at most a million), from which times that are past go
+//! first (`rate::table`). A limit that keeps its name keeps its count when a plan changes, and a consumer's count
+//! follows it from plan to plan. Counts are this gateway's own, and are not kept over a restart.
+//!
+//! # Requests in flight, and who goes first
+//!
+//! ```toml
+//! [[upstreams]]
+//! policy = { max_in_flight = 64, max_wait_ms = 1000 }
+//! [[routes]]
+//! policy = { concurrency = 10 }
+//! [[plans]]
+//! concurrency = 20
+//! priority = 5
+//! ```
+//!
+//! A request is in flight from its admission to the end of its answer's body, so an event stream is as long as it is
+//! open. Its place is given back when its record is dropped, and so however it ends (`flight`). A plan's `concurrency`
+//! bounds the requests of one consumer in flight here; the refusal is a 429, as Stripe's is, with the policy
+//! `concurrency` in `RateLimit-Policy` and `violated-policies`. A route's bounds those of all callers together; as that is
+//! nobody's own doing, the refusal is a 503. Neither uses up anything of a rate limit.
+//!
+//! An upstream's `max_in_flight` (from one gateway) and [`Limits::in_flight_per_thread`] do not refuse but queue
+//! (`gate`): the higher `priority` of a plan goes first, consumers of one priority take turns, and one consumer's
+//! requests keep their order. At most 1,024 wait at a gate, each for at most `max_wait_ms`; when the queue is full, room
+//! is made at the cost of the lowest priority and there of the busiest consumer. Who is shed gets 503 with `Retry-After`,
+//! and is not counted by any meter; what rate limits counted stays counted. Priority is strict: a higher plan that
+//! fills an upstream alone leaves the lower ones nothing, so give every plan limits that fit.
+//!
+//! `examples/bench_overload` measures it: an upstream that serves 16 requests at once in 20 ms each, the lower plan
+//! asking for five times its capacity.
+//!
 //! # Threads
 //!
 //! One current-thread runtime per worker with a listening socket of its own (`SO_REUSEPORT`), one thread that syncs the
@@ -133,6 +188,8 @@ mod cors;
 mod date;
 mod disk;
 mod edits;
+mod flight;
+mod gate;
 mod gateway;
 mod grpc;
 mod headers;
@@ -141,6 +198,7 @@ mod ledger;
 mod limit;
 mod listen;
 mod metrics;
+mod rate;
 mod record;
 mod refusal;
 mod route;

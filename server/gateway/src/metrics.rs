@@ -5,6 +5,7 @@ use crate::refusal::Refusal;
 use crate::route::Routes;
 use crate::server::Shared;
 use http::StatusCode;
+use model::snapshot::UpstreamRecord;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,6 +114,7 @@ pub(crate) fn render(all: &[Arc<Metrics>], shared: &Shared, shipped: u64) -> Str
         out,
         "turnpike_gateway_answer_seconds_sum {total}\nturnpike_gateway_answer_seconds_count {below}"
     );
+    out.push_str(&load(routes.as_deref(), shared));
     let age_ms = shared.clock.security_now().unix_ms() - shared.tables.synced_ms.load(Ordering::Relaxed);
     let ledger = &shared.ledger;
     for (name, value) in [
@@ -138,6 +140,37 @@ pub(crate) fn render(all: &[Arc<Metrics>], shared: &Shared, shipped: u64) -> Str
         let _ = writeln!(
             out,
             "# TYPE turnpike_gateway_{name} gauge\nturnpike_gateway_{name} {value}"
+        );
+    }
+    out
+}
+
+/// Requests in flight and waiting, here and of the upstreams that have a bound; subjects that rate limits know.
+fn load(routes: Option<&Routes>, shared: &Shared) -> String {
+    let bounded = |u: &UpstreamRecord| Some((u.slug.clone(), shared.tables.gate(u.number)?.counts()));
+    let upstreams = routes.iter().flat_map(|r| &r.told.upstreams);
+    let counts: Vec<(String, (u32, usize))> = upstreams.filter_map(bounded).collect();
+    let gates: Vec<(u32, usize)> = shared.gates.iter().map(|g| g.counts()).collect();
+    let in_flight: u32 = gates.iter().map(|g| g.0).sum();
+    let waiting: usize = gates.iter().map(|g| g.1).sum();
+    let subjects = shared.tables.arrivals.len();
+    let mut out = format!(
+        "# TYPE turnpike_gateway_in_flight gauge\nturnpike_gateway_in_flight {in_flight}\n\
+         # TYPE turnpike_gateway_waiting gauge\nturnpike_gateway_waiting {waiting}\n\
+         # TYPE turnpike_gateway_limit_subjects gauge\nturnpike_gateway_limit_subjects {subjects}\n"
+    );
+    let _ = writeln!(out, "# TYPE turnpike_gateway_upstream_in_flight gauge");
+    for (slug, (in_flight, _)) in &counts {
+        let _ = writeln!(
+            out,
+            "turnpike_gateway_upstream_in_flight{{upstream=\"{slug}\"}} {in_flight}"
+        );
+    }
+    let _ = writeln!(out, "# TYPE turnpike_gateway_upstream_waiting gauge");
+    for (slug, (_, waiting)) in &counts {
+        let _ = writeln!(
+            out,
+            "turnpike_gateway_upstream_waiting{{upstream=\"{slug}\"}} {waiting}"
         );
     }
     out

@@ -7,6 +7,8 @@ use crate::account::Terms;
 use crate::admit::Admission;
 use crate::authenticate::Caller;
 use crate::body::Progress;
+use crate::flight::Flight;
+use crate::gate::Passes;
 use crate::ledger;
 use crate::refusal::Refusal;
 use crate::server::Worker;
@@ -40,6 +42,9 @@ pub(crate) struct Open {
     upload: Option<Arc<Progress>>,
     response_bytes: u64,
     written: bool,
+    /// Its places among the requests in flight, given back when this is dropped.
+    flight: Flight,
+    passes: Passes,
 }
 
 impl Open {
@@ -71,14 +76,22 @@ impl Open {
             upload: None,
             response_bytes: 0,
             written: false,
+            flight: Flight::default(),
+            passes: Passes::default(),
         }
     }
 
     /// The request was admitted: from now on its units are held here.
-    pub(crate) fn admitted(&mut self, admission: &Admission, upload: Option<Arc<Progress>>) {
+    pub(crate) fn admitted(&mut self, admission: &mut Admission, upload: Option<Arc<Progress>>) {
+        self.flight = std::mem::take(&mut admission.flight);
         self.terms = Arc::clone(&admission.terms);
         self.reserved = admission.units;
         self.upload = upload;
+    }
+
+    /// The request was let in: from now on its places are held here.
+    pub(crate) fn let_in(&mut self, passes: Passes) {
+        self.passes = passes;
     }
 
     /// The head of the upstream's answer is known; units that do not count are given back.

@@ -103,6 +103,12 @@ refusals! {
     AddressRefused = 28, FORBIDDEN, "address-refused", "Requests from this address are not let in", "/docs";
     /// Pages of this origin may not call the route.
     OriginRefused = 29, FORBIDDEN, "origin-refused", "Pages of this origin may not call this", "/docs";
+    /// The consumer has as many requests in flight as its plan allows.
+    TooManyAtOnce = 30, TOO_MANY_REQUESTS, "too-many-at-once", "Too many requests in flight", "/pricing";
+    /// The route has as many requests in flight as it takes, of all callers.
+    RouteBusy = 31, SERVICE_UNAVAILABLE, "route-busy", "Too many requests are in flight to this route", "/docs";
+    /// More is asked for than can be served, and others go first.
+    Overloaded = 32, SERVICE_UNAVAILABLE, "overloaded", "There is more to do than can be done just now", "/pricing";
     /// Every target of the upstream is left out after failures.
     UpstreamUnavailable = 55, SERVICE_UNAVAILABLE, "upstream-unavailable", "The service behind the gateway is not available just now", "/docs";
 }
@@ -116,6 +122,8 @@ struct Details {
     refusal: Refusal,
     detail: Cow<'static, str>,
     headers: HeaderMap,
+    /// Names of the limits that refuse.
+    violated: Vec<String>,
     closes: bool,
 }
 
@@ -126,12 +134,19 @@ impl Refused {
             refusal,
             detail: detail.into(),
             headers: HeaderMap::new(),
+            violated: Vec::new(),
             closes: false,
         }))
     }
     /// With a header.
     pub(crate) fn with(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
         self.0.headers.insert(name, value);
+        self
+    }
+    /// With the names of the limits that refuse, as `RateLimit-Policy` has them: the member `violated-policies`
+    /// (draft-ietf-httpapi-ratelimit-headers-10).
+    pub(crate) fn violating(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.0.violated = names.into_iter().map(Into::into).collect();
         self
     }
     /// With `Retry-After`, in seconds.
@@ -159,9 +174,10 @@ impl Refused {
             refusal,
             detail,
             headers,
+            violated,
             closes,
         } = *self.0;
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "type": format!("{portal}/problems/{}", refusal.slug()),
             "title": refusal.title(),
             "status": refusal.status().as_u16(),
@@ -169,6 +185,9 @@ impl Refused {
             "instance": request.to_str().unwrap_or_default(),
             "link": format!("{portal}{}", refusal.link()),
         });
+        if !violated.is_empty() {
+            body["violated-policies"] = violated.into();
+        }
         let mut answer = Response::new(Bytes::from(body.to_string()));
         *answer.status_mut() = refusal.status();
         *answer.headers_mut() = headers;

@@ -7,6 +7,7 @@ use crate::client::ClientBody;
 use crate::config::{Limits, Peppers};
 use crate::cors;
 use crate::date::Date;
+use crate::gate::{Gate, Passes, Shed};
 use crate::grpc;
 use crate::headers::{self, Short};
 use crate::http1::Invalid;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) listening: Listening,
+    /// Of the worker threads, in their order.
+    pub(crate) gates: Vec<Arc<Gate>>,
 }
 
 /// What one worker thread has for itself.
@@ -54,13 +57,16 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) date: Date,
+    /// Bounds the requests in flight on this thread.
+    gate: Arc<Gate>,
     random: Buffered,
 }
 
 impl Worker {
     /// A worker with nothing open.
-    pub(crate) fn new(shared: Arc<Shared>, metrics: Arc<Metrics>, random: Arc<dyn Random>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, gate: Arc<Gate>, metrics: Arc<Metrics>, random: Arc<dyn Random>) -> Self {
         Self {
+            gate,
             shared,
             pool: Pool::default(),
             metrics,
@@ -250,6 +256,9 @@ impl<'a> Exchange<'a> {
         body: Option<ClientBody>,
     ) -> Result<Response<Answer>, Early> {
         let mut ready = self.prepare(client, route, parts, body)?;
+        if let Err(refused) = self.let_in(&mut ready).await {
+            return Err(Early::new(Some(ready.open), refused));
+        }
         match self.forward(client, &mut ready).await {
             Ok((status, headers, incoming)) => self.answer(ready, status, headers, incoming),
             Err(refused) => Err(Early::new(Some(ready.open), refused)),
@@ -282,8 +291,14 @@ impl<'a> Exchange<'a> {
         if matches!(length, BodyLength::Exact(bytes) if bytes > most) {
             return Err(Early::new(Some(open), body::too_large().closing()));
         }
-        let now_ns = self.machine_now.jiff().as_nanosecond();
-        let admission = match admit::admit(&caller, &route, self.now, u64::try_from(now_ns).unwrap_or(0)) {
+        let asked = admit::Request {
+            caller: &caller,
+            route: &route,
+            method: route::known_method(&parts.method),
+            address: client.address,
+        };
+        let now_ns = u64::try_from(self.machine_now.jiff().as_nanosecond()).unwrap_or(0);
+        let mut admission = match admit::admit(&asked, &shared.tables, self.now, now_ns) {
             Ok(admission) => admission,
             Err(refused) => return Err(Early::new(Some(open), refused)),
         };
@@ -293,7 +308,7 @@ impl<'a> Exchange<'a> {
             (upload, progress)
         });
         let (upload, progress) = upload.unzip();
-        open.admitted(&admission, progress);
+        open.admitted(&mut admission, progress);
         Ok(Ready {
             route,
             caller,
@@ -308,6 +323,28 @@ impl<'a> Exchange<'a> {
     fn open(&self, caller: &Caller, route: &Route) -> Open {
         let place = (route.number, route.meter);
         Open::new(Arc::clone(self.worker), caller, place, self.id, self.now, self.started)
+    }
+
+    /// Waits for a place at the upstream and on this thread, where they are taken. The upstream's comes first, so that a
+    /// queue before one upstream takes no place of the thread's.
+    async fn let_in(&self, ready: &mut Ready) -> Result<(), Refused> {
+        let shared = &self.worker.shared;
+        let (priority, upstream) = (ready.admission.terms.profile.priority, &ready.route.upstream);
+        let consumer = ready.caller.key.account.consumer;
+        let shed = |Shed| {
+            let detail = "More is asked for than can be served, and this request waited too long, or others go first.";
+            Refused::new(Refusal::Overloaded, detail).retry_after(1)
+        };
+        let mut passes = Passes::default();
+        if let Some(wait) = upstream.max_wait
+            && let Some(gate) = shared.tables.gate(upstream.number)
+        {
+            passes[0] = Some(gate.enter(priority, consumer, wait).await.map_err(shed)?);
+        }
+        let wait = shared.limits.in_flight_wait;
+        passes[1] = Some(self.worker.gate.enter(priority, consumer, wait).await.map_err(shed)?);
+        ready.open.let_in(passes);
+        Ok(())
     }
 
     /// Phase four: the request goes to its upstream. What is the client's to say goes with it, and what is ours.
@@ -394,7 +431,7 @@ impl<'a> Exchange<'a> {
         open.answered(status.as_u16(), route.counts.contains(counted.as_u16()));
         worker.metrics.answered(route.number, status, now - self.started);
         route.answer_edits.apply(&mut headers);
-        admission.add_headers(&mut headers, route.meter, self.now);
+        admission.add_headers(&mut headers, &route, self.now);
         headers.insert(headers::X_REQUEST_ID, self.id_text.value());
         let whole = incoming.take_whole();
         if let Some(data) = &whole {

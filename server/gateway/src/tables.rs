@@ -1,9 +1,12 @@
 //! The snapshot in memory: keys in shards, accounts, routes. Readers hold a shard's lock for the copy of one entry.
 
 use crate::account::{Account, Profile};
+use crate::flight::RouteFlights;
+use crate::gate::Gate;
 use crate::ledger::Ledger;
+use crate::rate::Arrivals;
 use crate::route::{Heritage, Routes};
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use model::access::Environment;
 use model::snapshot::{Changes, Entitlement, KeyRecord, Routing};
 use model::{ConsumerId, KeyId, Time};
@@ -86,6 +89,12 @@ pub(crate) struct Tables {
     accounts: Mutex<HashMap<AccountKey, Arc<Account>>>,
     profiles: Mutex<Vec<Arc<Profile>>>,
     pub(crate) routes: ArcSwapOption<Routes>,
+    /// Where rate limits stand that no account keeps itself.
+    pub(crate) arrivals: Arrivals,
+    /// Requests in flight by route.
+    pub(crate) flights: RouteFlights,
+    /// Of the upstreams that have a bound, by number.
+    gates: ArcSwap<HashMap<u16, Arc<Gate>>>,
     version: AtomicI64,
     /// Whether the control plane answered the last question.
     connected: AtomicBool,
@@ -112,6 +121,9 @@ impl Tables {
             accounts: Mutex::default(),
             profiles: Mutex::default(),
             routes: ArcSwapOption::empty(),
+            arrivals: Arrivals::new(),
+            flights: RouteFlights::new(),
+            gates: ArcSwap::default(),
             version: AtomicI64::new(0),
             connected: AtomicBool::new(false),
             synced_ms: AtomicI64::new(0),
@@ -237,12 +249,39 @@ impl Tables {
             seed: self.seed.load(Ordering::Relaxed),
         };
         match Routes::compile(routing, heritage) {
-            Ok(routes) => self.routes.store(Some(Arc::new(routes))),
+            Ok(routes) => {
+                self.apply_bounds(&routes.told);
+                self.routes.store(Some(Arc::new(routes)));
+            }
             Err(error) => {
                 tracing::error!(%error, "the new routing table is unusable; the last good one stays");
                 self.rejected.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Gates stay across changes, with who is in flight and who waits; where there is no bound any more all are let in.
+    fn apply_bounds(&self, routing: &Routing) {
+        let old = self.gates.load_full();
+        let bounded = routing
+            .upstreams
+            .iter()
+            .filter_map(|u| Some((u.number, u.policy.max_in_flight?)));
+        let gate = |(number, most)| {
+            let gate = old.get(&number).map_or_else(|| Gate::new(most), Arc::clone);
+            gate.set_most(most);
+            (number, gate)
+        };
+        let gates: HashMap<u16, Arc<Gate>> = bounded.map(gate).collect();
+        for (_, gate) in old.iter().filter(|(number, _)| !gates.contains_key(number)) {
+            gate.set_most(u32::MAX);
+        }
+        self.gates.store(Arc::new(gates));
+    }
+
+    /// The gate of an upstream that has a bound.
+    pub(crate) fn gate(&self, upstream: u16) -> Option<Arc<Gate>> {
+        self.gates.load().get(&upstream).map(Arc::clone)
     }
 
     pub(crate) fn apply_key(&self, key: KeyRecord) {

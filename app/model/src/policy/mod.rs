@@ -8,6 +8,7 @@ mod address;
 mod cors;
 mod edits;
 mod matching;
+mod rate;
 mod resilience;
 mod rewrite;
 mod route;
@@ -19,6 +20,7 @@ pub use address::AddressRange;
 pub use cors::Cors;
 pub use edits::HeaderEdits;
 pub use matching::{HostPattern, PatternError, Segment, segments, shape};
+pub use rate::{MAX_RATE_RULES, RateRule, check_rate_rules};
 pub use resilience::{Breaker, Health, Retries};
 pub use rewrite::{Part, Rewrite, parts};
 pub use route::RoutePolicy;
@@ -41,6 +43,23 @@ fn wrong<T>(field: &'static str, problem: impl Into<String>) -> Result<T, Policy
         field,
         problem: problem.into(),
     })
+}
+
+/// Most requests in flight that a bound may name: a million, far above what one gateway can hold open.
+const IN_FLIGHT_MOST: u32 = 1_000_000;
+
+/// Checks a bound on requests in flight.
+///
+/// # Errors
+/// When it would let nothing in, or hold nothing back.
+pub(crate) fn check_in_flight(field: &'static str, bound: Option<u32>) -> Result<(), PolicyError> {
+    match bound {
+        Some(0) => wrong(field, "must be at least 1; leave it out for no bound"),
+        Some(most) if most > IN_FLIGHT_MOST => {
+            wrong(field, format!("at most {IN_FLIGHT_MOST}; leave it out for no bound"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether `name` can be the name of a header field (RFC 9110, 5.1), written in lower case.

@@ -1,6 +1,9 @@
 //! What is done with the requests of one route.
 
-use super::{AddressRange, Cors, HeaderEdits, HostPattern, PolicyError, Rewrite, Segment, is_header_name, wrong};
+use super::{
+    AddressRange, Cors, HeaderEdits, HostPattern, PolicyError, RateRule, Rewrite, Segment, check_in_flight,
+    check_rate_rules, is_header_name, wrong,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -44,6 +47,13 @@ pub struct RoutePolicy {
     /// Whether WebSocket handshakes are passed on; the upstream must speak HTTP/1.1.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub websocket: bool,
+    /// Rate limits of this route, whatever the caller's plan.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<RateRule>,
+    /// Requests in flight at once, of all callers together; none means any number. Event streams count while they are
+    /// open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
 }
 
 fn is_zero(n: &i32) -> bool {
@@ -79,6 +89,12 @@ impl RoutePolicy {
                     format!("the value of {name} must be visible ASCII, or *"),
                 );
             }
+        }
+        check_rate_rules(&self.limits)?;
+        check_in_flight("concurrency", self.concurrency)?;
+        if let Some(rule) = self.limits.iter().find(|r| !r.routes.is_empty()) {
+            let problem = format!("{}: a route's limit holds for that route; remove routes", rule.name);
+            return wrong("limits", problem);
         }
         self.request_headers.check("request_headers")?;
         self.answer_headers.check("answer_headers")?;

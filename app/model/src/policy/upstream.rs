@@ -1,13 +1,19 @@
 //! How an upstream is called.
 
 use super::target::check_targets;
-use super::{Breaker, Canary, Health, PolicyError, Protocol, Retries, Target, UpstreamTls, wrong};
+use super::{Breaker, Canary, Health, PolicyError, Protocol, Retries, Target, UpstreamTls, check_in_flight, wrong};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Longest wait for a connection that makes sense: clients have long given up by then.
 const CONNECT_MOST_MS: u32 = 60_000;
 /// Longest time for a request as a whole: a day.
 const TOTAL_MOST_MS: u32 = 86_400_000;
+
+/// How long a request waits for a place when nothing is said: callers notice a second, and give up after few.
+const WAIT_DEFAULT: Duration = Duration::from_secs(1);
+/// Longest wait that makes sense: clients have long given up by then.
+const WAIT_MOST_MS: u32 = 60_000;
 
 /// How an upstream is called.
 ///
@@ -43,14 +49,38 @@ pub struct UpstreamPolicy {
     /// How its certificates are checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<UpstreamTls>,
+    /// Requests in flight at once, from one gateway; none means any number. Above it the higher
+    /// [`priority`](crate::catalogue::PlanFile::priority) goes first, and the others wait or are shed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_in_flight: Option<u32>,
+    /// Longest wait for a place among them, in milliseconds; 1,000 when left out, 0 to let nobody wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_wait_ms: Option<u32>,
 }
 
 impl UpstreamPolicy {
+    /// Longest wait for a place among the requests in flight.
+    pub fn max_wait(&self) -> Duration {
+        self.max_wait_ms
+            .map_or(WAIT_DEFAULT, |ms| Duration::from_millis(ms.into()))
+    }
+
     /// Checks what the types do not say.
     ///
     /// # Errors
     /// The first field that is wrong.
     pub fn check(&self) -> Result<(), PolicyError> {
+        check_in_flight("max_in_flight", self.max_in_flight)?;
+        match self.max_wait_ms {
+            Some(ms) if ms > WAIT_MOST_MS => return wrong("max_wait_ms", format!("must be 0 to {WAIT_MOST_MS}")),
+            Some(_) if self.max_in_flight.is_none() => {
+                return wrong(
+                    "max_wait_ms",
+                    "nobody waits without a max_in_flight: give it, or leave this out",
+                );
+            }
+            _ => {}
+        }
         for (field, given, most) in [
             ("connect_timeout_ms", self.connect_timeout_ms, CONNECT_MOST_MS),
             ("total_timeout_ms", self.total_timeout_ms, TOTAL_MOST_MS),

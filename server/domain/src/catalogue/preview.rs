@@ -2,6 +2,7 @@
 
 use crate::{Domain, DomainError, Provider, Result};
 use model::catalogue::{CatalogueFile, Offer, PlanTerms};
+use model::policy::RateRule;
 use model::price::{Overage, TierModel, unit_price_words};
 use model::{Currency, money::grouped};
 
@@ -241,6 +242,17 @@ fn differences(old: &PlanTerms, new: &PlanTerms) -> Vec<String> {
         let words = |t: &PlanTerms| format!("{} a second, {} at once", t.rate_limit.per_second, t.rate_limit.burst);
         out.push(format!("Rate limit: {} becomes {}.", words(old), words(new)));
     }
+    out.extend(limit_differences(&old.limits, &new.limits));
+    if old.concurrency != new.concurrency {
+        let words = |t: &PlanTerms| t.concurrency.map_or("any number".to_owned(), |n| grouped(n.into()));
+        out.push(format!("Requests in flight: {} becomes {}.", words(old), words(new)));
+    }
+    if old.priority != new.priority {
+        out.push(format!(
+            "Priority under load: {} becomes {}.",
+            old.priority, new.priority
+        ));
+    }
     if old.grace_days != new.grace_days {
         out.push(format!(
             "Grace period: {} days become {}.",
@@ -256,6 +268,30 @@ fn differences(old: &PlanTerms, new: &PlanTerms) -> Vec<String> {
     }
     for gone in old.offers.iter().filter(|o| new.offer(o.interval).is_none()) {
         out.push(format!("No longer offered: {}", offer_words(gone)));
+    }
+    out
+}
+
+/// How named rate limits differ, a sentence each.
+fn limit_differences(old: &[RateRule], new: &[RateRule]) -> Vec<String> {
+    let words = |rule: &RateRule| rule.words(str::to_owned);
+    let mut out = Vec::new();
+    for rule in new {
+        match old.iter().find(|o| o.name == rule.name) {
+            None => out.push(format!("Limit {} is added: {}.", rule.name, words(rule))),
+            Some(before) if before != rule => {
+                out.push(format!(
+                    "Limit {}: {} becomes {}.",
+                    rule.name,
+                    words(before),
+                    words(rule)
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    for gone in old.iter().filter(|o| !new.iter().any(|n| n.name == o.name)) {
+        out.push(format!("Limit {} is removed; it was {}.", gone.name, words(gone)));
     }
     out
 }
@@ -289,5 +325,35 @@ fn overage_words(overage: &Overage, currency: Currency) -> String {
         TierModel::Graduated => out,
         TierModel::Volume => out + ", one price for all",
         TierModel::Package => format!("{out}, in packages of {}", grouped(overage.package_units)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_compared_by_their_names() {
+        let rule = |name: &str, rest: &str| -> RateRule {
+            toml::from_str(&format!("name = \"{name}\"\nper = \"minute\"\n{rest}")).unwrap()
+        };
+        let old = [
+            rule("reads", "requests = 5"),
+            rule("gone", "requests = 1"),
+            rule("same", "requests = 2"),
+        ];
+        let new = [
+            rule("same", "requests = 2"),
+            rule("reads", "requests = 9\nburst = 3"),
+            rule("new", "requests = 4\nmethods = [\"POST\"]"),
+        ];
+        assert_eq!(
+            limit_differences(&old, &new),
+            [
+                "Limit reads: 5 requests a minute becomes 9 requests a minute, 3 at once.",
+                "Limit new is added: 4 requests a minute for POST.",
+                "Limit gone is removed; it was 1 request a minute.",
+            ]
+        );
     }
 }

@@ -151,6 +151,10 @@ async fn the_free_plan_and_test_keys_follow_the_calendar() {
         ("free", None, 5)
     );
     assert_eq!(begun.meters[0].terms.included, 1_000);
+    assert_eq!(
+        (begun.limits[0].name.as_str(), begun.limits[0].burst()),
+        ("lookups", 500)
+    );
     assert_eq!(shop.current(&account).await.interval, Interval::Month);
     shop.pass(31 * 86_400).await;
     let next = shop.live(&account).await;

@@ -63,6 +63,7 @@ slug = "free"
 name = "Free"
 tagline = "Try."
 rate_limit = { per_second = 5, burst = 10 }
+limits = [{ name = "lookups", methods = ["GET"], requests = 500, per = "minute" }]
 month = { flat = "0.00", meters = [{ meter = "calls", included = 1000 }] }
 
 [[plans]]

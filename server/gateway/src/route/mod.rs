@@ -22,6 +22,7 @@ pub(crate) use upstream::{Heritage, Upstream};
 
 use crate::cors::Cors;
 use crate::edits::Edits;
+use crate::rate::Rule;
 use crate::refusal::{Refusal, Refused};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
@@ -56,6 +57,10 @@ pub(crate) struct Route {
     pub(crate) host: Option<HeaderValue>,
     pub(crate) request_edits: Edits,
     pub(crate) answer_edits: Edits,
+    /// Rate limits of its own, whatever the caller's plan.
+    pub(crate) limits: Vec<Rule>,
+    /// Requests in flight, of all callers together.
+    pub(crate) concurrency: Option<u32>,
     allow: Vec<AddressRange>,
     deny: Vec<AddressRange>,
 }
@@ -82,6 +87,8 @@ impl Route {
             feature: record.feature.clone(),
             max_request_bytes: policy.max_request_bytes,
             websocket: policy.websocket && upstream.protocol == Protocol::Http1,
+            limits: Rule::of_route(&policy.limits, record.number),
+            concurrency: policy.concurrency,
             cors: policy.cors.as_ref().map(Cors::compile),
             target: target.map_err(|e| unusable(&e))?,
             host: host.map_err(|e| unusable(&e))?,
@@ -201,14 +208,7 @@ impl Routes {
     /// The route of a request.
     pub(crate) fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Arc<Route>, Refused> {
         let path = path::canonical(uri.path())?;
-        let wanted = match *method {
-            Method::GET | Method::HEAD => Some(access::Method::Get),
-            Method::POST => Some(access::Method::Post),
-            Method::PUT => Some(access::Method::Put),
-            Method::PATCH => Some(access::Method::Patch),
-            Method::DELETE => Some(access::Method::Delete),
-            _ => None,
-        };
+        let wanted = known_method(method);
         let mut allowed: Vec<access::Method> = Vec::new();
         for paths in self.at_host(uri, headers) {
             let fits = paths.find(&path, &mut |candidate| {
@@ -242,6 +242,18 @@ impl Routes {
         };
         let below = self.below.iter().filter(fits).map(|(_, paths)| paths);
         exact.into_iter().chain(below).chain(std::iter::once(&self.everywhere))
+    }
+}
+
+/// The method as routes and limits know it; HEAD is GET.
+pub(crate) fn known_method(method: &Method) -> Option<access::Method> {
+    match *method {
+        Method::GET | Method::HEAD => Some(access::Method::Get),
+        Method::POST => Some(access::Method::Post),
+        Method::PUT => Some(access::Method::Put),
+        Method::PATCH => Some(access::Method::Patch),
+        Method::DELETE => Some(access::Method::Delete),
+        _ => None,
     }
 }
 

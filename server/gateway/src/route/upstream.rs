@@ -26,6 +26,8 @@ pub(crate) struct Upstream {
     /// How its targets are checked.
     pub(crate) health: Option<Health>,
     pub(crate) balance: Balance,
+    /// The longest wait for a place, where requests in flight are bounded.
+    pub(crate) max_wait: Option<Duration>,
     tls: Option<Arc<TlsClient>>,
 }
 
@@ -97,6 +99,7 @@ impl Upstream {
                 memory,
             },
             tls,
+            max_wait: u.policy.max_in_flight.map(|_| u.policy.max_wait()),
         })
     }
 }

@@ -3,6 +3,7 @@
 
 mod answers;
 mod clients;
+mod concurrency;
 mod crossing;
 mod differential;
 mod durability;
@@ -12,7 +13,9 @@ mod hostile_upstream;
 mod http2_upstream;
 mod kill;
 mod limits;
+mod overload;
 mod pages;
+mod rates;
 mod recorder;
 mod refusals;
 mod routing;

@@ -234,6 +234,9 @@ pub(crate) fn entitlement(consumer: ConsumerId) -> Entitlement {
             per_second: 100,
             burst: 10_000,
         },
+        limits: Vec::new(),
+        concurrency: None,
+        priority: 0,
         period: Period {
             start,
             end: start.plus_ms(30 * DAY_MS),

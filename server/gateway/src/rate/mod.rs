@@ -1,0 +1,365 @@
+//! Rate limits: which hold for a request, and whether it passes them all.
+//!
+//! A request is first held against every limit without taking anything; only if all let it pass is a place taken from
+//! each, and when another thread took the last place of one in between, the others are given back. So what one limit
+//! refuses uses up none of the others. (Between taking and giving back, for some nanoseconds and only among requests of
+//! different threads that race for a last place, another request may be refused that would have passed a moment later;
+//! never is one let through too many.)
+//!
+//! Limits that count by consumer alone are kept in the account; the others in [`Arrivals`].
+
+mod gcra;
+mod table;
+
+pub(crate) use gcra::{Gcra, Rate};
+pub(crate) use table::Arrivals;
+
+use crate::account::{Account, Terms};
+use crate::route::Route;
+use http::HeaderValue;
+use model::access::{Method, Partition};
+use model::policy::RateRule;
+use smallvec::SmallVec;
+use std::cmp::Reverse;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use table::Subject;
+
+/// The name of a plan's overall limit.
+pub(crate) const OVERALL: &str = "rate";
+
+/// Limits that hold for one request without an allocation; more are possible.
+const INLINE: usize = 6;
+
+/// A header's value in the making; up to this length on the stack.
+type Text = SmallVec<[u8; 160]>;
+
+/// A named limit, ready to be used.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Rule {
+    name: String,
+    limit: Gcra,
+    routes: Vec<String>,
+    methods: Vec<Method>,
+    by: Vec<Partition>,
+    /// The route whose limit it is; none for a plan's.
+    owner: Option<u16>,
+    /// Its place among the arrival times of an account, when it counts by consumer alone.
+    own: Option<usize>,
+    /// What people are told: `500 requests a minute for GET`.
+    words: String,
+    /// Its part of `RateLimit-Policy`, with the comma before it.
+    policy: String,
+}
+
+/// What a plan says beyond the overall limit.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Rules {
+    rules: Vec<Rule>,
+    /// As they were told, for the copy on disk.
+    pub(crate) told: Vec<RateRule>,
+}
+
+/// Arrival times of the limits that count by one consumer alone.
+#[derive(Default, Clone)]
+pub(crate) struct Own(Vec<Arc<AtomicU64>>);
+
+impl Rule {
+    fn new(rule: &RateRule, owner: Option<u16>) -> Self {
+        let limit = Gcra::from(rule);
+        Self {
+            name: rule.name.clone(),
+            limit,
+            routes: rule.routes.clone(),
+            methods: rule.methods.clone(),
+            by: rule.by.clone(),
+            owner,
+            own: None,
+            words: rule.words(str::to_owned),
+            policy: format!(", \"{}\";q={};w={}", rule.name, rule.burst(), limit.fill_s()),
+        }
+    }
+
+    /// The limits of a route.
+    pub(crate) fn of_route(rules: &[RateRule], route: u16) -> Vec<Self> {
+        rules.iter().map(|r| Self::new(r, Some(route))).collect()
+    }
+
+    fn holds(&self, asked: &Asked<'_>) -> bool {
+        let method = self.methods.is_empty() || asked.method.is_some_and(|m| self.methods.contains(&m));
+        method && (self.routes.is_empty() || self.routes.contains(&asked.route.slug))
+    }
+
+    fn subject<'a>(&'a self, asked: &Asked<'_>) -> Subject<'a> {
+        let by = |p| self.by.contains(&p);
+        let account = (self.owner.is_none() || by(Partition::Consumer))
+            .then_some((asked.account.consumer, asked.account.environment));
+        Subject {
+            owner: self.owner,
+            limit: &self.name,
+            account,
+            key: by(Partition::Key).then_some(asked.key),
+            route: by(Partition::Route).then_some(asked.route.number),
+            method: asked.method.filter(|_| by(Partition::Method)),
+            address: by(Partition::Address).then(|| table::address(asked.address)),
+        }
+    }
+}
+
+impl Rules {
+    /// The limits of a plan.
+    pub(crate) fn of_plan(told: &[RateRule]) -> Self {
+        let mut rules: Vec<Rule> = told.iter().map(|r| Rule::new(r, None)).collect();
+        let alone = |r: &&mut Rule| r.by.iter().all(|p| *p == Partition::Consumer);
+        for (place, rule) in rules.iter_mut().filter(alone).enumerate() {
+            rule.own = Some(place);
+        }
+        Self {
+            rules,
+            told: told.to_vec(),
+        }
+    }
+
+    /// The arrival times for these limits; one that had a limit of the same name before goes on from where it is.
+    pub(crate) fn own(&self, before: &Self, kept: &Own) -> Own {
+        let arrival = |rule: &Rule| {
+            let twin = before.rules.iter().find(|b| b.name == rule.name);
+            let kept = twin.and_then(|b| kept.0.get(b.own?));
+            kept.map_or_else(Arc::default, Arc::clone)
+        };
+        Own(self.rules.iter().filter(|r| r.own.is_some()).map(arrival).collect())
+    }
+}
+
+/// Who asks for what.
+pub(crate) struct Asked<'a> {
+    pub(crate) account: &'a Account,
+    /// The key's lookup.
+    pub(crate) key: u64,
+    pub(crate) route: &'a Route,
+    pub(crate) method: Option<Method>,
+    pub(crate) address: IpAddr,
+}
+
+/// Where an arrival time is kept.
+enum Place<'a> {
+    Own(&'a AtomicU64),
+    Shared(Arc<AtomicU64>),
+}
+
+/// A limit that holds for a request, and what it says.
+struct Held<'a> {
+    /// With its number among the plan's and then the route's; none is the plan's overall limit.
+    rule: Option<(usize, &'a Rule)>,
+    limit: Gcra,
+    place: Place<'a>,
+    rate: Rate,
+}
+
+impl Held<'_> {
+    fn arrival(&self) -> &AtomicU64 {
+        match &self.place {
+            Place::Own(arrival) => arrival,
+            Place::Shared(arrival) => arrival,
+        }
+    }
+    fn name(&self) -> &str {
+        self.rule.map_or(OVERALL, |(_, r)| &r.name)
+    }
+}
+
+type All<'a> = SmallVec<[Held<'a>; INLINE]>;
+
+/// What is left of a limit.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    /// Its number among the plan's and then the route's; none is the plan's overall limit.
+    rule: Option<usize>,
+    remaining: u64,
+    seconds: u64,
+}
+
+/// What is left of each limit that holds for a request.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// The most restrictive first.
+    rates: SmallVec<[Told; INLINE]>,
+    /// The plan's bound on requests in flight, and how many more it allows.
+    pub(crate) concurrency: Option<(u32, u32)>,
+}
+
+/// A refusal by one limit or several.
+#[derive(Debug)]
+pub(crate) struct Limited {
+    pub(crate) left: Left,
+    /// Names of the limits that refuse.
+    pub(crate) violated: Vec<String>,
+    /// What people are told of them.
+    pub(crate) words: String,
+    /// After this many seconds all of them let a request pass.
+    pub(crate) retry_s: u64,
+}
+
+/// Takes a place from every limit that holds, or from none.
+pub(crate) fn take(arrivals: &Arrivals, asked: &Asked<'_>, terms: &Terms, now_ns: u64) -> Result<Left, Box<Limited>> {
+    let mut all = holding(arrivals, asked, terms, now_ns);
+    match take_all(&mut all, now_ns) {
+        Ok(()) => Ok(Left::of(&all)),
+        Err(()) => {
+            for held in all.iter_mut().filter(|h| h.rate.allowed) {
+                held.rate = held.limit.without(held.rate);
+            }
+            Err(Box::new(limited(&all, terms)))
+        }
+    }
+}
+
+fn rules<'a>(terms: &'a Terms, route: &'a Route) -> impl Iterator<Item = &'a Rule> {
+    terms.profile.rules.rules.iter().chain(&route.limits)
+}
+
+fn holding<'a>(arrivals: &Arrivals, asked: &Asked<'a>, terms: &'a Terms, now_ns: u64) -> All<'a> {
+    let held = |rule, limit: Gcra, place| {
+        let mut held = Held {
+            rule,
+            limit,
+            place,
+            rate: Rate {
+                allowed: false,
+                remaining: 0,
+                wait_ns: 0,
+            },
+        };
+        held.rate = limit.peek(held.arrival(), now_ns);
+        held
+    };
+    let mut all = All::new();
+    all.push(held(None, terms.profile.rate, Place::Own(asked.account.arrival())));
+    for (number, rule) in rules(terms, asked.route).enumerate() {
+        if rule.holds(asked) {
+            let place = match rule.own.and_then(|own| terms.own.0.get(own)) {
+                Some(arrival) => Place::Own(arrival),
+                None => Place::Shared(arrivals.at(&rule.subject(asked), now_ns)),
+            };
+            all.push(held(Some((number, rule)), rule.limit, place));
+        }
+    }
+    all
+}
+
+/// All were looked at; takes from each when all let it pass.
+fn take_all(all: &mut [Held<'_>], now_ns: u64) -> Result<(), ()> {
+    if all.iter().any(|h| !h.rate.allowed) {
+        return Err(());
+    }
+    for i in 0..all.len() {
+        all[i].rate = all[i].limit.take(all[i].arrival(), now_ns);
+        if !all[i].rate.allowed {
+            for taken in &all[..i] {
+                taken.limit.give_back(taken.arrival());
+            }
+            return Err(());
+        }
+    }
+    Ok(())
+}
+
+fn limited(all: &[Held<'_>], terms: &Terms) -> Limited {
+    let refusing = || all.iter().filter(|h| !h.rate.allowed);
+    let overall = terms.profile.rate_limit;
+    let words = |h: &Held<'_>| match h.rule {
+        Some((_, rule)) => rule.words.clone(),
+        None => format!("{} requests a second, {} at once", overall.per_second, overall.burst),
+    };
+    Limited {
+        left: Left::of(all),
+        violated: refusing().map(|h| h.name().to_owned()).collect(),
+        words: refusing().map(words).collect::<Vec<_>>().join("; "),
+        retry_s: refusing().map(|h| h.rate.seconds()).max().unwrap_or(1),
+    }
+}
+
+impl Left {
+    /// Nothing is left of the plan's bound on requests in flight; the rate limits were not asked.
+    pub(crate) fn none_in_flight(most: u32) -> Self {
+        Self {
+            rates: SmallVec::new(),
+            concurrency: Some((most, 0)),
+        }
+    }
+
+    fn of(all: &[Held<'_>]) -> Self {
+        let told = |h: &Held<'_>| Told {
+            rule: h.rule.map(|(number, _)| number),
+            remaining: h.rate.remaining,
+            seconds: h.rate.seconds(),
+        };
+        let mut left: SmallVec<[Told; INLINE]> = all.iter().map(told).collect();
+        // Readers that look at one entry alone get the one that stops them first.
+        left.sort_by_key(|t| (t.remaining, Reverse(t.seconds)));
+        Self {
+            rates: left,
+            concurrency: None,
+        }
+    }
+
+    /// `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10): what is left of each limit and of the period's quota, and
+    /// the seconds until each is whole.
+    pub(crate) fn header(&self, terms: &Terms, route: &Route, quota: Option<(u64, i64)>) -> HeaderValue {
+        let mut text = Text::new();
+        if let Some((_, 0)) = self.concurrency {
+            text.extend_from_slice(b"\"concurrency\";r=0");
+        }
+        let mut quota = quota.map(|(left, seconds)| (left, u64::try_from(seconds).unwrap_or(0)));
+        for told in &self.rates {
+            if let Some((left, seconds)) = quota.take_if(|q| q.0 < told.remaining) {
+                entry(&mut text, "quota", left, seconds);
+            }
+            let rule = told.rule.and_then(|number| rules(terms, route).nth(number));
+            let name = rule.map_or(OVERALL, |r| &r.name);
+            entry(&mut text, name, told.remaining, told.seconds);
+        }
+        if let Some((left, seconds)) = quota {
+            entry(&mut text, "quota", left, seconds);
+        }
+        if let Some((_, left @ 1..)) = self.concurrency {
+            text.extend_from_slice(b", \"concurrency\";r=");
+            text.extend_from_slice(itoa::Buffer::new().format(left).as_bytes());
+        }
+        HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+
+    /// `RateLimit-Policy`: what the plan says of every request, and each further limit that held for this one.
+    pub(crate) fn policy(&self, terms: &Terms, route: &Route, plan: &HeaderValue) -> HeaderValue {
+        if self.concurrency.is_none() && self.rates.iter().all(|t| t.rule.is_none()) {
+            return plan.clone();
+        }
+        let mut text = Text::from_slice(plan.as_bytes());
+        for (number, rule) in rules(terms, route).enumerate() {
+            if self.rates.iter().any(|t| t.rule == Some(number)) {
+                text.extend_from_slice(rule.policy.as_bytes());
+            }
+        }
+        if let Some((most, _)) = self.concurrency {
+            text.extend_from_slice(b", \"concurrency\";q=");
+            text.extend_from_slice(itoa::Buffer::new().format(most).as_bytes());
+            text.extend_from_slice(b";qu=\"concurrent-requests\"");
+        }
+        HeaderValue::from_bytes(&text).unwrap_or_else(|_| plan.clone())
+    }
+}
+
+/// Adds an entry to a list.
+fn entry(text: &mut Text, name: &str, left: u64, seconds: u64) {
+    let mut number = itoa::Buffer::new();
+    text.extend_from_slice(if text.is_empty() { b"\"" } else { b", \"" });
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(b"\";r=");
+    text.extend_from_slice(number.format(left).as_bytes());
+    text.extend_from_slice(b";t=");
+    text.extend_from_slice(number.format(seconds).as_bytes());
+}
+
+#[cfg(test)]
+mod tests;
