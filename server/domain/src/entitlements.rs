@@ -85,6 +85,32 @@ pub async fn recompile_now(domain: &Domain, consumer: ConsumerId) -> Result<()> 
     Ok(())
 }
 
+/// What callers without a credential may do on a plan, each client address for itself; none when nobody can be let in for
+/// nothing on that plan.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn anonymous(connection: &mut PgConnection, plan: &str, now: Time) -> Result<Option<Entitlement>> {
+    let plans = catalogue::plans(&mut *connection).await?;
+    let Some(plan) = plans.into_iter().find(|p| p.terms.slug == plan && p.terms.is_free()) else {
+        return Ok(None);
+    };
+    let world = World {
+        consumer: ConsumerId::ANONYMOUS,
+        spend_cap_minor: None,
+        suspended: None,
+        // Periods are the calendar's months.
+        created_at: Time::from_unix_s(0),
+        meters: catalogue::meters(&mut *connection).await?,
+        currency: currency(connection).await?,
+        now,
+    };
+    Ok(Some(Entitlement {
+        plan_version: None,
+        ..world.granted(Environment::Live, plan.version, &plan.terms, Interval::Month)
+    }))
+}
+
 async fn currency(connection: &mut PgConnection) -> Result<Currency> {
     let row = sqlx::query!(r#"SELECT currency AS "currency: Currency" FROM products ORDER BY slug LIMIT 1"#)
         .fetch_optional(connection)

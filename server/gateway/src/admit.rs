@@ -36,6 +36,7 @@ pub(crate) fn admit(caller: &Caller, route: &Route, now: Time, now_ns: u64) -> R
     }
     if let Some(feature) = &route.feature
         && !terms.profile.features.contains(feature)
+        && !caller.is_granted(feature)
     {
         let detail = format!("The plan {} does not include {feature}.", terms.profile.plan);
         return Err(Refused::new(Refusal::FeatureMissing, detail));

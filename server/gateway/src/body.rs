@@ -211,10 +211,10 @@ impl Stream {
     /// Ends when the key of this request is revoked or its consumer suspended.
     fn watch(&self) -> Cut {
         let tables = Arc::clone(&self.open.worker().shared.tables);
-        let lookup = self.open.lookup;
+        let hold = self.open.hold.clone();
         let mut changes = tables.watch_cuts();
         Box::pin(async move {
-            while !tables.is_cut(lookup) {
+            while !tables.is_cut(&hold) {
                 if changes.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }

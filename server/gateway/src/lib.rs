@@ -74,6 +74,7 @@ mod admit;
 mod authenticate;
 mod balance;
 mod body;
+mod bounded;
 mod client;
 mod config;
 mod cors;
@@ -97,6 +98,7 @@ mod source;
 mod sync;
 mod tables;
 mod timer;
+mod token;
 mod upstream;
 
 pub use config::{Config, Limits, Peppers};

@@ -1,6 +1,8 @@
 //! What is done with the requests of one route.
 
-use super::{AddressRange, Cors, HeaderEdits, HostPattern, PolicyError, Rewrite, Segment, is_header_name, wrong};
+use super::{
+    AddressRange, AuthPolicy, Cors, HeaderEdits, HostPattern, PolicyError, Rewrite, Segment, is_header_name, wrong,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -44,6 +46,9 @@ pub struct RoutePolicy {
     /// Whether WebSocket handshakes are passed on; the upstream must speak HTTP/1.1.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub websocket: bool,
+    /// Who may call it.
+    #[serde(skip_serializing_if = "AuthPolicy::is_default")]
+    pub auth: AuthPolicy,
 }
 
 fn is_zero(n: &i32) -> bool {
@@ -80,6 +85,7 @@ impl RoutePolicy {
                 );
             }
         }
+        self.auth.check()?;
         self.request_headers.check("request_headers")?;
         self.answer_headers.check("answer_headers")?;
         self.rewrite.as_ref().map_or(Ok(()), |r| r.check(path))?;

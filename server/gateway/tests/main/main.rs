@@ -3,6 +3,7 @@
 
 mod answers;
 mod clients;
+mod credentials;
 mod crossing;
 mod differential;
 mod durability;
