@@ -326,14 +326,14 @@ mod tests {
             ("public_key", &|f| key(f, "nonsense")),
             ("public_key", &|f| key(f, &ED.replace("PUBLIC", "PRIVATE"))),
             ("public_key", &|f| {
-                key(f, r#"{"kty": "OKP", "crv": "Ed25519", "x": "a", "d": "b"}"#)
+                key(f, r#"{"kty": "OKP", "crv": "Ed25519", "x": "a", "d": "b"}"#);
             }),
             ("public_key", &|f| {
                 key(f, ED);
                 f.algorithms = vec![Es256];
             }),
             ("public_key", &|f| {
-                key(f, r#"{"kty": "OKP", "crv": "Ed25519", "x": "a", "alg": "ES256"}"#)
+                key(f, r#"{"kty": "OKP", "crv": "Ed25519", "x": "a", "alg": "ES256"}"#);
             }),
             ("algorithms", &|f| {
                 key(f, ED);

@@ -47,7 +47,7 @@ pub async fn ensure_recurring(domain: &Domain) -> Result<()> {
 pub async fn recompile(domain: &Domain, connection: &mut PgConnection, consumer: ConsumerId) -> Result<()> {
     let now = domain.clock.now();
     let facts = sqlx::query!(
-        "SELECT spend_cap_minor, suspended_at, created_at FROM consumers WHERE id = $1 FOR NO KEY UPDATE",
+        "SELECT spend_cap_minor, suspended_at, created_at, external_id FROM consumers WHERE id = $1 FOR NO KEY UPDATE",
         consumer as ConsumerId
     )
     .fetch_optional(&mut *connection)
@@ -60,6 +60,7 @@ pub async fn recompile(domain: &Domain, connection: &mut PgConnection, consumer:
         spend_cap_minor: facts.spend_cap_minor,
         suspended: stopped.then_some(Suspension::Provider),
         created_at: facts.created_at,
+        external_id: facts.external_id,
         meters: catalogue::meters(&mut *connection).await?,
         currency: currency(connection).await?,
         now,
@@ -101,6 +102,7 @@ pub(crate) async fn anonymous(connection: &mut PgConnection, plan: &str, now: Ti
         suspended: None,
         // Periods are the calendar's months.
         created_at: Time::from_unix_s(0),
+        external_id: None,
         meters: catalogue::meters(&mut *connection).await?,
         currency: currency(connection).await?,
         now,
@@ -158,6 +160,7 @@ struct World {
     spend_cap_minor: Option<i64>,
     suspended: Option<Suspension>,
     created_at: Time,
+    external_id: Option<String>,
     meters: Vec<catalogue::Meter>,
     currency: Currency,
     now: Time,
@@ -224,6 +227,7 @@ impl World {
         Entitlement {
             consumer: self.consumer,
             environment,
+            external_id: self.external_id.clone(),
             subscription: None,
             plan_version: None,
             plan: String::new(),

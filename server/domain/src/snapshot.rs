@@ -2,7 +2,7 @@
 //! versions, usage and the ledger's cursor agree with each other.
 
 use crate::usage::settled;
-use crate::{Domain, DomainError, Result, entitlements};
+use crate::{Domain, DomainError, Result, catalogue, entitlements};
 use futures::TryStreamExt as _;
 use model::access::{Environment, Method};
 use model::snapshot::{Changes, Entitlement, KeyRecord, MeterRecord, RouteRecord, Routing, UpstreamRecord};
@@ -104,7 +104,8 @@ async fn routing(domain: &Domain, connection: &mut PgConnection) -> Result<Routi
     .collect::<Result<_>>()?;
     Ok(Routing {
         upstreams,
-        anonymous_plans: anonymous_plans(connection, &routes, domain.clock.now()).await?,
+        anonymous_plans: anonymous_plans(&mut *connection, &routes, domain.clock.now()).await?,
+        issuers: catalogue::issuers::records(connection).await?,
         routes,
         meters,
         portal_url: domain.settings.portal_url.clone(),

@@ -428,6 +428,7 @@ mod tests {
         Entitlement {
             consumer: ConsumerId::from_bits(1),
             environment: Environment::Live,
+            external_id: None,
             subscription: Some(SubscriptionId::from_bits(2)),
             plan_version: Some(PlanVersionId::from_bits(3)),
             plan: "p".to_owned(),

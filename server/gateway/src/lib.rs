@@ -6,9 +6,12 @@
 //!    A violation is answered 400 and the connection closed; the upstream never sees a byte of it.
 //! 2. **Route** (`route`). One plain `Host`; the path's escapes are decoded for matching and ambiguous ones refused;
 //!    the path and the query are forwarded byte for byte.
-//! 3. **Authenticate** (`authenticate`). One credential, form and checksum, one lookup in the key table, one
-//!    HMAC-SHA-256 under the key's pepper, one constant-time compare. Unknown ids cost the same. While the control plane
-//!    is away an unknown key is answered 503, never 401.
+//! 3. **Authenticate** (`authenticate`). What the route takes, where it takes it, and at most one of it: a key (form and
+//!    checksum, one lookup in the key table, one HMAC-SHA-256 under the key's pepper, one constant-time compare; unknown
+//!    ids cost the same), a key as the user name of basic authentication, a signed token of an issuer (`token`), or
+//!    nothing where the route names a plan for strangers. The credential goes no further. While the control plane is away
+//!    an unknown key is answered 503, never 401. A network that fails sixty times at once is answered 429, and its right
+//!    credentials work all the while.
 //! 4. **Admit** (`admit`). Suspension, scope, feature, rate (GCRA), quota, spend cap; the first refusal wins. The
 //!    route's weight is *reserved* from the meter's counter by compare-and-swap, so a hard quota and a spend cap are not
 //!    passed by any number of requests at once; it is given back when the answer's status does not count.
@@ -63,6 +66,18 @@
 //! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept), each entitlement with the units
 //! recorded and the sequence number they hold for; with it and the ledger a gateway starts without the control plane and
 //! knows what was used to the unit. Open streams end when their key is revoked or their consumer suspended.
+//!
+//! # Callers with a token, callers without anything
+//!
+//! A token's caller is the consumer that the token names: terms, counters and suspension are those of its keys. What
+//! stands in for the key in the ledger and in `X-Key-Id` is an id made once for the issuer, so that usage can be told
+//! apart by it. A token is proven once a minute at most; for a minute it is known by its SHA-256, until issuers, keys or
+//! names change. An issuer's keys are asked for in the background, every five minutes and, once a minute at most, when a
+//! token names one that is not known (503 meanwhile); they count for an hour while the issuer is away.
+//!
+//! A caller without a credential has an account for its address on the plan that the route names, as far as the gateway
+//! remembers (`bounded`): `X-Consumer-Id: anonymous`, no `X-Key-Id`. Its requests are in the ledger under no consumer, and
+//! the control plane bills nobody for them.
 //!
 //! # Threads
 //!

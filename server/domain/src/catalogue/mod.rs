@@ -5,6 +5,7 @@
 //! prices in Stripe, and only after that can it be bought.
 
 mod current;
+pub(crate) mod issuers;
 mod preview;
 mod publish;
 mod routes;

@@ -166,3 +166,45 @@ fn of_jwk(value: Value, algorithms: &[TokenAlgorithm]) -> Result<VerifyingKey, S
 fn decoded_len(text: &str) -> usize {
     text.len() * 3 / 4
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde_json::json;
+
+    #[test]
+    fn a_key_is_strong_public_and_for_signatures() {
+        let rsa = |bytes: usize| json!({"kty": "RSA", "n": URL_SAFE_NO_PAD.encode(vec![0xC5; bytes]), "e": "AQAB"});
+        let all = [TokenAlgorithm::Rs256, TokenAlgorithm::Es256, TokenAlgorithm::EdDsa];
+        let taken = |key: &Value, algorithms| {
+            let set = json!({ "keys": [key] }).to_string();
+            KeySet::of_jwks(set.as_bytes(), algorithms).is_ok()
+        };
+        assert!(taken(&rsa(256), &all));
+        assert!(!taken(&rsa(256), &all[1..]), "an algorithm that is not taken");
+        assert!(!taken(&rsa(128), &all), "1,024 bits");
+        for (name, value) in [
+            ("use", json!("enc")),
+            ("key_ops", json!(["sign"])),
+            ("alg", json!("PS256")),
+            ("d", json!("AA")),
+        ] {
+            let mut key = rsa(256);
+            key[name] = value;
+            assert!(!taken(&key, &all), "{key}");
+        }
+        let point = URL_SAFE_NO_PAD.encode([1; 32]);
+        for (curve, kind, fits) in [
+            ("P-256", "EC", true),
+            ("P-384", "EC", false),
+            ("Ed25519", "OKP", true),
+            ("P-256", "OKP", false),
+        ] {
+            let key = json!({"kty": kind, "crv": curve, "x": point, "y": point});
+            assert_eq!(taken(&key, &all), fits, "{key}");
+        }
+        assert!(KeySet::of_secret(&[b'x'; 31]).is_err());
+    }
+}

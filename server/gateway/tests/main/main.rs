@@ -23,4 +23,5 @@ mod stub;
 mod support;
 mod targets;
 mod tls;
+mod tokens;
 mod upstreams;
