@@ -104,6 +104,18 @@ problems! {
         "The route serves so many requests at once, of all callers, and has them. The call is not counted." "Try again as the Retry-After header says." NOWHERE;
     32 "overloaded" 503 "There is more to do than can be done just now"
         "More is asked for than the API can serve, and plans with a higher priority go first. The call is not counted." "Try again as the Retry-After header says, with growing waits. A plan with a higher priority is served first." PLANS;
+    40 "credential-misplaced" 401 "The credential is in the wrong place"
+        "The request carries a credential where this route does not take one: in the query, in a cookie, or under another scheme." "Send it where the answer's detail says. A key that was part of an address may be in logs by now: rotate it." KEYS;
+    41 "too-many-failures" 429 "Too many wrong credentials"
+        "Many requests with wrong credentials came from your network in a short time." "Wait as long as the Retry-After header says, and use a key that works: right ones are let in all the while." KEYS;
+    42 "token-invalid" 401 "The token is not valid"
+        "The token is malformed, not signed by an issuer that this API trusts, or made for something else." "Ask the issuer for a new token for this API. The answer's detail says what is wrong with this one." NOWHERE;
+    43 "token-expired" 401 "The token has expired"
+        "The token's time is over." "Ask the issuer for a new one." NOWHERE;
+    44 "token-unknown-consumer" 403 "The token names nobody known here"
+        "The token is good, but the account that it names does not exist here." "Sign up, or ask the provider which account the token should name." NOWHERE;
+    45 "issuer-unavailable" 503 "The token cannot be checked just now"
+        "The gateway has no keys of the token's issuer that it may still trust." "Try again in a moment." NOWHERE;
     55 "upstream-unavailable" 503 "The service behind the gateway is not available just now"
         "The API failed too often and is given time to recover. The call is not counted." "Try again after the seconds in Retry-After." NOWHERE;
 }

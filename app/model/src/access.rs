@@ -139,6 +139,40 @@ words! {
         /// The client's address; of IPv6 its first 64 bits, which is what one client commonly has to itself.
         Address = "address",
     }
+    /// How a caller says who is asking.
+    Credential {
+        /// A key of ours.
+        Key = "key",
+        /// A signed token (JWT) of an issuer that the catalogue trusts.
+        Jwt = "jwt",
+        /// A key as the user name of HTTP basic authentication.
+        Basic = "basic",
+        /// Nothing at all.
+        Anonymous = "anonymous",
+    }
+    /// How a token is signed.
+    TokenAlgorithm {
+        /// HMAC with SHA-256: whoever can check a token can make one.
+        Hs256 = "HS256",
+        /// RSA (PKCS #1 v1.5) with SHA-256.
+        Rs256 = "RS256",
+        /// ECDSA on P-256 with SHA-256.
+        Es256 = "ES256",
+        /// Ed25519.
+        EdDsa = "EdDSA",
+    }
+    /// What a token's claim calls a consumer by.
+    ConsumerName {
+        /// Its id, `con_...`.
+        Id = "id",
+        /// The name that the provider gave it.
+        ExternalId = "external_id",
+    }
+    /// What an issuer's tokens may add to a consumer's plan.
+    Grant {
+        /// Features beyond those of the plan.
+        Features = "features",
+    }
     /// Why the gateway refuses a consumer whole, whatever the request.
     Suspension {
         /// A payment failed and the grace period ended.

@@ -3,7 +3,8 @@
 //! The file is TOML. Prices in it are in major units (`"29.00"`, `"0.0006"`), because people read it; everything past
 //! [`CatalogueFile::check`] is in exact minor units.
 
-use crate::access::{Interval, Method};
+use crate::access::{Credential, Interval, Method};
+use crate::issuer::IssuerFile;
 use crate::money::{Currency, Money, minor_units};
 use crate::policy::{
     HostPattern, PolicyError, RateRule, RoutePolicy, ServiceUrl, UpstreamPolicy, check_in_flight, check_rate_rules,
@@ -38,6 +39,9 @@ pub struct CatalogueFile {
     /// What plans can grant beyond plain access.
     #[serde(default)]
     pub features: Vec<FeatureFile>,
+    /// Whose tokens say who is calling.
+    #[serde(default)]
+    pub issuers: Vec<IssuerFile>,
     /// What is forwarded where.
     pub routes: Vec<RouteFile>,
     /// What can be bought.
@@ -372,10 +376,52 @@ impl CatalogueFile {
         }
         check_overlaps(&self.routes)?;
         self.check_limits()?;
-        self.plans
+        let plans: Vec<PlanTerms> = self
+            .plans
             .iter()
             .map(|p| p.check(self.product.currency, &meters, &features))
-            .collect()
+            .collect::<Result<_, _>>()?;
+        self.check_anonymous_plans(&plans)?;
+        self.check_issuers()?;
+        Ok(plans)
+    }
+
+    /// An issuer is found by the claim `iss`, so no two may share it.
+    fn check_issuers(&self) -> Result<(), CatalogueError> {
+        slugs("issuers", self.issuers.iter().map(|i| &i.slug))?;
+        for (at, issuer) in self.issuers.iter().enumerate() {
+            let place = format!("issuers.{}", issuer.slug);
+            let checked = issuer.check();
+            checked.or_else(|e| wrong(format!("{place}.{}", e.field), e.problem))?;
+            if let Some(twin) = self.issuers[..at].iter().find(|i| i.issuer == issuer.issuer) {
+                return wrong(format!("{place}.issuer"), format!("is that of {} already", twin.slug));
+            }
+        }
+        let needs = |r: &&RouteFile| r.policy.auth.accepts(Credential::Jwt);
+        match self.routes.iter().find(needs) {
+            Some(route) if self.issuers.is_empty() => wrong(
+                format!("routes.{}.policy.auth.accept", route.slug),
+                "takes jwt, but the file names no [[issuers]] whose tokens those would be",
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nobody can be billed for what callers without a credential do.
+    fn check_anonymous_plans(&self, plans: &[PlanTerms]) -> Result<(), CatalogueError> {
+        let slugs: Vec<&str> = plans.iter().map(|p| p.slug.as_str()).collect();
+        for route in &self.routes {
+            let Some(slug) = &route.policy.auth.anonymous_plan else {
+                continue;
+            };
+            let place = format!("routes.{}.policy.auth", route.slug);
+            known(&place, "anonymous_plan", &slugs, slug)?;
+            if plans.iter().any(|p| p.slug == *slug && !p.is_free()) {
+                let problem = format!("{slug} costs something: name a plan without a price and without overage");
+                return wrong(format!("{place}.anonymous_plan"), problem);
+            }
+        }
+        Ok(())
     }
 
     /// The limits of plans name routes that exist, and in no answer two limits have one name.
@@ -677,6 +723,51 @@ mod tests {
 
     fn route(slug: &str, rest: &str) -> String {
         format!("[[routes]]\nslug = \"{slug}\"\nupstream = \"u\"\nmeter = \"calls\"\n{rest}\n")
+    }
+
+    #[test]
+    fn credentials_are_checked_against_the_rest_of_the_file() {
+        let plan = |flat: &str| {
+            format!(
+                "{}\n[[plans]]\nslug = \"open\"\nname = \"Open\"\ntagline = \"\"\nrate_limit = {{ per_second = 1, burst = 1 }}\n\
+                 month = {{ flat = \"{flat}\", meters = [] }}\n",
+                FILE.replace("plans = []", "")
+            )
+        };
+        let check = |plans: &str, issuers: &str, auth: &str| {
+            let route = route("a", &format!("path = \"/a\"\npolicy = {{ auth = {auth} }}"));
+            let file: CatalogueFile = toml::from_str(&format!("{plans}\n{route}\n{issuers}")).unwrap();
+            file.check().map(drop).map_err(|e| e.to_string())
+        };
+        let issuer = "[[issuers]]\nslug = \"login\"\nissuer = \"https://login.example\"\naudiences = [\"api\"]\n\
+                      algorithms = [\"ES256\"]\njwks_url = \"https://login.example/keys\"\n";
+        let anonymous = "{ accept = [\"anonymous\"], anonymous_plan = \"open\" }";
+        assert_eq!(check(&plan("0"), "", anonymous), Ok(()));
+        let told = check(&plan("1"), "", anonymous).unwrap_err();
+        assert!(
+            told.starts_with("routes.a.policy.auth.anonymous_plan: open costs"),
+            "{told}"
+        );
+        let told = check(&plan("0"), "", &anonymous.replace("open", "pro")).unwrap_err();
+        assert!(
+            told.starts_with("routes.a.policy.auth.anonymous_plan: \"pro\" is none of open"),
+            "{told}"
+        );
+        let told = check(&plan("0"), "", "{ accept = [\"jwt\"] }").unwrap_err();
+        assert!(told.starts_with("routes.a.policy.auth.accept"), "{told}");
+        assert_eq!(check(&plan("0"), issuer, "{ accept = [\"jwt\"] }"), Ok(()));
+        let twins = format!("{issuer}{}", issuer.replace("\"login\"", "\"other\""));
+        assert!(
+            check(&plan("0"), &twins, "{}")
+                .unwrap_err()
+                .starts_with("issuers.other.issuer")
+        );
+        let wrong = issuer.replace("[\"api\"]", "[]");
+        assert!(
+            check(&plan("0"), &wrong, "{}")
+                .unwrap_err()
+                .starts_with("issuers.login.audiences")
+        );
     }
 
     #[test]

@@ -161,6 +161,16 @@ id_types! {
     RequestId = "req";
 }
 
+impl ConsumerId {
+    /// Nobody: callers without a credential. No account has this id.
+    pub const ANONYMOUS: Self = Self(0);
+}
+
+impl KeyId {
+    /// No key: a request without a credential.
+    pub const NONE: Self = Self(0);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod catalogue;
 pub mod id;
+pub mod issuer;
 pub mod key;
 pub mod money;
 pub mod policy;

@@ -5,6 +5,7 @@
 
 use crate::access::{Environment, Method, Suspension};
 use crate::catalogue::{MeterTerms, RateLimit, is_zero};
+use crate::issuer::IssuerFile;
 use crate::policy::{RateRule, RoutePolicy, UpstreamPolicy};
 use crate::{ConsumerId, Currency, KeyId, Period, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,21 @@ pub struct Routing {
     pub meters: Vec<MeterRecord>,
     /// Where refusals link to, without a slash at the end: the portal's address.
     pub portal_url: String,
+    /// The plans that routes let callers without a credential be on, as the entitlement of one client address.
+    #[serde(default)]
+    pub anonymous_plans: Vec<Entitlement>,
+    /// Whose tokens are taken.
+    #[serde(default)]
+    pub issuers: Vec<IssuerRecord>,
+}
+
+/// An issuer of tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IssuerRecord {
+    /// Stands in usage for the key that its callers do not have.
+    pub key: KeyId,
+    /// As it is published.
+    pub file: IssuerFile,
 }
 
 /// A service behind the gateway.
@@ -129,6 +145,9 @@ pub struct Entitlement {
     pub consumer: ConsumerId,
     /// Live, or test (then limited like the free plan and never billed).
     pub environment: Environment,
+    /// The name that the provider gave the consumer; tokens may call it by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
     /// The agreement behind it.
     pub subscription: Option<SubscriptionId>,
     /// The plan version behind it.

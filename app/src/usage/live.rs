@@ -236,8 +236,9 @@ pub(super) async fn log(site: &Site, viewer: &Viewer, filter: &LogFilter) -> dom
 
 fn row(line: LogLine) -> LogRow {
     let refusal = problems::by_number(line.refusal).map(|p| (p.slug.to_owned(), format!("/problems/{}", p.slug)));
-    let key = match (&line.key_name, &line.key_last4) {
-        (Some(name), Some(last4)) => format!("{name} …{last4}"),
+    let key = match (&line.key_name, &line.key_last4, &line.issuer) {
+        (Some(name), Some(last4), _) => format!("{name} …{last4}"),
+        (_, _, Some(issuer)) => format!("token of {issuer}"),
         _ => "unknown".to_owned(),
     };
     let state = match line.status {

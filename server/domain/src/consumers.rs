@@ -14,6 +14,8 @@ use sqlx::PgConnection;
 pub const MAX_NAME_CHARS: usize = 100;
 /// Longest reason for a suspension, in characters.
 const MAX_REASON_CHARS: usize = 200;
+/// Longest name that the provider's own systems give a consumer, in bytes.
+const MAX_EXTERNAL_ID_BYTES: usize = 200;
 /// Consumers on a page of the list.
 const PAGE_LEN: usize = 50;
 
@@ -194,6 +196,61 @@ async fn change_suspension(
         Some(consumer),
         action,
         &consumer.to_string(),
+    )
+    .await?;
+    entitlements::recompile(domain, &mut tx, consumer).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Gives a consumer the name that the provider's own systems know it by, or takes it back: tokens of issuers may call the
+/// consumer so.
+///
+/// # Errors
+/// `Invalid` for `external_id`; `NotFound`; `Conflict` when another consumer has the name.
+pub async fn set_external_id(
+    domain: &Domain,
+    provider: &Provider,
+    consumer: ConsumerId,
+    external_id: Option<&str>,
+) -> Result<()> {
+    let plain = |id: &&str| (1..=MAX_EXTERNAL_ID_BYTES).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
+    if external_id.is_some_and(|id| !plain(&id)) {
+        return Err(DomainError::invalid(
+            "external_id",
+            format!("must be 1 to {MAX_EXTERNAL_ID_BYTES} visible ASCII characters"),
+        ));
+    }
+    let mut tx = domain.pool.begin().await?;
+    let taken = sqlx::query_scalar!(
+        "SELECT id FROM consumers WHERE external_id = $1 AND id <> $2",
+        external_id,
+        consumer as ConsumerId
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    if taken.is_some() {
+        return Err(DomainError::Conflict(
+            "Another consumer has this external id.".to_owned(),
+        ));
+    }
+    let changed = sqlx::query!(
+        "UPDATE consumers SET external_id = $2 WHERE id = $1",
+        consumer as ConsumerId,
+        external_id
+    )
+    .execute(&mut *tx)
+    .await?;
+    if changed.rows_affected() == 0 {
+        return Err(DomainError::NotFound);
+    }
+    audit::record(
+        domain,
+        &mut tx,
+        provider.actor(),
+        Some(consumer),
+        "consumer.external_id",
+        external_id.unwrap_or_default(),
     )
     .await?;
     entitlements::recompile(domain, &mut tx, consumer).await?;

@@ -47,7 +47,7 @@ pub async fn ensure_recurring(domain: &Domain) -> Result<()> {
 pub async fn recompile(domain: &Domain, connection: &mut PgConnection, consumer: ConsumerId) -> Result<()> {
     let now = domain.clock.now();
     let facts = sqlx::query!(
-        "SELECT spend_cap_minor, suspended_at, created_at FROM consumers WHERE id = $1 FOR NO KEY UPDATE",
+        "SELECT spend_cap_minor, suspended_at, created_at, external_id FROM consumers WHERE id = $1 FOR NO KEY UPDATE",
         consumer as ConsumerId
     )
     .fetch_optional(&mut *connection)
@@ -60,6 +60,7 @@ pub async fn recompile(domain: &Domain, connection: &mut PgConnection, consumer:
         spend_cap_minor: facts.spend_cap_minor,
         suspended: stopped.then_some(Suspension::Provider),
         created_at: facts.created_at,
+        external_id: facts.external_id,
         meters: catalogue::meters(&mut *connection).await?,
         currency: currency(connection).await?,
         now,
@@ -83,6 +84,33 @@ pub async fn recompile_now(domain: &Domain, consumer: ConsumerId) -> Result<()> 
     recompile(domain, &mut tx, consumer).await?;
     tx.commit().await?;
     Ok(())
+}
+
+/// What callers without a credential may do on a plan, each client address for itself; none when nobody can be let in for
+/// nothing on that plan.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn anonymous(connection: &mut PgConnection, plan: &str, now: Time) -> Result<Option<Entitlement>> {
+    let plans = catalogue::plans(&mut *connection).await?;
+    let Some(plan) = plans.into_iter().find(|p| p.terms.slug == plan && p.terms.is_free()) else {
+        return Ok(None);
+    };
+    let world = World {
+        consumer: ConsumerId::ANONYMOUS,
+        spend_cap_minor: None,
+        suspended: None,
+        // Periods are the calendar's months.
+        created_at: Time::from_unix_s(0),
+        external_id: None,
+        meters: catalogue::meters(&mut *connection).await?,
+        currency: currency(connection).await?,
+        now,
+    };
+    Ok(Some(Entitlement {
+        plan_version: None,
+        ..world.granted(Environment::Live, plan.version, &plan.terms, Interval::Month)
+    }))
 }
 
 async fn currency(connection: &mut PgConnection) -> Result<Currency> {
@@ -132,6 +160,7 @@ struct World {
     spend_cap_minor: Option<i64>,
     suspended: Option<Suspension>,
     created_at: Time,
+    external_id: Option<String>,
     meters: Vec<catalogue::Meter>,
     currency: Currency,
     now: Time,
@@ -201,6 +230,7 @@ impl World {
         Entitlement {
             consumer: self.consumer,
             environment,
+            external_id: self.external_id.clone(),
             subscription: None,
             plan_version: None,
             plan: String::new(),

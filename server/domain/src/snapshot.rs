@@ -2,14 +2,14 @@
 //! versions, usage and the ledger's cursor agree with each other.
 
 use crate::usage::settled;
-use crate::{Domain, DomainError, Result};
+use crate::{Domain, DomainError, Result, catalogue, entitlements};
 use futures::TryStreamExt as _;
 use model::access::{Environment, Method};
 use model::snapshot::{Changes, Entitlement, KeyRecord, MeterRecord, RouteRecord, Routing, UpstreamRecord};
 use model::{ConsumerId, Period, Time};
 use sqlx::PgConnection;
 use sqlx::postgres::PgListener;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Wait before a lost connection is tried again, in milliseconds.
 const RECONNECT_MS: u64 = 500;
@@ -81,7 +81,7 @@ async fn routing(domain: &Domain, connection: &mut PgConnection) -> Result<Routi
             })
         })
         .collect::<Result<_>>()?;
-    let routes = sqlx::query!(
+    let routes: Vec<RouteRecord> = sqlx::query!(
         r#"SELECT number, slug, methods AS "methods: Vec<Method>", path, upstream, meter, weight, feature, policy
            FROM routes WHERE retired_at IS NULL"#
     )
@@ -104,10 +104,25 @@ async fn routing(domain: &Domain, connection: &mut PgConnection) -> Result<Routi
     .collect::<Result<_>>()?;
     Ok(Routing {
         upstreams,
+        anonymous_plans: anonymous_plans(&mut *connection, &routes, domain.clock.now()).await?,
+        issuers: catalogue::issuers::records(connection).await?,
         routes,
         meters,
         portal_url: domain.settings.portal_url.clone(),
     })
+}
+
+/// The plans that routes let callers without a credential be on.
+async fn anonymous_plans(connection: &mut PgConnection, routes: &[RouteRecord], now: Time) -> Result<Vec<Entitlement>> {
+    let named = routes.iter().filter_map(|r| r.policy.auth.anonymous_plan.as_deref());
+    let mut plans = Vec::new();
+    for slug in named.collect::<BTreeSet<&str>>() {
+        match entitlements::anonymous(connection, slug, now).await? {
+            Some(plan) => plans.push(plan),
+            None => tracing::error!(plan = slug, "callers without a credential cannot be on this plan"),
+        }
+    }
+    Ok(plans)
 }
 
 async fn keys(connection: &mut PgConnection, version: i64) -> Result<Vec<KeyRecord>> {

@@ -105,6 +105,8 @@ fn routing(upstream: &str) -> Routing {
             statuses: vec!["2xx".to_owned()],
         }],
         portal_url: "http://localhost".to_owned(),
+        anonymous_plans: Vec::new(),
+        issuers: Vec::new(),
     }
 }
 
@@ -112,6 +114,7 @@ fn entitlement(consumer: ConsumerId, now: Time) -> Entitlement {
     Entitlement {
         consumer,
         environment: Environment::Live,
+        external_id: None,
         subscription: None,
         plan_version: None,
         plan: "bench".to_owned(),

@@ -6,7 +6,7 @@
 use crate::headers;
 use crate::limit::{Frame, Limit, Over, Slot, cap_left};
 use crate::rate::{Gcra, Own, Rules};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use model::access::{Environment, Suspension};
 use model::catalogue::{MeterTerms, RateLimit};
@@ -21,6 +21,8 @@ pub(crate) struct Account {
     pub(crate) environment: Environment,
     /// `X-Consumer-Id`.
     pub(crate) header: HeaderValue,
+    /// The name that the provider gave the consumer.
+    pub(crate) external_id: ArcSwapOption<String>,
     /// GCRA: the theoretical arrival time of the plan's overall rate limit, in nanoseconds since 1970.
     arrival: AtomicU64,
     /// Requests in flight, where the plan bounds them.
@@ -127,11 +129,17 @@ impl Profile {
 impl Account {
     /// A consumer nothing is known of yet: without a plan.
     pub(crate) fn unknown(consumer: ConsumerId, environment: Environment) -> Self {
+        Self::named(consumer, environment, headers::value(&consumer.to_string()))
+    }
+
+    /// The same, with what `X-Consumer-Id` says.
+    pub(crate) fn named(consumer: ConsumerId, environment: Environment, header: HeaderValue) -> Self {
         let epoch = Time::from_unix_ms(0);
         Self {
             consumer,
             environment,
-            header: headers::value(&consumer.to_string()),
+            header,
+            external_id: ArcSwapOption::empty(),
             arrival: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             terms: ArcSwap::from_pointee(Terms {
@@ -223,6 +231,7 @@ impl Account {
     /// by meter and period start.
     pub(crate) fn update(&self, e: &Entitlement, profile: Arc<Profile>, now: Time, own: impl Fn(u16, Time) -> u64) {
         let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        self.external_id.store(e.external_id.clone().map(Arc::new));
         let old = self.terms.load_full();
         let period = period_at(e.period, now);
         let same = old.period.start == period.start;
@@ -304,6 +313,7 @@ impl Terms {
         Entitlement {
             consumer: account.consumer,
             environment: account.environment,
+            external_id: account.external_id.load_full().map(|id| String::clone(&id)),
             subscription: self.subscription,
             plan_version: self.plan_version,
             plan: self.profile.plan.clone(),
@@ -383,6 +393,7 @@ mod tests {
         Entitlement {
             consumer: ConsumerId::from_bits(1),
             environment: Environment::Live,
+            external_id: None,
             subscription: Some(SubscriptionId::from_bits(2)),
             plan_version: Some(PlanVersionId::from_bits(3)),
             plan: "p".to_owned(),

@@ -50,6 +50,7 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
     }
     if let Some(feature) = &route.feature
         && !terms.profile.features.contains(feature)
+        && !caller.is_granted(feature)
     {
         let detail = format!("The plan {} does not include {feature}.", terms.profile.plan);
         return Err(Refused::new(Refusal::FeatureMissing, detail));
@@ -62,7 +63,7 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
     };
     let asked = Asked {
         account,
-        key: caller.lookup,
+        key: caller.hold.number(),
         route,
         method: request.method,
         address: request.address,

@@ -216,10 +216,10 @@ impl Stream {
 /// Ready when the key of this request is revoked or its consumer suspended.
 pub(crate) fn watch(open: &Open) -> Cut {
     let tables = Arc::clone(&open.worker().shared.tables);
-    let lookup = open.lookup;
+    let hold = open.hold.clone();
     let mut changes = tables.watch_cuts();
     Box::pin(async move {
-        while !tables.is_cut(lookup) {
+        while !tables.is_cut(&hold) {
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }

@@ -1,5 +1,6 @@
 //! Starts and stops a gateway.
 
+use crate::authenticate::Callers;
 use crate::balance::watch as targets;
 use crate::config::{Config, Peppers};
 use crate::disk;
@@ -10,7 +11,7 @@ use crate::metrics::{self, Metrics};
 use crate::server::{self, Shared, Worker};
 use crate::source::{SnapshotSource, UsageSink};
 use crate::tables::Tables;
-use crate::{shipper, sync};
+use crate::{shipper, sync, token};
 use model::{Clock, Random};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -81,6 +82,7 @@ impl Gateway {
             tables,
             ledger,
             peppers,
+            callers: Callers::new(),
             clock,
             listening,
         });
@@ -97,6 +99,7 @@ impl Gateway {
             let worker = Worker::new(Arc::clone(&shared), Arc::clone(gate), counters, Arc::clone(&random));
             workers.push(spawn_worker(i, worker, listener, stop.subscribe()).map_err(StartError::Thread)?);
         }
+        tokio::spawn(token::keep(Arc::clone(&shared), stop.subscribe()));
         let shipped = Arc::new(AtomicU64::new(0));
         let snapshots = sync::run(Arc::clone(&shared), source, config.data_dir, stop.subscribe());
         let shipping = shipper::run(

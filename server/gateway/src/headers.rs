@@ -4,7 +4,6 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use model::catalogue::RateLimit;
 use std::fmt::Write;
 
-pub(crate) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub(crate) const X_CONSUMER_ID: &str = "x-consumer-id";
 pub(crate) const X_KEY_ID: &str = "x-key-id";
 pub(crate) const X_PLAN: &str = "x-plan";

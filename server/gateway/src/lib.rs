@@ -11,6 +11,15 @@
 //!    is away an unknown key is answered 503, never 401.
 //! 4. **Admit** (`admit`). Suspension, scope, feature, concurrency, rate limits, quota, spend cap; the first refusal
 //!    wins. The route's weight is *reserved* from the meter's counter by compare-and-swap, so a hard quota and a spend cap are not
+//!
+//! 3. **Authenticate** (`authenticate`). What the route takes, where it takes it, and at most one of it: a key (form and
+//!    checksum, one lookup in the key table, one HMAC-SHA-256 under the key's pepper, one constant-time compare; unknown
+//!    ids cost the same), a key as the user name of basic authentication, a signed token of an issuer (`token`), or
+//!    nothing where the route names a plan for strangers. The credential goes no further. While the control plane is away
+//!    an unknown key is answered 503, never 401. A network that fails sixty times at once is answered 429, and its right
+//!    credentials work all the while.
+//! 4. **Admit** (`admit`). Suspension, scope, feature, rate (GCRA), quota, spend cap; the first refusal wins. The
+//!    route's weight is *reserved* from the meter's counter by compare-and-swap, so a hard quota and a spend cap are not
 //!    passed by any number of requests at once; it is given back when the answer's status does not count.
 //! 5. **Forward** (`upstream`). Hop-by-hop headers, those `Connection` names and those only the gateway may say are
 //!    removed, then ours are added. Each worker thread keeps its own upstream connections. A pooled connection that was
@@ -172,6 +181,18 @@
 //! `examples/bench_overload` measures it: an upstream that serves 16 requests at once in 20 ms each, the lower plan
 //! asking for five times its capacity.
 //!
+//! # Callers with a token, callers without anything
+//!
+//! A token's caller is the consumer that the token names: terms, counters and suspension are those of its keys. What
+//! stands in for the key in the ledger and in `X-Key-Id` is an id made once for the issuer, so that usage can be told
+//! apart by it. A token is proven once a minute at most; for a minute it is known by its SHA-256, until issuers, keys or
+//! names change. An issuer's keys are asked for in the background, every five minutes and, once a minute at most, when a
+//! token names one that is not known (503 meanwhile); they count for an hour while the issuer is away.
+//!
+//! A caller without a credential has an account for its address on the plan that the route names, as far as the gateway
+//! remembers (`bounded`): `X-Consumer-Id: anonymous`, no `X-Key-Id`. Its requests are in the ledger under no consumer, and
+//! the control plane bills nobody for them.
+//!
 //! # Threads
 //!
 //! One current-thread runtime per worker with a listening socket of its own (`SO_REUSEPORT`), one thread that syncs the
@@ -182,6 +203,7 @@ mod admit;
 mod authenticate;
 mod balance;
 mod body;
+mod bounded;
 mod client;
 mod config;
 mod cors;
@@ -208,6 +230,7 @@ mod source;
 mod sync;
 mod tables;
 mod timer;
+mod token;
 mod tunnel;
 mod upstream;
 

@@ -5,7 +5,7 @@
 
 use crate::account::Terms;
 use crate::admit::Admission;
-use crate::authenticate::Caller;
+use crate::authenticate::{Caller, Hold};
 use crate::body::Progress;
 use crate::flight::Flight;
 use crate::gate::Passes;
@@ -31,7 +31,8 @@ pub(crate) struct Open {
     consumer: ConsumerId,
     environment: Environment,
     key: KeyId,
-    pub(crate) lookup: u64,
+    /// What ends it before its time.
+    pub(crate) hold: Hold,
     route: u16,
     meter: u16,
     terms: Arc<Terms>,
@@ -66,7 +67,7 @@ impl Open {
             consumer: account.consumer,
             environment: account.environment,
             key: caller.key.id,
-            lookup: caller.lookup,
+            hold: caller.hold.clone(),
             route: route.0,
             meter: route.1,
             terms: account.terms(at),

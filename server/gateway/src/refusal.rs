@@ -109,6 +109,18 @@ refusals! {
     RouteBusy = 31, SERVICE_UNAVAILABLE, "route-busy", "Too many requests are in flight to this route", "/docs";
     /// More is asked for than can be served, and others go first.
     Overloaded = 32, SERVICE_UNAVAILABLE, "overloaded", "There is more to do than can be done just now", "/pricing";
+    /// A credential is where the route takes none.
+    CredentialMisplaced = 40, UNAUTHORIZED, "credential-misplaced", "The credential is in the wrong place", "/docs";
+    /// Too many wrong credentials came from one network.
+    TooManyFailures = 41, TOO_MANY_REQUESTS, "too-many-failures", "Too many wrong credentials", "/keys";
+    /// The token is none that an issuer signed for this API.
+    TokenInvalid = 42, UNAUTHORIZED, "token-invalid", "The token is not valid", "/docs";
+    /// The token's time is over.
+    TokenExpired = 43, UNAUTHORIZED, "token-expired", "The token has expired", "/docs";
+    /// The token is good, and names nobody known here.
+    TokenUnknownConsumer = 44, FORBIDDEN, "token-unknown-consumer", "The token names nobody known here", "/docs";
+    /// The issuer's keys are not known just now.
+    IssuerUnavailable = 45, SERVICE_UNAVAILABLE, "issuer-unavailable", "The token cannot be checked just now", "/docs";
     /// Every target of the upstream is left out after failures.
     UpstreamUnavailable = 55, SERVICE_UNAVAILABLE, "upstream-unavailable", "The service behind the gateway is not available just now", "/docs";
 }
@@ -197,7 +209,7 @@ impl Refused {
             HeaderValue::from_static("application/problem+json"),
         );
         out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if refusal.status() == StatusCode::UNAUTHORIZED {
+        if refusal.status() == StatusCode::UNAUTHORIZED && !out.contains_key(header::WWW_AUTHENTICATE) {
             out.insert(header::WWW_AUTHENTICATE, headers::value("Bearer realm=\"api\""));
         }
         if closes {

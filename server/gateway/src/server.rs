@@ -1,7 +1,7 @@
 //! A worker thread: its sockets, and the five phases in order for each request.
 
 use crate::admit::{self, Admission};
-use crate::authenticate::{self, Caller};
+use crate::authenticate::{self, Arrival, Caller, Callers, Known};
 use crate::body::{self, Answer, Progress, Stream, Upload};
 use crate::client::ClientBody;
 use crate::config::{Limits, Peppers};
@@ -24,7 +24,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
-use model::{Clock, Random, RequestId, Time};
+use model::{Clock, KeyId, Random, RequestId, Time};
 use socket2::SockRef;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ use tokio::sync::{mpsc, watch};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often idle upstream connections are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// Most headers that the gateway adds to a request.
+const OWN_HEADERS: usize = 12;
 /// Random bytes fetched at once: enough for 256 request ids.
 const RANDOM_BYTES: usize = 4096;
 
@@ -45,10 +47,21 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) peppers: Peppers,
     pub(crate) crowd: Arc<Crowd>,
+    pub(crate) callers: Callers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) listening: Listening,
     /// Of the worker threads, in their order.
     pub(crate) gates: Vec<Arc<Gate>>,
+}
+
+impl Shared {
+    fn known(&self) -> Known<'_> {
+        Known {
+            tables: &self.tables,
+            peppers: &self.peppers,
+            callers: &self.callers,
+        }
+    }
 }
 
 /// What one worker thread has for itself.
@@ -130,6 +143,26 @@ pub(crate) async fn serve(worker: Arc<Worker>, listener: TcpListener, mut stop: 
     let drain = (*stop.borrow()).unwrap_or_default();
     if tokio::time::timeout(drain, all_gone.recv()).await.is_err() {
         tracing::warn!("requests were still open at the end of the drain time");
+    }
+}
+
+/// The headers that the gateway adds to a request, on the stack.
+#[derive(Default)]
+struct Own<'a> {
+    lines: [(&'static str, &'a [u8]); OWN_HEADERS],
+    len: usize,
+}
+
+impl<'a> Own<'a> {
+    fn say(&mut self, name: &'static str, value: &'a [u8]) {
+        if let Some(line) = self.lines.get_mut(self.len) {
+            *line = (name, value);
+            self.len += 1;
+        }
+    }
+
+    fn lines(&self) -> &[(&'static str, &'a [u8])] {
+        &self.lines[..self.len]
     }
 }
 
@@ -275,7 +308,13 @@ impl<'a> Exchange<'a> {
     ) -> Result<Ready, Early> {
         let shared = &self.worker.shared;
         route.check_address(client.address).map_err(|r| Early::new(None, r))?;
-        let who = authenticate::authenticate(&shared.tables, &shared.peppers, &mut parts.headers, self.now);
+        let now_ns = self.machine_now.jiff().as_nanosecond();
+        let arrival = Arrival {
+            client: client.address,
+            now: self.now,
+            now_ns: u64::try_from(now_ns).unwrap_or(0),
+        };
+        let who = authenticate::authenticate(shared.known(), &route.auth, &mut parts, arrival);
         let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, &route)), r))?;
         let mut open = self.open(&caller, &route);
         if !shared.ledger.writable() {
@@ -297,8 +336,7 @@ impl<'a> Exchange<'a> {
             method: route::known_method(&parts.method),
             address: client.address,
         };
-        let now_ns = u64::try_from(self.machine_now.jiff().as_nanosecond()).unwrap_or(0);
-        let mut admission = match admit::admit(&asked, &shared.tables, self.now, now_ns) {
+        let mut admission = match admit::admit(&asked, &shared.tables, self.now, arrival.now_ns) {
             Ok(admission) => admission,
             Err(refused) => return Err(Early::new(Some(open), refused)),
         };
@@ -374,26 +412,26 @@ impl<'a> Exchange<'a> {
             Some(authority) => Some(authority.as_str().as_bytes()),
             None => said.get(header::HOST).map(HeaderValue::as_bytes),
         };
-        let own: [(&'static str, &[u8]); _] = [
-            (
-                "host",
-                ready.route.host.as_ref().unwrap_or(&upstream.host_header).as_bytes(),
-            ),
-            (headers::X_FORWARDED_FOR, client.header.as_bytes()),
-            (headers::X_FORWARDED_PROTO, client.scheme.as_bytes()),
-            (headers::X_CONSUMER_ID, account.header.as_bytes()),
-            (headers::X_KEY_ID, key.as_bytes()),
-            (headers::X_PLAN, profile.plan_header.as_bytes()),
-            (headers::X_FEATURES, profile.features_header.as_bytes()),
-            (headers::X_ENVIRONMENT, account.environment.word().as_bytes()),
-            ("x-request-id", self.id_text.as_bytes()),
-            (headers::X_FORWARDED_HOST, host.unwrap_or_default()),
-        ];
-        let own = if host.is_some() {
-            &own[..]
-        } else {
-            &own[..own.len() - 1]
-        };
+        let granted = ready.caller.granted.as_ref().map(|g| g.header(profile));
+        let features = granted.as_ref().unwrap_or(&profile.features_header);
+        let mut own = Own::default();
+        own.say(
+            "host",
+            ready.route.host.as_ref().unwrap_or(&upstream.host_header).as_bytes(),
+        );
+        own.say(headers::X_FORWARDED_FOR, client.header.as_bytes());
+        own.say(headers::X_FORWARDED_PROTO, client.scheme.as_bytes());
+        own.say(headers::X_CONSUMER_ID, account.header.as_bytes());
+        if ready.caller.key.id != KeyId::NONE {
+            own.say(headers::X_KEY_ID, key.as_bytes());
+        }
+        own.say(headers::X_PLAN, profile.plan_header.as_bytes());
+        own.say(headers::X_FEATURES, features.as_bytes());
+        own.say(headers::X_ENVIRONMENT, account.environment.word().as_bytes());
+        own.say("x-request-id", self.id_text.as_bytes());
+        if let Some(host) = host {
+            own.say(headers::X_FORWARDED_HOST, host);
+        }
         // Absolute form: the upstream gets the path and the query alone, byte for byte.
         let asked = uri.path_and_query().map_or("/", |p| p.as_str());
         let rewritten = ready.route.target.as_ref().map(|target| target.apply(uri));
@@ -401,7 +439,7 @@ impl<'a> Exchange<'a> {
             method,
             target: rewritten.as_deref().unwrap_or(asked),
             client: said,
-            own,
+            own: own.lines(),
             edits: &ready.route.request_edits,
             length: ready.length,
             websocket: self.websocket,

@@ -1,11 +1,13 @@
 //! The snapshot in memory: keys in shards, accounts, routes. Readers hold a shard's lock for the copy of one entry.
 
 use crate::account::{Account, Profile};
+use crate::authenticate::Hold;
 use crate::flight::RouteFlights;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::rate::Arrivals;
 use crate::route::{Heritage, Routes};
+use crate::token::Issuers;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use model::access::Environment;
 use model::snapshot::{Changes, Entitlement, KeyRecord, Routing};
@@ -14,7 +16,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Shards of the key table: a change of one key makes readers of one in 64 wait, for nanoseconds.
 const SHARDS: u64 = 64;
@@ -51,6 +53,19 @@ pub(crate) struct KeyEntry {
 }
 
 impl KeyEntry {
+    /// What stands for a key where the caller has none: it matches no text, never ends and may use every route.
+    pub(crate) fn standing_in(id: KeyId, account: Arc<Account>) -> Self {
+        Self {
+            id,
+            mac: [0; 32],
+            account,
+            expires_ms: i64::MAX,
+            pepper: 0,
+            revoked: false,
+            routes: None,
+        }
+    }
+
     /// Whether its time is over.
     pub(crate) fn expired(&self, now: Time) -> bool {
         now.unix_ms() >= self.expires_ms
@@ -105,6 +120,14 @@ pub(crate) struct Tables {
     pub(crate) seed: AtomicU64,
     /// Held while a routing table is compiled; no request waits for it.
     compiling: Mutex<()>,
+    /// Whose tokens are taken.
+    pub(crate) issuers: ArcSwap<Issuers>,
+    /// Told when there are other issuers.
+    pub(crate) issuers_changed: Notify,
+    /// Consumers by the name that the provider gave them.
+    named: Mutex<HashMap<String, ConsumerId>>,
+    /// Grows when issuers, their keys or names of consumers change: a token that proved good before must prove it again.
+    trust: AtomicU64,
     /// Grows when a key is revoked or a consumer suspended; open streams look then.
     cut: watch::Sender<u64>,
 }
@@ -130,6 +153,10 @@ impl Tables {
             rejected: AtomicU64::new(0),
             seed: AtomicU64::new(0),
             compiling: Mutex::new(()),
+            issuers: ArcSwap::default(),
+            issuers_changed: Notify::new(),
+            named: Mutex::default(),
+            trust: AtomicU64::new(0),
             cut: watch::Sender::new(0),
         }
     }
@@ -144,9 +171,12 @@ impl Tables {
         shard.get(lookup).cloned()
     }
 
-    /// Whether a request of this key that is still open must end.
-    pub(crate) fn is_cut(&self, lookup: u64) -> bool {
-        self.key(lookup).is_none_or(|k| k.revoked || k.account.suspended())
+    /// Whether a request that is still open must end.
+    pub(crate) fn is_cut(&self, hold: &Hold) -> bool {
+        match hold {
+            Hold::Key(lookup) => self.key(*lookup).is_none_or(|k| k.revoked || k.account.suspended()),
+            Hold::Account(account) => account.suspended(),
+        }
     }
 
     /// Tells when [`Tables::is_cut`] may have changed for some key.
@@ -217,13 +247,48 @@ impl Tables {
                     .unwrap_or(0)
             };
             suspended |= e.suspended.is_some();
-            self.account(e.consumer, e.environment)
-                .update(e, self.profile(e), now, own);
+            let account = self.account(e.consumer, e.environment);
+            let name = account.external_id.load_full();
+            account.update(e, self.profile(e), now, own);
+            self.rename(e.consumer, name.as_deref(), e.external_id.as_ref());
         }
         if suspended {
             self.cut.send_modify(|n| *n += 1);
         }
         Ok(())
+    }
+
+    /// Takes over the name that the provider gave a consumer.
+    fn rename(&self, consumer: ConsumerId, before: Option<&String>, now: Option<&String>) {
+        if before == now {
+            return;
+        }
+        let mut named = lock(&self.named);
+        if let Some(before) = before
+            && named.get(before) == Some(&consumer)
+        {
+            named.remove(before);
+        }
+        if let Some(now) = now {
+            named.insert(now.clone(), consumer);
+        }
+        drop(named);
+        self.trust_changed();
+    }
+
+    /// The consumer that the provider gave this name.
+    pub(crate) fn named(&self, name: &str) -> Option<ConsumerId> {
+        lock(&self.named).get(name).copied()
+    }
+
+    /// What tokens are judged by, as a number that grows with every change of it.
+    pub(crate) fn trust(&self) -> u64 {
+        self.trust.load(Ordering::Acquire)
+    }
+
+    /// Makes every token prove itself again.
+    pub(crate) fn trust_changed(&self) {
+        self.trust.fetch_add(1, Ordering::AcqRel);
     }
 
     /// A table that cannot be compiled is left aside: the last good one stays.
@@ -251,7 +316,11 @@ impl Tables {
         match Routes::compile(routing, heritage) {
             Ok(routes) => {
                 self.apply_bounds(&routes.told);
+                let issuers = self.issuers.load().compile(&routes.told.issuers);
                 self.routes.store(Some(Arc::new(routes)));
+                self.issuers.store(Arc::new(issuers));
+                self.trust_changed();
+                self.issuers_changed.notify_one();
             }
             Err(error) => {
                 tracing::error!(%error, "the new routing table is unusable; the last good one stays");
@@ -300,6 +369,11 @@ impl Tables {
                 .unwrap_or_else(PoisonError::into_inner)
                 .put(key.lookup, entry);
         }
+    }
+
+    /// An account that is known already.
+    pub(crate) fn known_account(&self, consumer: ConsumerId, environment: Environment) -> Option<Arc<Account>> {
+        lock(&self.accounts).get(&(consumer, environment)).cloned()
     }
 
     fn account(&self, consumer: ConsumerId, environment: Environment) -> Arc<Account> {

@@ -54,6 +54,18 @@ pub(crate) enum Consumer {
         /// Give a paid plan away: metered, never billed.
         #[arg(long)]
         complimentary: bool,
+        /// The name that your own systems give it; tokens of issuers may call it so.
+        #[arg(long)]
+        external_id: Option<String>,
+    },
+    /// Give a consumer the name that your own systems call it by, or take it back.
+    SetExternalId {
+        /// Id of the consumer.
+        #[arg(long)]
+        consumer: model::ConsumerId,
+        /// The name; without it the consumer has none.
+        #[arg(long)]
+        external_id: Option<String>,
     },
 }
 
@@ -88,15 +100,25 @@ fn read_password() -> Result<String, Failure> {
 
 /// Runs `consumer`.
 pub(crate) async fn consumer(context: &Context, consumer: Consumer) -> Result<(), Failure> {
-    let Consumer::Create {
-        email,
-        plan,
-        name,
-        interval,
-        complimentary,
-    } = consumer;
-    let name = name.unwrap_or_else(|| email.clone());
-    let id = create(context, &email, &name, &plan, interval, complimentary).await?;
+    let provider = Provider::console();
+    let (id, external_id) = match consumer {
+        Consumer::Create {
+            email,
+            plan,
+            name,
+            interval,
+            complimentary,
+            external_id,
+        } => {
+            let name = name.unwrap_or_else(|| email.clone());
+            let id = create(context, &email, &name, &plan, interval, complimentary).await?;
+            (id, external_id.map(Some))
+        }
+        Consumer::SetExternalId { consumer, external_id } => (consumer, Some(external_id)),
+    };
+    if let Some(name) = external_id {
+        domain::consumers::set_external_id(&context.domain, &provider, id, name.as_deref()).await?;
+    }
     output::result(context.json, &serde_json::json!({ "consumer_id": id }), &id.to_string());
     Ok(())
 }

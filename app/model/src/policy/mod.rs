@@ -5,6 +5,7 @@
 //! default, so a policy stored by an older program reads the same in a newer one.
 
 mod address;
+mod auth;
 mod cors;
 mod edits;
 mod matching;
@@ -17,6 +18,7 @@ mod transport;
 mod upstream;
 
 pub use address::AddressRange;
+pub use auth::AuthPolicy;
 pub use cors::Cors;
 pub use edits::HeaderEdits;
 pub use matching::{HostPattern, PatternError, Segment, segments, shape};

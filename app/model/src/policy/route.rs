@@ -1,7 +1,7 @@
 //! What is done with the requests of one route.
 
 use super::{
-    AddressRange, Cors, HeaderEdits, HostPattern, PolicyError, RateRule, Rewrite, Segment, check_in_flight,
+    AddressRange, AuthPolicy, Cors, HeaderEdits, HostPattern, PolicyError, RateRule, Rewrite, Segment, check_in_flight,
     check_rate_rules, is_header_name, wrong,
 };
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,9 @@ pub struct RoutePolicy {
     /// open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
+    /// Who may call it.
+    #[serde(skip_serializing_if = "AuthPolicy::is_default")]
+    pub auth: AuthPolicy,
 }
 
 fn is_zero(n: &i32) -> bool {
@@ -96,6 +99,7 @@ impl RoutePolicy {
             let problem = format!("{}: a route's limit holds for that route; remove routes", rule.name);
             return wrong("limits", problem);
         }
+        self.auth.check()?;
         self.request_headers.check("request_headers")?;
         self.answer_headers.check("answer_headers")?;
         self.rewrite.as_ref().map_or(Ok(()), |r| r.check(path))?;

@@ -116,7 +116,7 @@ pub async fn current(domain: &Domain) -> Result<Option<Catalogue>> {
 }
 
 /// Plans on sale with their newest ready version.
-async fn plans(connection: &mut sqlx::PgConnection) -> Result<Vec<CurrentPlan>> {
+pub(crate) async fn plans(connection: &mut sqlx::PgConnection) -> Result<Vec<CurrentPlan>> {
     let rows = sqlx::query!(
         "SELECT DISTINCT ON (p.position, p.id) p.id, v.id AS version, v.number, v.terms
          FROM plans p JOIN plan_versions v ON v.plan_id = p.id

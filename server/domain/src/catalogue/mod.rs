@@ -5,15 +5,16 @@
 //! prices in Stripe, and only after that can it be bought.
 
 mod current;
+pub(crate) mod issuers;
 mod preview;
 mod publish;
 mod routes;
 pub mod stripe;
 
-pub(crate) use current::meters;
 pub use current::{
     Catalogue, CurrentPlan, Feature, Meter, PlanOverview, Product, VersionOverview, current, free_plan, overview,
 };
+pub(crate) use current::{meters, plans};
 pub use preview::{Change, ChangeKind, MAX_FILE_BYTES, parse, preview};
 pub use publish::{Published, PublishedVersion, publish};
 pub use routes::{PublicRoute, public_routes};

@@ -52,6 +52,7 @@ pub async fn preview(domain: &Domain, provider: &Provider, file: &CatalogueFile)
     let plans = file.check().map_err(|e| DomainError::invalid("file", e.to_string()))?;
     let mut changes = Vec::new();
     changes.extend(upstreams(domain, file).await?);
+    changes.extend(super::issuers::preview(domain, file).await?);
     changes.extend(routes(domain, file).await?);
     let known = super::overview(domain, provider).await?;
     for terms in &plans {

@@ -5,6 +5,7 @@ use model::catalogue::{CatalogueFile, PlanTerms};
 use model::{PlanId, PlanVersionId, Time};
 use sqlx::PgConnection;
 
+use super::issuers;
 use super::stripe::PublishToStripe;
 
 /// Advisory lock under which one catalogue is published at a time.
@@ -47,6 +48,7 @@ pub async fn publish(domain: &Domain, provider: &Provider, file: &CatalogueFile)
     write_product(&mut tx, file, now).await?;
     write_meters_and_features(&mut tx, file).await?;
     write_routes(&mut tx, file, now).await?;
+    issuers::write(domain, &mut tx, file, now).await?;
     let mut versions = Vec::new();
     for (position, terms) in (0i32..).zip(&plans) {
         let plan = write_plan(domain, &mut tx, &file.product.slug, position, terms, now).await?;

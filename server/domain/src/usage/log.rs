@@ -46,6 +46,8 @@ pub struct LogLine {
     pub key_name: Option<String>,
     /// The key's last characters.
     pub key_last4: Option<String>,
+    /// Slug of the issuer, for a caller with a token in place of a key.
+    pub issuer: Option<String>,
     /// Slug of the route; none when none matched.
     pub route: Option<String>,
     /// Status the client saw.
@@ -69,9 +71,9 @@ pub async fn requests(domain: &Domain, viewer: &Viewer, filter: &LogFilter) -> R
     Ok(sqlx::query_as!(
         LogLine,
         r#"SELECT q.request_id AS "request: RequestId", q.at, q.environment, k.name AS "key_name?",
-                  k.last4 AS "key_last4?", r.slug AS "route?", q.status, q.refusal, q.units, q.duration_us,
+                  k.last4 AS "key_last4?", i.slug AS "issuer?", r.slug AS "route?", q.status, q.refusal, q.units, q.duration_us,
                   q.response_bytes
-           FROM requests q LEFT JOIN keys k ON k.id = q.key_id LEFT JOIN routes r ON r.number = q.route
+           FROM requests q LEFT JOIN keys k ON k.id = q.key_id LEFT JOIN issuers i ON i.key_id = q.key_id LEFT JOIN routes r ON r.number = q.route
            WHERE q.consumer_id = $1
              AND ($2::smallint IS NULL OR q.status BETWEEN $2 * 100 AND $2 * 100 + 99)
              AND ($3::text IS NULL OR r.slug = $3)

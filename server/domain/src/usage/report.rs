@@ -1,7 +1,8 @@
 //! Figures for pages: what a period has used, calls by day, errors.
 
+use crate::catalogue::{self, issuers};
 use crate::snapshot::entitlement_of;
-use crate::{Domain, Result, Viewer, catalogue};
+use crate::{Domain, Result, Viewer};
 use model::access::Environment;
 use model::catalogue::MeterTerms;
 use model::{ConsumerId, Period, Time};
@@ -231,15 +232,17 @@ async fn labels(
             .into_iter()
             .map(|r| (r.number.to_string(), r.slug))
             .collect(),
-        GroupBy::Key => sqlx::query!(
-            "SELECT id, name, last4 FROM keys WHERE consumer_id = $1",
-            consumer as ConsumerId
-        )
-        .fetch_all(connection)
-        .await?
-        .into_iter()
-        .map(|k| (k.id.to_string(), format!("{} …{}", k.name, k.last4)))
-        .collect(),
+        GroupBy::Key => {
+            let keys = sqlx::query!(
+                "SELECT id, name, last4 FROM keys WHERE consumer_id = $1",
+                consumer as ConsumerId
+            )
+            .fetch_all(&mut *connection)
+            .await?;
+            let keys = keys.into_iter().map(|k| (k.id, format!("{} …{}", k.name, k.last4)));
+            let tokens = issuers::labels(connection).await?;
+            keys.chain(tokens).map(|(id, label)| (id.to_string(), label)).collect()
+        }
     })
 }
 

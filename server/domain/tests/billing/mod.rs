@@ -1,5 +1,6 @@
 //! Billing against a Stripe that runs here: what people do, what Stripe does, and what gets lost or doubled between.
 
+mod callers;
 mod catalogue;
 mod changes;
 mod checkout;

@@ -116,6 +116,8 @@ fn routing(upstream: SocketAddr, bound: Option<u32>) -> Routing {
             statuses: vec!["2xx".to_owned()],
         }],
         portal_url: "http://localhost".to_owned(),
+        anonymous_plans: Vec::new(),
+        issuers: Vec::new(),
     }
 }
 
@@ -143,6 +145,7 @@ fn entitlement(consumer: ConsumerId, priority: u8) -> Entitlement {
         meters: Vec::new(),
         currency: Currency::USD,
         spend_cap_minor: None,
+        external_id: None,
         settled_minor: 0,
     }
 }

@@ -20,6 +20,7 @@ pub(crate) use host::check_host;
 pub(crate) use target::Target;
 pub(crate) use upstream::{Heritage, Upstream};
 
+use crate::authenticate::{Accepted, AnonymousPlan};
 use crate::cors::Cors;
 use crate::edits::Edits;
 use crate::rate::Rule;
@@ -29,7 +30,7 @@ use http::{Method, Uri};
 use model::access;
 use model::catalogue::StatusSet;
 use model::policy::{AddressRange, Protocol, RoutePolicy, Segment, segments};
-use model::snapshot::{RouteRecord, Routing};
+use model::snapshot::{Entitlement, RouteRecord, Routing};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -49,6 +50,8 @@ pub(crate) struct Route {
     pub(crate) max_request_bytes: Option<u64>,
     /// Whether WebSocket handshakes are passed on.
     pub(crate) websocket: bool,
+    /// Who may call it.
+    pub(crate) auth: Accepted,
     /// Who may call it from a page in a browser.
     pub(crate) cors: Option<Cors>,
     /// The path at the upstream, when that is not the one that came.
@@ -71,6 +74,7 @@ impl Route {
         path: &[Segment],
         upstream: &Arc<Upstream>,
         counts: StatusSet,
+        anonymous: &HashMap<&str, Arc<AnonymousPlan>>,
     ) -> Result<Self, RoutingError> {
         let unusable = |e: &dyn std::fmt::Display| RoutingError::Unusable(record.slug.clone(), e.to_string());
         let policy = &record.policy;
@@ -85,6 +89,7 @@ impl Route {
             counts,
             weight: record.weight,
             feature: record.feature.clone(),
+            auth: Accepted::compile(&policy.auth, anonymous),
             max_request_bytes: policy.max_request_bytes,
             websocket: policy.websocket && upstream.protocol == Protocol::Http1,
             limits: Rule::of_route(&policy.limits, record.number),
@@ -168,6 +173,12 @@ impl Routes {
         }
         let words = |m: &model::snapshot::MeterRecord| StatusSet::from_words(m.statuses.iter().map(String::as_str));
         let meters: HashMap<u16, StatusSet> = told.meters.iter().map(|m| (m.number, words(m))).collect();
+        let plan = |e: &Entitlement| Arc::new(AnonymousPlan::compile(e));
+        let anonymous = told
+            .anonymous_plans
+            .iter()
+            .map(|e| (e.plan.as_str(), plan(e)))
+            .collect();
         let mut by_host: HashMap<Option<&str>, Paths> = HashMap::new();
         for r in &told.routes {
             let upstream = upstreams.get(&r.upstream);
@@ -175,7 +186,7 @@ impl Routes {
             let counts = meters.get(&r.meter).copied();
             let path = segments(&r.path).map_err(|e| RoutingError::Unusable(r.slug.clone(), e.to_string()))?;
             let counts = counts.unwrap_or_else(|| StatusSet::from_words([]));
-            let route = Arc::new(Route::compile(r, &path, upstream, counts)?);
+            let route = Arc::new(Route::compile(r, &path, upstream, counts, &anonymous)?);
             let hosts = r.policy.hosts.iter().map(|h| Some(h.as_str()));
             for host in hosts.chain(r.policy.hosts.is_empty().then_some(None)) {
                 let paths = by_host.entry(host).or_default();
@@ -330,6 +341,8 @@ mod tests {
                 routes,
                 meters: vec![meter],
                 portal_url: String::new(),
+                anonymous_plans: Vec::new(),
+                issuers: Vec::new(),
             },
             Heritage::default(),
         )

@@ -4,6 +4,7 @@
 mod answers;
 mod clients;
 mod concurrency;
+mod credentials;
 mod crossing;
 mod differential;
 mod durability;
@@ -25,5 +26,6 @@ mod stub;
 mod support;
 mod targets;
 mod tls;
+mod tokens;
 mod upstreams;
 mod websocket;

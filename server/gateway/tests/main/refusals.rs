@@ -63,7 +63,8 @@ async fn credentials() {
     let head = "GET /v1/ok HTTP/1.1\r\nHost: a\r\n";
     for (lines, status, slug) in [
         (String::new(), 401, "key-missing"),
-        ("Authorization: Basic abc\r\n".to_owned(), 401, "key-missing"),
+        ("Authorization: Basic abc\r\n".to_owned(), 401, "credential-misplaced"),
+        ("Authorization: Digest abc\r\n".to_owned(), 401, "key-missing"),
         ("X-API-Key: nonsense\r\n".to_owned(), 401, "key-unknown"),
         (format!("X-API-Key: {key}x\r\n"), 401, "key-unknown"),
         (

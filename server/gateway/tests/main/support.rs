@@ -225,6 +225,7 @@ pub(crate) fn entitlement(consumer: ConsumerId) -> Entitlement {
     Entitlement {
         consumer,
         environment: Environment::Live,
+        external_id: None,
         subscription: Some(SubscriptionId::from_bits(71)),
         plan_version: Some(PlanVersionId::from_bits(72)),
         plan: "pro".to_owned(),
@@ -318,6 +319,8 @@ pub(crate) fn routing(upstream: SocketAddr) -> Routing {
         routes,
         meters: vec![counted(1), counted(2)],
         portal_url: PORTAL.to_owned(),
+        anonymous_plans: Vec::new(),
+        issuers: Vec::new(),
     }
 }
 

@@ -1,0 +1,61 @@
+//! A key: form and checksum, one lookup, one HMAC, one constant-time compare.
+
+use super::{Caller, NotLetIn};
+use crate::config::Peppers;
+use crate::refusal::{Refusal, Refused};
+use crate::tables::Tables;
+use model::{Time, key};
+use subtle::ConstantTimeEq;
+
+/// Seconds after which an unknown key may be tried again while the control plane is away.
+const RETRY_AFTER_S: u64 = 5;
+
+/// The caller behind a key that works now.
+pub(super) fn caller(tables: &Tables, peppers: &Peppers, text: &[u8], now: Time) -> Result<Caller, NotLetIn> {
+    let caller = identify(tables, peppers, text).map_err(|r| (None, r))?;
+    let ended = if caller.key.revoked {
+        (
+            Refusal::KeyRevoked,
+            "This key was revoked. Use another one, or create one.",
+        )
+    } else if caller.key.expired(now) {
+        (Refusal::KeyExpired, "This key's time is over. Create a new one.")
+    } else {
+        return Ok(caller);
+    };
+    Err((Some(Box::new(caller)), Refused::new(ended.0, ended.1)))
+}
+
+fn unknown() -> Refused {
+    Refused::new(Refusal::KeyUnknown, "The key is mistyped, or it does not exist.")
+}
+
+fn identify(tables: &Tables, peppers: &Peppers, text: &[u8]) -> Result<Caller, Refused> {
+    let (environment, lookup) = key::parse(text).ok_or_else(unknown)?;
+    let lookup = lookup.0;
+    let Some(entry) = tables.key(lookup) else {
+        // The same work as for a key that exists, so that time does not tell which ids do.
+        let mac = peppers.mac(peppers.any(), text).unwrap_or_default();
+        let same = bool::from(mac.ct_eq(&[0u8; 32]));
+        return if tables.connected() || same {
+            Err(unknown())
+        } else {
+            let refused = Refused::new(
+                Refusal::KeysUnavailable,
+                "This key is new to the gateway, and the key store is away.",
+            );
+            Err(refused.retry_after(RETRY_AFTER_S))
+        };
+    };
+    let Some(mac) = peppers.mac(entry.pepper, text) else {
+        tracing::error!(pepper = entry.pepper, "a key's pepper is not configured");
+        let refused = Refused::new(Refusal::KeysUnavailable, "The gateway cannot check this key.");
+        return Err(refused.retry_after(RETRY_AFTER_S));
+    };
+    let right = bool::from(mac.ct_eq(&entry.mac)) && entry.account.environment == environment;
+    if right {
+        Ok(Caller::of_key(entry, lookup))
+    } else {
+        Err(unknown())
+    }
+}

@@ -1,0 +1,170 @@
+//! Phase two: whose request it is. No database and no waiting.
+//!
+//! A route says what it takes ([`Accepted`]); `present` finds the one credential and takes it out of the request; then a
+//! file for each kind says whose it is. Nothing falls back: a wrong key is never an anonymous caller.
+
+mod accepted;
+mod anonymous;
+mod failures;
+mod key;
+mod present;
+mod query;
+mod token;
+
+pub(crate) use accepted::Accepted;
+pub(crate) use anonymous::AnonymousPlan;
+
+use crate::account::Account;
+use crate::config::Peppers;
+use crate::refusal::{Refusal, Refused};
+use crate::tables::{KeyEntry, Tables};
+use crate::token::Granted;
+use anonymous::Strangers;
+use failures::Failures;
+use http::StatusCode;
+use http::header::{HeaderValue, WWW_AUTHENTICATE};
+use http::request::Parts;
+use model::{KeyId, Time};
+use present::Presented;
+use std::net::IpAddr;
+use std::sync::Arc;
+use token::Tokens;
+
+const NS_PER_S: u64 = 1_000_000_000;
+
+/// Whose request it is.
+pub(crate) struct Caller {
+    /// The key, or for other credentials what stands for one.
+    pub(crate) key: KeyEntry,
+    pub(crate) hold: Hold,
+    /// What the credential adds to the plan.
+    pub(crate) granted: Option<Arc<Granted>>,
+}
+
+/// What an open request hangs on: when it goes, the request ends.
+#[derive(Clone)]
+pub(crate) enum Hold {
+    /// A key, by its lookup.
+    Key(u64),
+    /// An account alone.
+    Account(Arc<Account>),
+}
+
+/// Above every lookup of a key.
+const NO_LOOKUP: u64 = 1 << 63;
+
+impl Hold {
+    /// A number for limits that count by key; an account without a key has one for itself.
+    pub(crate) fn number(&self) -> u64 {
+        match self {
+            Hold::Key(lookup) => *lookup,
+            Hold::Account(account) => {
+                NO_LOOKUP | u64::try_from(account.consumer.to_bits() & u128::from(u64::MAX)).unwrap_or(0)
+            }
+        }
+    }
+}
+
+impl Caller {
+    fn of_key(key: KeyEntry, lookup: u64) -> Self {
+        Self {
+            key,
+            hold: Hold::Key(lookup),
+            granted: None,
+        }
+    }
+
+    /// Whether the credential grants a feature that the plan may lack.
+    pub(crate) fn is_granted(&self, feature: &str) -> bool {
+        self.granted.as_ref().is_some_and(|g| g.has(feature))
+    }
+
+    /// A caller without a key.
+    fn of_account(id: KeyId, account: Arc<Account>) -> Self {
+        Self {
+            hold: Hold::Account(Arc::clone(&account)),
+            key: KeyEntry::standing_in(id, account),
+            granted: None,
+        }
+    }
+}
+
+/// A caller that is known but not let in, so that it can be recorded.
+pub(crate) type NotLetIn = (Option<Box<Caller>>, Refused);
+
+/// What is remembered about callers from one request to the next.
+pub(crate) struct Callers {
+    failures: Failures,
+    strangers: Strangers,
+    tokens: Tokens,
+}
+
+impl Callers {
+    /// Nobody came yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            failures: Failures::new(),
+            strangers: Strangers::new(),
+            tokens: Tokens::new(),
+        }
+    }
+}
+
+/// Where and when a request comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival {
+    pub(crate) client: IpAddr,
+    /// Business time, that keys expire by.
+    pub(crate) now: Time,
+    /// The machine's time, in nanoseconds since 1970.
+    pub(crate) now_ns: u64,
+}
+
+/// What knows callers.
+#[derive(Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) peppers: &'a Peppers,
+    pub(crate) callers: &'a Callers,
+}
+
+/// Finds the caller and takes the credential out of the request.
+pub(crate) fn authenticate(
+    known: Known<'_>,
+    accepted: &Accepted,
+    parts: &mut Parts,
+    arrival: Arrival,
+) -> Result<Caller, NotLetIn> {
+    let presented = present::take(parts, accepted).map_err(|r| (None, r));
+    let found = presented.and_then(|presented| match presented {
+        Presented::Key(text) => key::caller(known.tables, known.peppers, text.as_bytes(), arrival.now),
+        Presented::Token(text) => {
+            let now_s = i64::try_from(arrival.now_ns / NS_PER_S).unwrap_or(i64::MAX);
+            known.callers.tokens.caller(known, text.as_bytes(), now_s)
+        }
+        Presented::Nothing => match &accepted.anonymous {
+            Some(plan) => {
+                let account = known.callers.strangers.account(plan, arrival.client, arrival.now);
+                Ok(Caller::of_account(KeyId::NONE, account))
+            }
+            None => Err((None, present::missing(accepted))),
+        },
+    });
+    found.map_err(|(caller, refused)| {
+        let refused = known.callers.failures.judge(refused, arrival.client, arrival.now_ns);
+        (caller, challenge(refused, accepted))
+    })
+}
+
+/// With the schemes that would be taken (RFC 9110, 11.6.1).
+fn challenge(refused: Refused, accepted: &Accepted) -> Refused {
+    if refused.refusal().status() != StatusCode::UNAUTHORIZED || !accepted.basic {
+        return refused;
+    }
+    let schemes = match (accepted.bearer || accepted.jwt, refused.refusal()) {
+        (true, Refusal::TokenInvalid | Refusal::TokenExpired) => return refused,
+        (true, _) => "Bearer realm=\"api\", Basic realm=\"api\", charset=\"UTF-8\"",
+        (false, _) => "Basic realm=\"api\", charset=\"UTF-8\"",
+    };
+    refused.with(WWW_AUTHENTICATE, HeaderValue::from_static(schemes))
+}

@@ -1,0 +1,104 @@
+//! A signed token: checked once, then remembered for a while.
+
+use super::{Caller, Hold, Known, NotLetIn};
+use crate::account::Account;
+use crate::bounded::Bounded;
+use crate::refusal::{Refusal, Refused};
+use crate::tables::{KeyEntry, Tables};
+use crate::token::{Denied, Granted, Proven, verify};
+use http::header::{HeaderValue, WWW_AUTHENTICATE};
+use model::access::ConsumerName;
+use model::{ConsumerId, KeyId};
+use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
+
+/// Tokens remembered; each takes about 200 bytes.
+const TOKENS_MOST: usize = 65_536;
+/// How long a token is remembered, in seconds.
+const REMEMBERED_S: i64 = 60;
+/// Seconds after which a token may be tried again whose issuer's keys are not here.
+const RETRY_AFTER_S: u64 = 1;
+
+/// A token that proved good.
+struct Verified {
+    key: KeyId,
+    account: Arc<Account>,
+    granted: Option<Arc<Granted>>,
+    /// In seconds since 1970.
+    until_s: i64,
+    /// What was known of issuers, keys and names then ([`Tables::trust`]).
+    trust: u64,
+}
+
+/// Tokens that proved good lately, by their SHA-256.
+pub(super) struct Tokens(Bounded<[u8; 32], Arc<Verified>>);
+
+impl Tokens {
+    pub(super) fn new() -> Self {
+        Self(Bounded::new(TOKENS_MOST))
+    }
+
+    /// The caller that a token names. `now_s` is the machine's time, in seconds since 1970.
+    pub(super) fn caller(&self, known: Known<'_>, text: &[u8], now_s: i64) -> Result<Caller, NotLetIn> {
+        let hash: [u8; 32] = Sha256::digest(text).into();
+        let trust = known.tables.trust();
+        let remembered = self.0.get(&hash);
+        if let Some(verified) = remembered.filter(|v| v.trust == trust && now_s < v.until_s) {
+            return Ok(verified.caller());
+        }
+        let proven = verify(text, &known.tables.issuers.load(), now_s).map_err(|denied| (None, refused(denied)))?;
+        let account = account(known.tables, &proven).map_err(|r| (None, r))?;
+        let verified = Arc::new(Verified {
+            key: proven.key,
+            account,
+            granted: Granted::new(proven.features),
+            until_s: proven.until_s.min(now_s + REMEMBERED_S),
+            trust,
+        });
+        self.0.put(hash, Arc::clone(&verified));
+        Ok(verified.caller())
+    }
+}
+
+impl Verified {
+    fn caller(&self) -> Caller {
+        Caller {
+            key: KeyEntry::standing_in(self.key, Arc::clone(&self.account)),
+            hold: Hold::Account(Arc::clone(&self.account)),
+            granted: self.granted.clone(),
+        }
+    }
+}
+
+fn account(tables: &Tables, proven: &Proven) -> Result<Arc<Account>, Refused> {
+    let (by, name) = &proven.consumer;
+    let consumer: Option<ConsumerId> = match by {
+        ConsumerName::Id => name.parse().ok(),
+        ConsumerName::ExternalId => tables.named(name),
+    };
+    let account = consumer.and_then(|c| tables.known_account(c, proven.environment));
+    account.ok_or_else(|| {
+        if tables.connected() {
+            return Refused::new(
+                Refusal::TokenUnknownConsumer,
+                "The token is good, but the account that it names does not exist here.",
+            );
+        }
+        let detail = "The account that the token names is new to the gateway, and the account store is away.";
+        Refused::new(Refusal::KeysUnavailable, detail).retry_after(RETRY_AFTER_S)
+    })
+}
+
+fn refused(denied: Denied) -> Refused {
+    let invalid = HeaderValue::from_static("Bearer realm=\"api\", error=\"invalid_token\"");
+    match denied {
+        Denied::Invalid(why) => Refused::new(Refusal::TokenInvalid, why).with(WWW_AUTHENTICATE, invalid),
+        Denied::Expired => {
+            Refused::new(Refusal::TokenExpired, "Its time is over. Ask for a new one.").with(WWW_AUTHENTICATE, invalid)
+        }
+        Denied::NoKeys => {
+            let detail = "The keys that could tell whether the token is good are not here. Try again in a moment.";
+            Refused::new(Refusal::IssuerUnavailable, detail).retry_after(RETRY_AFTER_S)
+        }
+    }
+}
