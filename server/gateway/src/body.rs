@@ -26,6 +26,8 @@ pub(crate) enum BodyError {
     TooLarge,
     #[error("the body came too slowly")]
     TooSlow,
+    #[error("the time for the request as a whole is over")]
+    TooLong,
     #[error("the body broke off")]
     Broken,
     #[error("the request's own body went wrong")]
