@@ -7,6 +7,8 @@
 mod address;
 mod cors;
 mod edits;
+mod field_path;
+mod gate;
 mod matching;
 mod rate;
 mod resilience;
@@ -19,6 +21,8 @@ mod upstream;
 pub use address::AddressRange;
 pub use cors::Cors;
 pub use edits::HeaderEdits;
+pub use field_path::{FieldPath, FieldPathError, FieldStep};
+pub use gate::{GATES_MOST, Gate, check_gates};
 pub use matching::{HostPattern, PatternError, Segment, segments, shape};
 pub use rate::{MAX_RATE_RULES, RateRule, check_rate_rules};
 pub use resilience::{Breaker, Health, Retries};

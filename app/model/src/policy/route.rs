@@ -1,7 +1,7 @@
 //! What is done with the requests of one route.
 
 use super::{
-    AddressRange, Cors, HeaderEdits, HostPattern, PolicyError, RateRule, Rewrite, Segment, check_in_flight,
+    AddressRange, Cors, Gate, HeaderEdits, HostPattern, PolicyError, RateRule, Rewrite, Segment, check_in_flight,
     check_rate_rules, is_header_name, wrong,
 };
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,9 @@ pub struct RoutePolicy {
     /// open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
+    /// What of it needs a feature.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
 }
 
 fn is_zero(n: &i32) -> bool {

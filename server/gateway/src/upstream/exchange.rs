@@ -39,9 +39,7 @@ pub(super) fn refused(upstream: &Upstream, failure: Failure) -> Refused {
         Refused::new(Refusal::UpstreamBroken, detail)
     };
     match failure {
-        Failure::Upload(BodyError::TooLarge) => body::too_large().closing(),
-        Failure::Upload(BodyError::TooSlow) => Refused::new(Refusal::BodyTimeout, "The body stopped coming.").closing(),
-        Failure::Upload(_) => Refused::new(Refusal::BodyBroken, "The body broke off or was malformed.").closing(),
+        Failure::Upload(error) => body::refused(error),
         Failure::ClosedSilent(error) | Failure::Closed(error) => broken(&error),
         Failure::Invalid(error) => broken(&error),
         Failure::Silent => {
