@@ -118,6 +118,12 @@ problems! {
         "The gateway has no keys of the token's issuer that it may still trust." "Try again in a moment." NOWHERE;
     55 "upstream-unavailable" 503 "The service behind the gateway is not available just now"
         "The API failed too often and is given time to recover. The call is not counted." "Try again after the seconds in Retry-After." NOWHERE;
+    50 "body-unclear" 400 "The request's body is not JSON that has one reading"
+        "Some fields of the body need a feature that your plan does not grant, so the body is read before it is forwarded; and it is no JSON, or a name stands in an object twice." "Send plain JSON in which every name stands once." NOWHERE;
+    51 "body-encoded" 415 "The request's body must not be compressed here"
+        "Some fields of the body need a feature that your plan does not grant, so the body is read before it is forwarded." "Send the body uncompressed, or change to a plan that grants the feature." PLANS;
+    52 "format-refused" 406 "The plan includes this answer as JSON only"
+        "Some fields of the answer need a feature that your plan does not grant. They can be left out of JSON, not out of the format that the API answers in." "Ask for application/json in the Accept header, or change to a plan that grants the feature." PLANS;
 }
 
 /// The problem with a number of the usage log.

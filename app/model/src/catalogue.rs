@@ -7,8 +7,8 @@ use crate::access::{Credential, Interval, Method};
 use crate::issuer::IssuerFile;
 use crate::money::{Currency, Money, minor_units};
 use crate::policy::{
-    HostPattern, PolicyError, RateRule, RoutePolicy, ServiceUrl, UpstreamPolicy, check_in_flight, check_rate_rules,
-    segments, shape,
+    HostPattern, PolicyError, RateRule, RoutePolicy, ServiceUrl, UpstreamPolicy, check_gates, check_in_flight,
+    check_rate_rules, segments, shape,
 };
 use crate::price::{Overage, OverageTier, TierModel};
 use serde::{Deserialize, Serialize};
@@ -370,6 +370,7 @@ impl CatalogueFile {
             check_path(&place, &r.path)?;
             let path = segments(&r.path).or_else(|e| wrong(format!("{place}.path"), e.to_string()))?;
             check_policy(&place, r.policy.check(&path))?;
+            check_policy(&place, check_gates(&r.policy.gates, &r.methods, &features))?;
             if r.methods.is_empty() || r.weight > 1_000_000 {
                 return wrong(place, "needs a method, and a weight of at most 1,000,000");
             }

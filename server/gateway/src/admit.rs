@@ -3,6 +3,7 @@
 
 use crate::account::Terms;
 use crate::authenticate::Caller;
+use crate::feature_gates::Closed;
 use crate::flight::{Flight, Full};
 use crate::headers::{RATELIMIT, RATELIMIT_POLICY};
 use crate::limit::{Limit, Over};
@@ -10,6 +11,7 @@ use crate::rate::{self, Asked, Left};
 use crate::refusal::{Refusal, Refused};
 use crate::route::Route;
 use crate::tables::Tables;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 use model::Time;
 use model::access::{Method, Suspension};
@@ -21,6 +23,8 @@ pub(crate) struct Admission {
     pub(crate) terms: Arc<Terms>,
     /// Units taken from the route's meter; given back when the answer does not count.
     pub(crate) units: u32,
+    /// Gates of the route that the caller does not pass.
+    pub(crate) closed: Closed,
     /// Its place among the requests in flight.
     pub(crate) flight: Flight,
     /// What is left of the rate limits.
@@ -34,6 +38,8 @@ pub(crate) struct Request<'a> {
     pub(crate) method: Option<Method>,
     /// The client's.
     pub(crate) address: IpAddr,
+    /// Its head.
+    pub(crate) parts: &'a Parts,
 }
 
 /// Decides. `now_ns` is the machine's time in nanoseconds since 1970; `now` is business time.
@@ -55,6 +61,11 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
         let detail = format!("The plan {} does not include {feature}.", terms.profile.plan);
         return Err(Refused::new(Refusal::FeatureMissing, detail));
     }
+    let profile = &terms.profile;
+    let closed = route.gates.closed(&profile.features, request.parts);
+    route
+        .gates
+        .check_head(closed, request.parts.uri.query(), &profile.plan)?;
     let concurrency = terms.profile.concurrency;
     let routes = (&tables.flights, route.number, route.concurrency);
     let (flight, in_flight_left) = match Flight::take((account, concurrency), routes) {
@@ -86,6 +97,7 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
     Ok(Admission {
         terms,
         units: route.weight,
+        closed,
         flight,
         left,
     })

@@ -2,13 +2,16 @@
 
 use crate::client::ClientBody;
 use crate::config::Limits;
+use crate::download::Download;
+use crate::filter::Malformed;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
+use crate::route::Upstream;
 use crate::timer::Timer;
 use crate::tunnel::Tunnel;
-use crate::upstream::Incoming;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +29,8 @@ pub(crate) enum BodyError {
     TooLarge,
     #[error("the body came too slowly")]
     TooSlow,
+    #[error("the time for the request as a whole is over")]
+    TooLong,
     #[error("the body broke off")]
     Broken,
     #[error("the request's own body went wrong")]
@@ -34,6 +39,8 @@ pub(crate) enum BodyError {
     Cut,
     #[error("usage cannot be recorded")]
     NotRecorded,
+    #[error("fields cannot be left out of it: {0}")]
+    Malformed(Malformed),
 }
 
 /// The refusal of a body over the limit.
@@ -52,9 +59,41 @@ impl Progress {
     }
 }
 
+/// Whose fault a request's body was that went wrong.
+pub(crate) fn refused(error: BodyError) -> Refused {
+    match error {
+        BodyError::TooLarge => too_large(),
+        BodyError::TooSlow => Refused::new(Refusal::BodyTimeout, "The body stopped coming."),
+        _ => Refused::new(Refusal::BodyBroken, "The body broke off or was malformed."),
+    }
+    .closing()
+}
+
+/// The refusal of an answer's body that went wrong before any of it left.
+pub(crate) fn broken_answer(error: BodyError, upstream: &Upstream) -> Refused {
+    tracing::warn!(upstream = upstream.slug, %error, "an answer cannot be passed on");
+    match error {
+        BodyError::TooSlow => {
+            let detail = format!("{} stopped inside its answer.", upstream.slug);
+            Refused::new(Refusal::UpstreamTimeout, detail)
+        }
+        _ => Refused::new(
+            Refusal::UpstreamBroken,
+            format!("In the answer of {}, {error}.", upstream.slug),
+        ),
+    }
+}
+
+/// Where a request's body comes from.
+enum Source {
+    Client(ClientBody),
+    /// It was read whole.
+    Read(Option<Bytes>),
+}
+
 /// A request's body, bounded in size and in silence. Trailers are dropped.
 pub(crate) struct Upload {
-    incoming: ClientBody,
+    source: Source,
     progress: Arc<Progress>,
     most: u64,
     idle: Duration,
@@ -73,7 +112,7 @@ impl Upload {
     /// [`Limits::body_bytes_per_second`] beyond that.
     pub(crate) fn new(incoming: ClientBody, progress: Arc<Progress>, most: u64, limits: &Limits) -> Self {
         Self {
-            incoming,
+            source: Source::Client(incoming),
             progress,
             most,
             idle: limits.body_idle,
@@ -100,12 +139,38 @@ impl Upload {
 
     /// Whether all of it was passed on.
     pub(crate) fn is_end(&self) -> bool {
-        self.incoming.ended()
+        match &self.source {
+            Source::Client(incoming) => incoming.ended(),
+            Source::Read(bytes) => bytes.is_none(),
+        }
+    }
+
+    /// Reads all of it, at most `most` bytes; then it comes from memory.
+    pub(crate) async fn read(&mut self, most: u64) -> Result<Bytes, BodyError> {
+        self.most = self.most.min(most);
+        let mut whole = BytesMut::new();
+        let mut first = Bytes::new();
+        while let Some(data) = poll_fn(|cx| self.poll_data(cx)).await {
+            let data = data?;
+            if first.is_empty() && whole.is_empty() {
+                first = data;
+            } else {
+                whole.extend_from_slice(&std::mem::take(&mut first));
+                whole.extend_from_slice(&data);
+            }
+        }
+        let bytes = if whole.is_empty() { first } else { whole.freeze() };
+        self.source = Source::Read(Some(bytes.clone()));
+        Ok(bytes)
     }
 
     /// The next part, as it comes.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        match self.incoming.poll_data(cx) {
+        let incoming = match &mut self.source {
+            Source::Client(incoming) => incoming,
+            Source::Read(bytes) => return Poll::Ready(bytes.take().map(Ok)),
+        };
+        match incoming.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
                 self.heard();
                 let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -145,7 +210,7 @@ pub(crate) enum Answer {
 
 /// An upstream's body on its way to the client.
 pub(crate) struct Stream {
-    incoming: Incoming,
+    incoming: Download,
     open: Open,
     cut: Option<Cut>,
     length_known: bool,
@@ -153,7 +218,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// Holds the upstream's connection until the end, and then gives it back.
-    pub(crate) fn new(incoming: Incoming, open: Open) -> Self {
+    pub(crate) fn new(incoming: Download, open: Open) -> Self {
         Self {
             length_known: incoming.size_hint().exact().is_some(),
             incoming,

@@ -1,7 +1,7 @@
 //! Starts and stops a gateway.
 
 use crate::authenticate::Callers;
-use crate::balance::watch as targets;
+use crate::balance as targets;
 use crate::config::{Config, Peppers};
 use crate::disk;
 use crate::gate::Gate;
@@ -18,7 +18,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -108,7 +108,7 @@ impl Gateway {
             Arc::clone(&shipped),
             stop_shipping.subscribe(),
         );
-        tokio::spawn(targets::run(Arc::clone(&shared), stop.subscribe()));
+        tokio::spawn(targets::watch(Arc::clone(&shared), stop.subscribe()));
         Ok(Running {
             local_addr,
             shared,
@@ -177,7 +177,11 @@ impl Running {
 
     /// Counters in Prometheus' text format.
     pub fn metrics(&self) -> String {
-        metrics::render(&self.metrics, &self.shared, self.shipped.load(Ordering::Relaxed))
+        let mut text = metrics::render(&self.metrics, &self.shared, self.shipped.load(Ordering::Relaxed));
+        if let Some(routes) = self.shared.tables.routes.load_full() {
+            targets::render(&mut text, &routes, Instant::now());
+        }
+        text
     }
 
     /// Stops accepting, lets open requests finish for at most `drain`, then syncs and ships the ledger and stores the

@@ -9,7 +9,7 @@
 //! 3. **Authenticate** (`authenticate`). One credential, form and checksum, one lookup in the key table, one
 //!    HMAC-SHA-256 under the key's pepper, one constant-time compare. Unknown ids cost the same. While the control plane
 //!    is away an unknown key is answered 503, never 401.
-//! 4. **Admit** (`admit`). Suspension, scope, feature, concurrency, rate limits, quota, spend cap; the first refusal
+//! 4. **Admit** (`admit`). Suspension, scope, feature and gates, concurrency, rate limits, quota, spend cap; the first refusal
 //!    wins. The route's weight is *reserved* from the meter's counter by compare-and-swap, so a hard quota and a spend cap are not
 //!
 //! 3. **Authenticate** (`authenticate`). What the route takes, where it takes it, and at most one of it: a key (form and
@@ -25,6 +25,7 @@
 //!    removed, then ours are added. Each worker thread keeps its own upstream connections. A pooled connection that was
 //!    closed before a byte of an answer came is replaced once, if the request was not sent or is safe to repeat. Which
 //!    target gets it, and when another one is tried, is said [below](#upstreams).
+//!    Fields that a caller lacks the feature for leave the answer as it streams (`feature_gates`, `filter`).
 //! 6. **Record** (`record`). Exactly one ledger record per authenticated request, however it ends.
 //!
 //! Nothing in this waits for the control plane, and no lock is held across an await.
@@ -209,7 +210,10 @@ mod config;
 mod cors;
 mod date;
 mod disk;
+mod download;
 mod edits;
+mod feature_gates;
+mod filter;
 mod flight;
 mod gate;
 mod gateway;

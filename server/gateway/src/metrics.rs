@@ -1,6 +1,5 @@
 //! Counters per worker thread, added up when somebody asks. Labels are bounded by the catalogue.
 
-use crate::balance;
 use crate::refusal::Refusal;
 use crate::route::Routes;
 use crate::server::Shared;
@@ -9,7 +8,7 @@ use model::snapshot::UpstreamRecord;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Route numbers counted apart; greater ones share the last place.
 const ROUTES: usize = 1024;
@@ -94,9 +93,6 @@ pub(crate) fn render(all: &[Arc<Metrics>], shared: &Shared, shipped: u64) -> Str
             "turnpike_gateway_refusals_total{{reason=\"{}\"}} {n}",
             refusal.slug()
         );
-    }
-    if let Some(routes) = &routes {
-        balance::metrics::render(&mut out, routes, Instant::now());
     }
     let _ = writeln!(out, "# TYPE turnpike_gateway_answer_seconds histogram");
     let mut below = 0;

@@ -123,6 +123,12 @@ refusals! {
     IssuerUnavailable = 45, SERVICE_UNAVAILABLE, "issuer-unavailable", "The token cannot be checked just now", "/docs";
     /// Every target of the upstream is left out after failures.
     UpstreamUnavailable = 55, SERVICE_UNAVAILABLE, "upstream-unavailable", "The service behind the gateway is not available just now", "/docs";
+    /// The body is no JSON, or can be read in more than one way, where it must be checked.
+    BodyUnclear = 50, BAD_REQUEST, "body-unclear", "The request's body is not JSON that has one reading", "/docs";
+    /// The body is compressed where it must be checked.
+    BodyEncoded = 51, UNSUPPORTED_MEDIA_TYPE, "body-encoded", "The request's body must not be compressed here", "/docs";
+    /// The answer has a format out of which fields cannot be left.
+    FormatRefused = 52, NOT_ACCEPTABLE, "format-refused", "The plan includes this answer as JSON only", "/pricing";
 }
 
 /// A refusal on its way out.

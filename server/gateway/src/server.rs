@@ -7,6 +7,8 @@ use crate::client::ClientBody;
 use crate::config::{Limits, Peppers};
 use crate::cors;
 use crate::date::Date;
+use crate::download::Download;
+use crate::feature_gates;
 use crate::gate::{Gate, Passes, Shed};
 use crate::grpc;
 use crate::headers::{self, Short};
@@ -19,7 +21,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::route::{self, Route, Routes};
 use crate::tables::Tables;
 use crate::tunnel;
-use crate::upstream::{BodyLength, Call, Incoming, Pool, RequestHead};
+use crate::upstream::{BodyLength, Call, Pool, RequestHead};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -289,6 +291,10 @@ impl<'a> Exchange<'a> {
         body: Option<ClientBody>,
     ) -> Result<Response<Answer>, Early> {
         let mut ready = self.prepare(client, route, parts, body)?;
+        // A body that comes slowly takes no place while it is waited for.
+        if let Err(refused) = pass_gates(&mut ready).await {
+            return Err(Early::new(Some(ready.open), refused));
+        }
         if let Err(refused) = self.let_in(&mut ready).await {
             return Err(Early::new(Some(ready.open), refused));
         }
@@ -335,11 +341,15 @@ impl<'a> Exchange<'a> {
             route: &route,
             method: route::known_method(&parts.method),
             address: client.address,
+            parts: &parts,
         };
         let mut admission = match admit::admit(&asked, &shared.tables, self.now, arrival.now_ns) {
             Ok(admission) => admission,
             Err(refused) => return Err(Early::new(Some(open), refused)),
         };
+        if route.gates.hides(admission.closed) {
+            route.gates.ask_plainly(admission.closed, &mut parts.headers);
+        }
         let upload = body.map(|body| {
             let progress = Arc::<Progress>::default();
             let upload = Upload::new(body, Arc::clone(&progress), most, &shared.limits);
@@ -386,7 +396,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Phase four: the request goes to its upstream. What is the client's to say goes with it, and what is ours.
-    async fn forward(&self, client: &Client, ready: &mut Ready) -> Result<(StatusCode, HeaderMap, Incoming), Refused> {
+    async fn forward(&self, client: &Client, ready: &mut Ready) -> Result<(StatusCode, HeaderMap, Download), Refused> {
         let upstream = &ready.route.upstream;
         let consumer = ready.caller.key.account.consumer;
         let canary = upstream
@@ -395,7 +405,15 @@ impl<'a> Exchange<'a> {
         let mut call = Call::open(self.worker, upstream, self.started, canary).await?;
         self.send(client, ready, &mut call);
         let headers = std::mem::take(&mut ready.parts.headers);
-        call.answer(self.worker, headers).await
+        let (status, mut headers, incoming) = call.answer(self.worker, headers).await?;
+        let (gates, closed) = (&ready.route.gates, ready.admission.closed);
+        let filter = gates.treat_answer(closed, &ready.parts.method, status, &mut headers)?;
+        let mut download = Download::new(incoming, filter);
+        download
+            .look_ahead()
+            .await
+            .map_err(|e| body::broken_answer(e, &ready.route.upstream))?;
+        Ok((status, headers, download))
     }
 
     fn send(&self, client: &Client, ready: &mut Ready, call: &mut Call) {
@@ -453,7 +471,7 @@ impl<'a> Exchange<'a> {
         ready: Ready,
         status: StatusCode,
         mut headers: HeaderMap,
-        mut incoming: Incoming,
+        mut incoming: Download,
     ) -> Result<Response<Answer>, Early> {
         let Ready {
             route,
@@ -525,6 +543,19 @@ impl<'a> Exchange<'a> {
 fn is_event_stream(headers: &http::HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     kind.is_some_and(|k| k.len() >= 17 && k[..17].eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// Reads and checks a body in which something may need a feature that the caller has not.
+async fn pass_gates(ready: &mut Ready) -> Result<(), Refused> {
+    let (gates, closed, headers) = (&ready.route.gates, ready.admission.closed, &ready.parts.headers);
+    let Some(upload) = ready.upload.as_mut().filter(|_| closed.any()) else {
+        return Ok(());
+    };
+    if gates.reads_body(closed, headers)? {
+        let bytes = upload.read(feature_gates::BODY_MOST).await.map_err(body::refused)?;
+        gates.check_body(closed, headers, &bytes, &ready.admission.terms.profile.plan)?;
+    }
+    Ok(())
 }
 
 /// Phase one, with what must hold before a path means anything.

@@ -1,8 +1,8 @@
 //! What is done with the requests of one route.
 
 use super::{
-    AddressRange, AuthPolicy, Cors, HeaderEdits, HostPattern, PolicyError, RateRule, Rewrite, Segment, check_in_flight,
-    check_rate_rules, is_header_name, wrong,
+    AddressRange, AuthPolicy, Cors, Gate, HeaderEdits, HostPattern, PolicyError, RateRule, Rewrite, Segment,
+    check_in_flight, check_rate_rules, is_header_name, wrong,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -57,6 +57,9 @@ pub struct RoutePolicy {
     /// Who may call it.
     #[serde(skip_serializing_if = "AuthPolicy::is_default")]
     pub auth: AuthPolicy,
+    /// What of it needs a feature.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
 }
 
 fn is_zero(n: &i32) -> bool {

@@ -24,7 +24,7 @@ pub(crate) struct Target {
     /// Open requests.
     pub(crate) in_flight: AtomicU32,
     /// Its number in this process, by which workers keep its connections.
-    pub(crate) id: u32,
+    pub(crate) id: u64,
     pub(crate) requests: AtomicU64,
     pub(crate) failures: AtomicU64,
     /// Requests that another target failed before.
@@ -45,7 +45,7 @@ pub(crate) struct Target {
 impl Target {
     /// A target nothing is known of yet: it counts as well.
     pub(crate) fn new(identity: Identity) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             in_flight: AtomicU32::new(0),
             id: NEXT.fetch_add(1, Ordering::Relaxed),

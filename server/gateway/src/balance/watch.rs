@@ -28,7 +28,7 @@ struct Checked {
 
 /// What a task came back with.
 enum Done {
-    Checked(u32, bool),
+    Checked(u64, bool),
     Refreshed,
 }
 
@@ -59,7 +59,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<Option<Du
 }
 
 struct Watcher {
-    checks: HashMap<u32, Checked>,
+    checks: HashMap<u64, Checked>,
     refresh_due: Instant,
     tasks: JoinSet<Done>,
     dice: Dice,
@@ -85,7 +85,7 @@ impl Watcher {
                 Done::Refreshed
             });
         }
-        let known: std::collections::HashSet<u32> = targets(routes).map(|(_, t)| t.id).collect();
+        let known: std::collections::HashSet<u64> = targets(routes).map(|(_, t)| t.id).collect();
         self.checks.retain(|id, _| known.contains(id));
         for (upstream, target) in targets(routes) {
             if refresh && target.addresses.is_name() && self.tasks.len() < AT_ONCE_MOST {
@@ -114,7 +114,7 @@ impl Watcher {
     }
 
     /// Takes the outcome of a check: enough of them in a row change what holds.
-    fn take(&mut self, routes: &Routes, id: u32, well: bool) {
+    fn take(&mut self, routes: &Routes, id: u64, well: bool) {
         let Some(checked) = self.checks.get_mut(&id) else {
             return;
         };

@@ -23,6 +23,7 @@ pub(crate) use upstream::{Heritage, Upstream};
 use crate::authenticate::{Accepted, AnonymousPlan};
 use crate::cors::Cors;
 use crate::edits::Edits;
+use crate::feature_gates::Gates;
 use crate::rate::Rule;
 use crate::refusal::{Refusal, Refused};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -64,6 +65,7 @@ pub(crate) struct Route {
     pub(crate) limits: Vec<Rule>,
     /// Requests in flight, of all callers together.
     pub(crate) concurrency: Option<u32>,
+    pub(crate) gates: Gates,
     allow: Vec<AddressRange>,
     deny: Vec<AddressRange>,
 }
@@ -94,6 +96,7 @@ impl Route {
             websocket: policy.websocket && upstream.protocol == Protocol::Http1,
             limits: Rule::of_route(&policy.limits, record.number),
             concurrency: policy.concurrency,
+            gates: Gates::compile(&policy.gates),
             cors: policy.cors.as_ref().map(Cors::compile),
             target: target.map_err(|e| unusable(&e))?,
             host: host.map_err(|e| unusable(&e))?,

@@ -52,8 +52,8 @@ impl Direct {
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if self.deadline.is_some_and(|d| Instant::now() >= d) {
-            return Poll::Ready(Some(Err(BodyError::TooSlow)));
+        if is_over(self.deadline) {
+            return Poll::Ready(Some(Err(BodyError::TooLong)));
         }
         loop {
             match self.framing.take(&mut self.connection.read) {
@@ -77,10 +77,23 @@ impl Direct {
                             .set(self.deadline.map_or(at, |d| d.min(at)).into());
                     }
                     ready!(self.connection.timer.poll(cx));
-                    return Poll::Ready(Some(Err(BodyError::TooSlow)));
+                    return Poll::Ready(Some(Err(silent(self.deadline))));
                 }
             }
         }
+    }
+}
+
+pub(super) fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|d| Instant::now() >= d)
+}
+
+/// What it means that nothing came: whoever takes too long as a whole may have been read too slowly by the client.
+pub(super) fn silent(deadline: Option<Instant>) -> BodyError {
+    if is_over(deadline) {
+        BodyError::TooLong
+    } else {
+        BodyError::TooSlow
     }
 }
 
@@ -215,9 +228,7 @@ impl Incoming {
             Source::Http2(body) => body.poll_data(cx),
             Source::Tunnel(_) | Source::Done => Poll::Ready(None),
         };
-        if let Poll::Ready(Some(Err(error))) = data
-            && error != BodyError::Request
-        {
+        if let Poll::Ready(Some(Err(BodyError::Broken | BodyError::TooSlow))) = data {
             self.lease.failed();
         }
         data

@@ -141,7 +141,13 @@ impl Http1Call {
                     Err(refused) => return Err(refused),
                 }
             } else {
-                if !matches!(failure, Failure::Upload(_)) {
+                let waited_for_client = !self.exchange.sending.is_through(&self.exchange.connection);
+                let clients = match failure {
+                    Failure::Upload(_) => true,
+                    Failure::TooLong => waited_for_client,
+                    _ => false,
+                };
+                if !clients {
                     attempts.lease.failed();
                 }
                 if !(again && attempts.next()) {

@@ -5,6 +5,7 @@ use crate::timer::Timer;
 use bytes::BytesMut;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -67,8 +68,24 @@ impl AsyncWrite for Io {
     }
 }
 
+/// A connection, in a box: it goes from hand to hand several times in a request.
+pub(crate) struct Connection(Box<State>);
+
+impl Deref for Connection {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.0
+    }
+}
+
 /// A connection with its buffers, which stay with it from request to request.
-pub(crate) struct Connection {
+pub(crate) struct State {
     pub(super) io: Io,
     /// Where it leads.
     pub(super) peer: SocketAddr,
@@ -89,7 +106,7 @@ impl Connection {
     /// Connects to a target before `until`.
     pub(crate) async fn open(target: &Target, until: Instant) -> io::Result<Self> {
         let (io, peer) = Io::connect(target, until).await?;
-        Ok(Self {
+        Ok(Self(Box::new(State {
             io,
             peer,
             read: BytesMut::new(),
@@ -98,14 +115,16 @@ impl Connection {
             written: 0,
             timer: Timer::default(),
             read_size: READ_FIRST,
-        })
+        })))
     }
 
     /// The socket, and what was read from it and not taken.
     pub(crate) fn into_parts(self) -> (Io, BytesMut) {
-        (self.io, self.read)
+        (self.0.io, self.0.read)
     }
+}
 
+impl State {
     /// Reads what there is, behind what was read before; 0 at the end of the stream.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = self.read.capacity() - self.read.len();

@@ -39,9 +39,7 @@ pub(super) fn refused(upstream: &Upstream, failure: Failure) -> Refused {
         Refused::new(Refusal::UpstreamBroken, detail)
     };
     match failure {
-        Failure::Upload(BodyError::TooLarge) => body::too_large().closing(),
-        Failure::Upload(BodyError::TooSlow) => Refused::new(Refusal::BodyTimeout, "The body stopped coming.").closing(),
-        Failure::Upload(_) => Refused::new(Refusal::BodyBroken, "The body broke off or was malformed.").closing(),
+        Failure::Upload(error) => body::refused(error),
         Failure::ClosedSilent(error) | Failure::Closed(error) => broken(&error),
         Failure::Invalid(error) => broken(&error),
         Failure::Silent => {
@@ -164,11 +162,9 @@ impl Exchange {
     /// Ready when the upstream was silent for too long. The wait begins anew while the request makes progress, and
     /// stands still while it is the client's body that is waited for.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = &mut self.connection.timer;
-        if self
-            .sending
-            .waits_for_client(self.connection.sent == self.connection.write.len())
-        {
+        let connection = &mut *self.connection;
+        let timer = &mut connection.timer;
+        if self.sending.waits_for_client(connection.sent == connection.write.len()) {
             timer.clear();
             if let Some(deadline) = self.deadline {
                 timer.set(deadline.into());
@@ -177,11 +173,11 @@ impl Exchange {
             self.progress = u64::MAX;
             return timer.poll(cx);
         }
-        if !timer.is_set() || self.progress != self.connection.written {
+        if !timer.is_set() || self.progress != connection.written {
             let begun = self.begun.take().unwrap_or_else(Instant::now);
             let at = begun + self.first_byte;
             timer.set(self.deadline.map_or(at, |d| d.min(at)).into());
-            self.progress = self.connection.written;
+            self.progress = connection.written;
         }
         timer.poll(cx)
     }

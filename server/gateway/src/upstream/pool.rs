@@ -23,7 +23,7 @@ impl Idle {
     }
 }
 
-type Idles = HashMap<u32, Vec<Idle>, BuildHasherDefault<LookupHasher>>;
+type Idles = HashMap<u64, Vec<Idle>, BuildHasherDefault<LookupHasher>>;
 
 /// Connections of one worker thread, by the target's number.
 #[derive(Default)]

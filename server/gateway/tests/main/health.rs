@@ -110,6 +110,13 @@ async fn a_clients_own_failure_is_not_the_targets() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         drop(stream);
     }
+    // Nor is it theirs when a client takes its time over its request or its answer.
+    world
+        .policy(&policy(&[&a], &format!(r#"{breaker}, "total_timeout_ms": 150"#)))
+        .await;
+    let text = format!("POST /v1/a HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nContent-Length: 9\r\n\r\nslow");
+    let answer = raw(world.addr, text.as_bytes()).await;
+    assert_eq!(Reply::parse(&answer).status, 504);
     until(|| world.target("in_flight", 0) == 0).await;
     assert_eq!(world.target("failures_total", 0), 0);
     assert_eq!(world.ask().await.0, 200);

@@ -1,5 +1,6 @@
 //! The body of an answer that came over HTTP/2.
 
+use super::super::answer::{is_over, silent};
 use super::links::Place;
 use super::pump::Pump;
 use crate::body::BodyError;
@@ -48,8 +49,8 @@ impl AnswerBody {
 
     /// The next part, as it comes.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if self.deadline.is_some_and(|d| Instant::now() >= d) {
-            return Poll::Ready(Some(Err(BodyError::TooSlow)));
+        if is_over(self.deadline) {
+            return Poll::Ready(Some(Err(BodyError::TooLong)));
         }
         match self.poll_stream(cx) {
             Poll::Pending => {}
@@ -62,7 +63,7 @@ impl AnswerBody {
             let at = Instant::now() + self.idle;
             self.timer.set(self.deadline.map_or(at, |d| d.min(at)).into());
         }
-        self.timer.poll(cx).map(|()| Some(Err(BodyError::TooSlow)))
+        self.timer.poll(cx).map(|()| Some(Err(silent(self.deadline))))
     }
 
     fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {

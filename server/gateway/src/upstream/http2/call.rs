@@ -121,7 +121,8 @@ impl Http2Call {
                     Failure::ClosedSilent(io::Error::other(error))
                 }
                 Err(Outcome::Failed(failure)) => {
-                    if matches!(failure, Failure::Silent | Failure::TooLong) {
+                    // A request with a body may have taken its time at the client.
+                    if matches!(failure, Failure::Silent) || (whole && matches!(failure, Failure::TooLong)) {
                         held.give_up();
                         attempts.lease.failed();
                     }

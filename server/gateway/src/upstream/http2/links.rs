@@ -110,10 +110,10 @@ enum Found {
 
 /// Connections of one worker thread, by the target's number.
 #[derive(Default)]
-pub(crate) struct Links(Mutex<HashMap<u32, Entry, BuildHasherDefault<LookupHasher>>>);
+pub(crate) struct Links(Mutex<HashMap<u64, Entry, BuildHasherDefault<LookupHasher>>>);
 
 impl Links {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Entry, BuildHasherDefault<LookupHasher>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry, BuildHasherDefault<LookupHasher>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
