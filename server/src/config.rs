@@ -219,6 +219,9 @@ pub(crate) struct Serving {
     /// Threads of the gateway; 0 means one per core.
     #[arg(long, env = "TURNPIKE_GATEWAY_THREADS", default_value_t = 0, value_name = "N")]
     pub(crate) gateway_threads: usize,
+    /// Requests in flight per gateway thread; above it plans with a higher priority go first and the others wait.
+    #[arg(long, env = "TURNPIKE_GATEWAY_IN_FLIGHT", default_value_t = 8192, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) gateway_in_flight: u32,
     /// Longest time that requests in flight get at the end, in seconds.
     #[arg(long, env = "TURNPIKE_DRAIN_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_seconds: u64,
@@ -237,6 +240,7 @@ impl Serving {
         if self.gateway_threads > 0 {
             config.threads = self.gateway_threads;
         }
+        config.limits.in_flight_per_thread = self.gateway_in_flight;
         config.tls = self.gateway_tls();
         config.trusted_proxies.clone_from(&self.gateway_trusted_proxies);
         config.proxy_protocol = self.gateway_proxy_protocol;

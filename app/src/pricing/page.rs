@@ -8,10 +8,11 @@ use crate::session::Visitor;
 use crate::ui::{empty, hidden};
 use axum::extract::Query;
 use axum::response::Response;
-use domain::catalogue::{self, Catalogue, CurrentPlan};
+use domain::catalogue::{self, Catalogue, CurrentPlan, Meter};
 use domain::subscriptions::{self, Subscription};
 use leptos::prelude::*;
 use model::access::Interval;
+use model::catalogue::{Offer, PlanTerms};
 use std::collections::HashMap;
 
 /// Units that the estimator begins with.
@@ -193,14 +194,76 @@ fn estimator(catalogue: &Catalogue, interval: Interval, units: u64) -> impl Into
     })
 }
 
+type Offered<'a> = Vec<(&'a PlanTerms, &'a Offer)>;
+type Row = (String, Vec<String>);
+
+/// What there is to compare: a name, and what each plan says to it.
+fn compared(catalogue: &Catalogue, offered: &Offered<'_>) -> Vec<Row> {
+    let of_plans = |says: &dyn Fn(&PlanTerms) -> String| offered.iter().map(|(t, _)| says(t)).collect::<Vec<_>>();
+    let prices = offered
+        .iter()
+        .map(|(_, o)| format!("{} a {}", words::short(o.flat), o.interval));
+    let mut rows = vec![("Price".to_owned(), prices.collect())];
+    for meter in &catalogue.meters {
+        rows.extend(metered(meter, offered));
+    }
+    rows.push((
+        "Calls a second".to_owned(),
+        of_plans(&|t| t.rate_limit.per_second.to_string()),
+    ));
+    let limited = |(t, _): &(&PlanTerms, _)| !t.limits.is_empty() || t.concurrency.is_some();
+    if offered.iter().any(limited) {
+        rows.push(("Further limits".to_owned(), of_plans(&further_limits)));
+    }
+    for feature in &catalogue.features {
+        let has = |t: &PlanTerms| {
+            if t.features.contains(&feature.slug) {
+                "Yes"
+            } else {
+                "No"
+            }
+            .to_owned()
+        };
+        rows.push((feature.name.clone(), of_plans(&has)));
+    }
+    rows
+}
+
+fn metered(meter: &Meter, offered: &Offered<'_>) -> [Row; 2] {
+    let terms = || {
+        offered
+            .iter()
+            .map(|(_, o)| (o, o.meters.iter().find(|m| m.meter == meter.slug)))
+    };
+    let included = terms().map(|(_, t)| t.map_or("none".to_owned(), |t| words::units(t.included, Some(meter))));
+    let over = terms().map(|(o, t)| {
+        let said = t.and_then(|t| words::overage(t, o.flat));
+        said.map_or("refused".to_owned(), |w| w.trim_start_matches("then ").to_owned())
+    });
+    [
+        (format!("{} included", meter.name), included.collect()),
+        (format!("{} above that", meter.name), over.collect()),
+    ]
+}
+
+fn further_limits(terms: &PlanTerms) -> String {
+    let rates = terms.limits.iter().map(|l| l.words(str::to_owned));
+    let words: Vec<_> = rates.chain(words::in_flight(terms)).collect();
+    if words.is_empty() {
+        "none".to_owned()
+    } else {
+        words.join("; ")
+    }
+}
+
 fn comparison(catalogue: &Catalogue, interval: Interval) -> impl IntoView + use<> {
-    let offered: Vec<_> = catalogue
+    let offered: Offered<'_> = catalogue
         .plans
         .iter()
         .filter_map(|p| Some((&p.terms, p.terms.offer(interval).or_else(|| p.terms.offers.first())?)))
         .collect();
     let names: Vec<String> = offered.iter().map(|(t, _)| t.name.clone()).collect();
-    let row = |name: String, cells: Vec<String>| {
+    let row = |(name, cells): Row| {
         let cells: Vec<_> = cells
             .into_iter()
             .zip(&names)
@@ -208,71 +271,10 @@ fn comparison(catalogue: &Catalogue, interval: Interval) -> impl IntoView + use<
             .collect();
         view! { <tr><th scope="row">{name}</th>{cells}</tr> }
     };
-    let mut rows = vec![row(
-        "Price".to_owned(),
-        offered
-            .iter()
-            .map(|(_, o)| format!("{} a {}", words::short(o.flat), o.interval))
-            .collect(),
-    )];
-    for meter in &catalogue.meters {
-        let terms: Vec<_> = offered
-            .iter()
-            .map(|(_, o)| (o, o.meters.iter().find(|m| m.meter == meter.slug)))
-            .collect();
-        let included = terms
-            .iter()
-            .map(|(_, t)| t.map_or("none".to_owned(), |t| words::units(t.included, Some(meter))));
-        rows.push(row(format!("{} included", meter.name), included.collect()));
-        let over = terms.iter().map(|(o, t)| match t {
-            None => "refused".to_owned(),
-            Some(t) => {
-                words::overage(t, o.flat).map_or("refused".to_owned(), |w| w.trim_start_matches("then ").to_owned())
-            }
-        });
-        rows.push(row(format!("{} above that", meter.name), over.collect()));
-    }
-    rows.push(row(
-        "Calls a second".to_owned(),
-        offered
-            .iter()
-            .map(|(t, _)| t.rate_limit.per_second.to_string())
-            .collect(),
-    ));
-    if offered
+    let rows: Vec<_> = compared(catalogue, &offered).into_iter().map(row).collect();
+    let heads: Vec<_> = names
         .iter()
-        .any(|(t, _)| !t.limits.is_empty() || t.concurrency.is_some())
-    {
-        let limits = |t: &model::catalogue::PlanTerms| {
-            let rates = t.limits.iter().map(|l| l.words(str::to_owned));
-            let words: Vec<_> = rates.chain(words::in_flight(t)).collect();
-            if words.is_empty() {
-                "none".to_owned()
-            } else {
-                words.join("; ")
-            }
-        };
-        rows.push(row(
-            "Further limits".to_owned(),
-            offered.iter().map(|(t, _)| limits(t)).collect(),
-        ));
-    }
-    for feature in &catalogue.features {
-        let has = |t: &&model::catalogue::PlanTerms| {
-            if t.features.contains(&feature.slug) {
-                "Yes"
-            } else {
-                "No"
-            }
-        };
-        rows.push(row(
-            feature.name.clone(),
-            offered.iter().map(|(t, _)| has(t).to_owned()).collect(),
-        ));
-    }
-    let heads: Vec<_> = offered
-        .iter()
-        .map(|(t, _)| view! { <th scope="col">{t.name.clone()}</th> })
+        .map(|n| view! { <th scope="col">{n.clone()}</th> })
         .collect();
     view! {
         <section class="card">

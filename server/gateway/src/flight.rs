@@ -4,6 +4,7 @@
 //! only where a bound holds; a request that began before there was one does not count.
 
 use crate::account::Account;
+use crate::gate::Passes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -16,6 +17,13 @@ pub(crate) struct RouteFlights(Arc<[AtomicU32]>);
 pub(crate) struct Flight {
     account: Option<Arc<Account>>,
     route: Option<(RouteFlights, u16)>,
+}
+
+/// All places of a request that was let in. Dropped, they are given back.
+#[derive(Default)]
+pub(crate) struct Places {
+    pub(crate) flight: Flight,
+    pub(crate) passes: Passes,
 }
 
 /// Which bound is reached.

@@ -166,11 +166,11 @@
 //! priority = 5
 //! ```
 //!
-//! A request is in flight from its admission to the end of its answer's body, so an event stream is as long as it is
-//! open. Its place is given back when its record is dropped, and so however it ends (`flight`). A plan's `concurrency`
-//! bounds the requests of one consumer in flight here; the refusal is a 429, as Stripe's is, with the policy
-//! `concurrency` in `RateLimit-Policy` and `violated-policies`. A route's bounds those of all callers together; as that is
-//! nobody's own doing, the refusal is a 503. Neither uses up anything of a rate limit.
+//! A request is in flight from its admission to the end of its answer's body, so an event stream or a WebSocket is as
+//! long as it is open. Its place is given back when what holds it is dropped, and so however it ends (`flight`). A plan's
+//! `concurrency` bounds the requests of one consumer in flight here; the refusal is a 429, as Stripe's is, with the
+//! policy `concurrency` in `RateLimit-Policy` and `violated-policies`. A route's bounds those of all callers together; as
+//! that is nobody's own doing, the refusal is a 503. Neither uses up anything of a rate limit.
 //!
 //! An upstream's `max_in_flight` (from one gateway) and [`Limits::in_flight_per_thread`] do not refuse but queue
 //! (`gate`): the higher `priority` of a plan goes first, consumers of one priority take turns, and one consumer's

@@ -110,7 +110,6 @@ pub(crate) fn render(all: &[Arc<Metrics>], shared: &Shared, shipped: u64) -> Str
         out,
         "turnpike_gateway_answer_seconds_sum {total}\nturnpike_gateway_answer_seconds_count {below}"
     );
-    out.push_str(&load(routes.as_deref(), shared));
     let age_ms = shared.clock.security_now().unix_ms() - shared.tables.synced_ms.load(Ordering::Relaxed);
     let ledger = &shared.ledger;
     for (name, value) in [
@@ -138,7 +137,7 @@ pub(crate) fn render(all: &[Arc<Metrics>], shared: &Shared, shipped: u64) -> Str
             "# TYPE turnpike_gateway_{name} gauge\nturnpike_gateway_{name} {value}"
         );
     }
-    out
+    out + &load(routes.as_deref(), shared)
 }
 
 /// Requests in flight and waiting, here and of the upstreams that have a bound; subjects that rate limits know.

@@ -7,7 +7,7 @@ use crate::account::Terms;
 use crate::admit::Admission;
 use crate::authenticate::{Caller, Hold};
 use crate::body::Progress;
-use crate::flight::Flight;
+use crate::flight::Places;
 use crate::gate::Passes;
 use crate::ledger;
 use crate::refusal::Refusal;
@@ -44,8 +44,7 @@ pub(crate) struct Open {
     response_bytes: u64,
     written: bool,
     /// Its places among the requests in flight, given back when this is dropped.
-    flight: Flight,
-    passes: Passes,
+    places: Places,
 }
 
 impl Open {
@@ -77,14 +76,13 @@ impl Open {
             upload: None,
             response_bytes: 0,
             written: false,
-            flight: Flight::default(),
-            passes: Passes::default(),
+            places: Places::default(),
         }
     }
 
     /// The request was admitted: from now on its units are held here.
     pub(crate) fn admitted(&mut self, admission: &mut Admission, upload: Option<Arc<Progress>>) {
-        self.flight = std::mem::take(&mut admission.flight);
+        self.places.flight = std::mem::take(&mut admission.flight);
         self.terms = Arc::clone(&admission.terms);
         self.reserved = admission.units;
         self.upload = upload;
@@ -92,7 +90,12 @@ impl Open {
 
     /// The request was let in: from now on its places are held here.
     pub(crate) fn let_in(&mut self, passes: Passes) {
-        self.passes = passes;
+        self.places.passes = passes;
+    }
+
+    /// Its places among the requests in flight, for what outlives the record.
+    pub(crate) fn take_places(&mut self) -> Places {
+        std::mem::take(&mut self.places)
     }
 
     /// The head of the upstream's answer is known; units that do not count are given back.

@@ -501,7 +501,7 @@ impl<'a> Exchange<'a> {
         let body = if switched {
             let mut tunnel = incoming.into_tunnel().map(Box::new);
             if let Some(tunnel) = &mut tunnel {
-                tunnel.ends_with(body::watch(&open));
+                tunnel.ends_with(body::watch(&open), open.take_places());
             }
             Answer::Tunnel(tunnel)
         } else if ended {

@@ -7,6 +7,7 @@
 
 use crate::balance::Lease;
 use crate::body::Cut;
+use crate::flight::Places;
 use crate::refusal::{Refusal, Refused};
 use crate::timer::Timer;
 use crate::upstream::Connection;
@@ -61,6 +62,8 @@ pub(crate) struct Tunnel {
     lease: Lease,
     idle: Duration,
     cut: Option<Cut>,
+    /// It is in flight as long as it is open.
+    places: Places,
 }
 
 impl Tunnel {
@@ -71,12 +74,14 @@ impl Tunnel {
             connection,
             lease,
             cut: None,
+            places: Places::default(),
         }
     }
 
-    /// Ends it when that is ready.
-    pub(crate) fn ends_with(&mut self, cut: Cut) {
+    /// Ends it when `cut` is ready, and holds these places until then.
+    pub(crate) fn ends_with(&mut self, cut: Cut, places: Places) {
         self.cut = Some(cut);
+        self.places = places;
     }
 
     /// Carries bytes both ways to the end. `client` is the client's socket, `early` what was read from it behind the

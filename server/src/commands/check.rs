@@ -7,7 +7,7 @@ use domain::catalogue::stripe::PricedPlan;
 
 /// Runs every check and prints a line for each.
 pub(crate) async fn run(json: bool, storage: Storage, portal: Portal, serving: Serving) -> Result<(), Failure> {
-    let mut findings: Vec<(&str, Result<String, String>)> = Vec::new();
+    let mut findings: Vec<Finding> = Vec::new();
     let settings = portal.settings(&storage.data_dir);
     findings.push((
         "settings",
@@ -57,6 +57,13 @@ pub(crate) async fn run(json: bool, storage: Storage, portal: Portal, serving: S
         .to_owned()),
     ));
     findings.push(("database", database));
+    told(json, &findings)
+}
+
+type Finding = (&'static str, Result<String, String>);
+
+/// Prints what was found; an error when something is wrong.
+fn told(json: bool, findings: &[Finding]) -> Result<(), Failure> {
     let failed = findings.iter().filter(|(_, f)| f.is_err()).count();
     let rows: Vec<_> = findings
         .iter()

@@ -340,3 +340,33 @@ async fn a_gateway_that_stops_lets_tunnels_go_on_for_the_drain_time_and_no_longe
     stopping.await.unwrap();
     assert_eq!(world.plane.rows().len(), 1, "and its record is shipped");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_tunnel_is_in_flight() {
+    let server = Server::start().await;
+    let world = world(&server, 10_000).await;
+    for (plan, upstream, refused) in [(Some(1), None, 429), (None, Some(1), 503)] {
+        world.plane.edit_entitlement(world.consumer, |e| e.concurrency = plan);
+        let mut told = routing(world.upstream.addr);
+        told.upstreams[0].url = format!("http://{}", server.addr);
+        told.upstreams[0].policy.max_in_flight = upstream;
+        told.upstreams[0].policy.max_wait_ms = upstream.map(|_| 0);
+        told.routes[0].policy.websocket = true;
+        world.plane.put_routing(told);
+        world.synced().await;
+        let (first, open) = shake(&world, "/v1/echo", b"").await;
+        assert_eq!(first.status, 101);
+        let (second, _) = shake(&world, "/v1/echo", b"").await;
+        assert_eq!(second.status, refused, "while the first is open");
+        drop(open);
+        for attempt in 0.. {
+            let (third, _) = shake(&world, "/v1/echo", b"").await;
+            if third.status == 101 {
+                break;
+            }
+            assert!(attempt < 2_000, "the place was not given back");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        until(|| world.target("in_flight", 0) == 0).await;
+    }
+}
