@@ -54,15 +54,15 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
         let detail = format!("This key's scope does not hold the route {}.", route.slug);
         return Err(Refused::new(Refusal::InsufficientScope, detail));
     }
+    let has = |feature: &str| terms.profile.features.iter().any(|f| f == feature) || caller.is_granted(feature);
     if let Some(feature) = &route.feature
-        && !terms.profile.features.contains(feature)
-        && !caller.is_granted(feature)
+        && !has(feature)
     {
         let detail = format!("The plan {} does not include {feature}.", terms.profile.plan);
         return Err(Refused::new(Refusal::FeatureMissing, detail));
     }
     let profile = &terms.profile;
-    let closed = route.gates.closed(&profile.features, request.parts);
+    let closed = route.gates.closed(has, request.parts);
     route
         .gates
         .check_head(closed, request.parts.uri.query(), &profile.plan)?;
@@ -74,7 +74,7 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
     };
     let asked = Asked {
         account,
-        key: caller.hold.number(),
+        key: caller.number(),
         route,
         method: request.method,
         address: request.address,

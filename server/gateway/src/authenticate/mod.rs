@@ -31,6 +31,8 @@ use std::sync::Arc;
 use token::Tokens;
 
 const NS_PER_S: u64 = 1_000_000_000;
+/// A bit that no lookup has: those are below 62 to the power of eight.
+const NO_LOOKUP: u64 = 1 << 63;
 
 /// Whose request it is.
 pub(crate) struct Caller {
@@ -50,21 +52,6 @@ pub(crate) enum Hold {
     Account(Arc<Account>),
 }
 
-/// Above every lookup of a key.
-const NO_LOOKUP: u64 = 1 << 63;
-
-impl Hold {
-    /// A number for limits that count by key; an account without a key has one for itself.
-    pub(crate) fn number(&self) -> u64 {
-        match self {
-            Hold::Key(lookup) => *lookup,
-            Hold::Account(account) => {
-                NO_LOOKUP | u64::try_from(account.consumer.to_bits() & u128::from(u64::MAX)).unwrap_or(0)
-            }
-        }
-    }
-}
-
 impl Caller {
     fn of_key(key: KeyEntry, lookup: u64) -> Self {
         Self {
@@ -77,6 +64,20 @@ impl Caller {
     /// Whether the credential grants a feature that the plan may lack.
     pub(crate) fn is_granted(&self, feature: &str) -> bool {
         self.granted.as_ref().is_some_and(|g| g.has(feature))
+    }
+
+    /// What limits by key tell it by: the key's lookup, or for a token a number of its issuer and its consumer.
+    pub(crate) fn number(&self) -> u64 {
+        let fold = |bits: u128| {
+            let [low, high] = [bits & u128::from(u64::MAX), bits >> 64];
+            u64::try_from(low ^ high).unwrap_or(0)
+        };
+        match &self.hold {
+            Hold::Key(lookup) => *lookup,
+            Hold::Account(account) => {
+                fold(self.key.id.to_bits()) ^ fold(account.consumer.to_bits()).rotate_left(21) | NO_LOOKUP
+            }
+        }
     }
 
     /// A caller without a key.

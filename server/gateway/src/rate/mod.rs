@@ -17,6 +17,7 @@ pub(crate) use table::Arrivals;
 use crate::account::{Account, Terms};
 use crate::route::Route;
 use http::HeaderValue;
+use model::ConsumerId;
 use model::access::{Method, Partition};
 use model::policy::RateRule;
 use smallvec::SmallVec;
@@ -95,6 +96,8 @@ impl Rule {
         let by = |p| self.by.contains(&p);
         let account = (self.owner.is_none() || by(Partition::Consumer))
             .then_some((asked.account.consumer, asked.account.environment));
+        // Callers without a credential have nothing else to be told apart by.
+        let stranger = asked.account.consumer == ConsumerId::ANONYMOUS && (account.is_some() || by(Partition::Key));
         Subject {
             owner: self.owner,
             limit: &self.name,
@@ -102,7 +105,7 @@ impl Rule {
             key: by(Partition::Key).then_some(asked.key),
             route: by(Partition::Route).then_some(asked.route.number),
             method: asked.method.filter(|_| by(Partition::Method)),
-            address: by(Partition::Address).then(|| table::address(asked.address)),
+            address: (by(Partition::Address) || stranger).then(|| table::address(asked.address)),
         }
     }
 }
@@ -135,7 +138,7 @@ impl Rules {
 /// Who asks for what.
 pub(crate) struct Asked<'a> {
     pub(crate) account: &'a Account,
-    /// The key's lookup.
+    /// The key's lookup, or what stands for it.
     pub(crate) key: u64,
     pub(crate) route: &'a Route,
     pub(crate) method: Option<Method>,

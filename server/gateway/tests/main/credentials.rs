@@ -459,3 +459,37 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
         .flat_map(|p| if p.is_dir() { walk(&p) } else { vec![p] })
         .collect()
 }
+
+/// Each client address has the plan's limits for itself, those that count by key or route too.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_do_not_use_up_each_others_limits() {
+    let mut world = World::new().await;
+    world.stop().await;
+    let mut config = config(&world.folder.0);
+    config.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    world.start_with(config);
+    world.synced().await;
+    let policy = r#"{"accept": ["anonymous"], "anonymous_plan": "open"}"#;
+    for by in ["consumer", "key", "route"] {
+        set_policy(&world, policy, |routing| {
+            let rule = format!("{{\"name\": \"few-{by}\", \"by\": [\"{by}\"], \"requests\": 2, \"per\": \"hour\"}}");
+            for plan in &mut routing.anonymous_plans {
+                plan.rate_limit.burst = 100;
+                plan.limits = vec![serde_json::from_str(&rule).unwrap()];
+            }
+        })
+        .await;
+        for address in ["203.0.113.1", "203.0.113.2", "2001:db8::1"] {
+            let line = format!("X-Forwarded-For: {address}\r\n");
+            for status in [200, 200, 429] {
+                assert_eq!(ask(&world, "/v1/ok", &line).await.status, status, "{by} {address}");
+            }
+        }
+        let neighbour = "X-Forwarded-For: 2001:db8::2\r\n";
+        assert_eq!(
+            ask(&world, "/v1/ok", neighbour).await.status,
+            429,
+            "64 bits are one client's"
+        );
+    }
+}

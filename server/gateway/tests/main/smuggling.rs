@@ -649,3 +649,15 @@ async fn an_early_refusal_does_not_turn_a_body_into_requests() {
     assert!(!recorder.saw(b"smuggled"));
     canary(&world, &recorder).await;
 }
+
+/// T92: empty lines before a request are passed over (RFC 9112, 2.2), but who sends nothing else is sent away.
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_lines_do_not_go_on_for_ever() {
+    let (world, recorder) = recorded().await;
+    refused(&world, &recorder, "\r\n".repeat(100).as_bytes()).await;
+    let request = format!(
+        "\r\nGET /v1/ok HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\nConnection: close\r\n\r\n",
+        world.key.reveal()
+    );
+    assert_eq!(statuses(&raw(world.addr, request.as_bytes()).await), [200]);
+}

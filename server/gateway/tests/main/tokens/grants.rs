@@ -115,7 +115,7 @@ async fn an_issuer_grants_what_it_may() {
     };
     let token = with(json!(["export", "search"]));
     assert_eq!(call_at(&world, "/export", &token).await.problem(), "feature-missing");
-    trust(&world, vec![record(granting)]).await;
+    trust(&world, vec![record(granting.clone())]).await;
     assert_eq!(call_at(&world, "/export", &token).await.status, 200);
     let seen = world.upstream.last().to_ascii_lowercase();
     assert!(seen.contains("x-features: search,bulk,export\r\n"), "{seen}");
@@ -124,6 +124,20 @@ async fn an_issuer_grants_what_it_may() {
         "feature-missing",
         "a key gets nothing of it"
     );
+    set_policy(&world, r#"{"accept": ["key", "jwt"]}"#, |routing| {
+        let gate = json!({"feature": "export", "query": "full"});
+        routing.issuers = vec![record(granting.clone())];
+        for route in &mut routing.routes {
+            route.policy.gates = vec![serde_json::from_value(gate.clone()).unwrap()];
+        }
+    })
+    .await;
+    assert_eq!(
+        call_at(&world, "/v1/ok?full=1", &token).await.status,
+        200,
+        "it opens gates, too"
+    );
+    assert_eq!(world.get("/v1/ok?full=1").await.problem(), "feature-missing");
     for wrong in [
         json!("export"),
         json!([1]),
