@@ -1,16 +1,14 @@
 //! Heads of requests.
 
-use crate::http1::{Framing, Invalid, Scan};
+use crate::http1::{self, Framing, Invalid, Scan};
 use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{Method, Request, Uri, Version};
 use std::mem::MaybeUninit;
 
 /// Most header lines that can be asked for; how many are taken is a setting.
 const LINES_MOST: usize = 256;
-/// Most digits of a `Content-Length`: always fits 64 bits.
-const LENGTH_DIGITS: usize = 18;
 
 /// A request's head.
 #[derive(Debug)]
@@ -132,24 +130,16 @@ impl Facts {
             header::EXPECT => self.expects = self.http_11 && field.value.eq_ignore_ascii_case(b"100-continue"),
             _ => {}
         }
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));
-        headers.append(
-            name,
-            value.map_err(|_| Invalid("a header's value holds a control character"))?,
-        );
-        Ok(())
+        http1::append(headers, name, head, field.value)
     }
 }
 
-/// Digits and nothing else: no sign, no list, no blank, no leading zero.
+/// A request's length has no leading zero: some read one as octal.
 fn content_length(value: &[u8]) -> Result<u64, Invalid> {
-    let plain = (1..=LENGTH_DIGITS).contains(&value.len())
-        && value.iter().all(u8::is_ascii_digit)
-        && (value.len() == 1 || value[0] != b'0');
-    if !plain {
+    if value.len() > 1 && value[0] == b'0' {
         return Err(Invalid("the length is no plain number"));
     }
-    Ok(value.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))
+    http1::content_length(value)
 }
 
 /// Whether a value stands behind its colon with at most one space before it and nothing after it.

@@ -1,8 +1,10 @@
 //! What both sides of the gateway read the same way: where heads and bodies of HTTP/1.1 messages end (RFC 9112), strictly.
 
+mod field;
 mod framing;
 mod scan;
 
+pub(crate) use field::{append, content_length};
 pub(crate) use framing::{Framing, Piece};
 pub(crate) use scan::Scan;
 

@@ -2,7 +2,7 @@
 
 use crate::edits::Edits;
 use crate::headers;
-use crate::http1::{Framing, Invalid, Scan};
+use crate::http1::{self, Framing, Invalid, Scan};
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Scheme;
@@ -13,8 +13,6 @@ use std::mem::MaybeUninit;
 const HEAD_MOST: usize = 64 << 10;
 /// Most header lines in an answer.
 const LINES_MOST: usize = 100;
-/// Most digits of a `Content-Length`: always fits 64 bits.
-const LENGTH_DIGITS: usize = 18;
 
 /// How long a request's body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,7 +219,7 @@ impl Facts {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Invalid("a header has no name"))?;
         match name {
             header::CONTENT_LENGTH => {
-                let length = content_length(field.value)?;
+                let length = http1::content_length(field.value)?;
                 if self.length.replace(length).is_some_and(|before| before != length) {
                     return Err(Invalid("two lengths"));
                 }
@@ -247,12 +245,7 @@ impl Facts {
             _ if !headers::reaches_client(name.as_str()) => return Ok(()),
             _ => {}
         }
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));
-        headers.append(
-            name,
-            value.map_err(|_| Invalid("a header's value holds a control character"))?,
-        );
-        Ok(())
+        http1::append(headers, name, head, field.value)
     }
 
     fn connection(&mut self, value: &[u8]) {
@@ -288,14 +281,6 @@ impl Facts {
             (false, None) => Framing::UntilClose,
         })
     }
-}
-
-/// Digits and nothing else: no sign, no list, no blank.
-fn content_length(value: &[u8]) -> Result<u64, Invalid> {
-    if !(1..=LENGTH_DIGITS).contains(&value.len()) || !value.iter().all(u8::is_ascii_digit) {
-        return Err(Invalid("the length is no plain number"));
-    }
-    Ok(value.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))
 }
 
 #[cfg(test)]
