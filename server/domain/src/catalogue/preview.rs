@@ -112,26 +112,12 @@ async fn upstreams(domain: &Domain, file: &CatalogueFile) -> Result<Vec<Change>>
     let mut changes = Vec::new();
     for u in &file.upstreams {
         let new = words(&u.url, i64::from(u.first_byte_timeout_ms), i64::from(u.idle_timeout_ms));
+        let old = known.iter().find(|k| k.slug == u.slug).map(|k| {
+            let words = words(&k.url, i64::from(k.first_byte_timeout_ms), i64::from(k.idle_timeout_ms));
+            (words, &k.policy)
+        });
         let subject = format!("Upstream {}", u.slug);
-        let Some(k) = known.iter().find(|k| k.slug == u.slug) else {
-            changes.push(Change {
-                kind: ChangeKind::Added,
-                subject,
-                details: vec![new],
-            });
-            continue;
-        };
-        let old = words(&k.url, i64::from(k.first_byte_timeout_ms), i64::from(k.idle_timeout_ms));
-        let moved = (old != new).then(|| format!("{old} becomes {new}"));
-        let policy = policies(&k.policy, &serde_json::to_value(&u.policy)?);
-        let details: Vec<String> = moved.into_iter().chain(policy).collect();
-        if !details.is_empty() {
-            changes.push(Change {
-                kind: ChangeKind::Changed,
-                subject,
-                details,
-            });
-        }
+        changes.extend(compared(subject, old, new, &serde_json::to_value(&u.policy)?));
     }
     Ok(changes)
 }
@@ -162,40 +148,19 @@ async fn routes(domain: &Domain, file: &CatalogueFile) -> Result<Vec<Change>> {
             i64::from(r.weight),
             r.feature.as_deref(),
         );
-        let before = known.iter().find(|k| k.slug == r.slug);
-        let policy = match before {
-            Some(k) => policies(&k.policy, &serde_json::to_value(&r.policy)?),
-            None => Vec::new(),
-        };
-        let old = before.map(|k| {
-            words(
+        let old = known.iter().find(|k| k.slug == r.slug).map(|k| {
+            let words = words(
                 &k.methods,
                 &k.path,
                 &k.upstream,
                 &k.meter,
                 i64::from(k.weight),
                 k.feature.as_deref(),
-            )
+            );
+            (words, &k.policy)
         });
         let subject = format!("Route {}", r.slug);
-        match old {
-            None => changes.push(Change {
-                kind: ChangeKind::Added,
-                subject,
-                details: vec![new],
-            }),
-            Some(old) => {
-                let moved = (old != new).then(|| format!("{old} becomes {new}"));
-                let details: Vec<String> = moved.into_iter().chain(policy).collect();
-                if !details.is_empty() {
-                    changes.push(Change {
-                        kind: ChangeKind::Changed,
-                        subject,
-                        details,
-                    });
-                }
-            }
-        }
+        changes.extend(compared(subject, old, new, &serde_json::to_value(&r.policy)?));
     }
     for gone in known.iter().filter(|k| !file.routes.iter().any(|r| r.slug == k.slug)) {
         changes.push(Change {
@@ -205,6 +170,29 @@ async fn routes(domain: &Domain, file: &CatalogueFile) -> Result<Vec<Change>> {
         });
     }
     Ok(changes)
+}
+
+/// What changes for something that has words and a policy; nothing when both stay.
+fn compared(
+    subject: String,
+    old: Option<(String, &serde_json::Value)>,
+    new: String,
+    policy: &serde_json::Value,
+) -> Option<Change> {
+    let Some((old, old_policy)) = old else {
+        return Some(Change {
+            kind: ChangeKind::Added,
+            subject,
+            details: vec![new],
+        });
+    };
+    let moved = (old != new).then(|| format!("{old} becomes {new}"));
+    let details: Vec<String> = moved.into_iter().chain(policies(old_policy, policy)).collect();
+    (!details.is_empty()).then_some(Change {
+        kind: ChangeKind::Changed,
+        subject,
+        details,
+    })
 }
 
 /// How two policies differ, a sentence for each field.
