@@ -142,8 +142,6 @@ struct Exchange<'a> {
     id_text: Short,
     /// Business time.
     now: Time,
-    /// The machine's time.
-    machine_now: Time,
     started: Instant,
     /// Whether refusals are said as gRPC says them.
     grpc: bool,
@@ -230,7 +228,6 @@ impl<'a> Exchange<'a> {
             id,
             id_text: Short::id(&id),
             now,
-            machine_now,
             started: Instant::now(),
             grpc: false,
             websocket: false,
@@ -304,8 +301,7 @@ impl<'a> Exchange<'a> {
             address: client.address,
             parts: &parts,
         };
-        let now_ns = u64::try_from(self.machine_now.jiff().as_nanosecond()).unwrap_or(0);
-        let mut admission = match admit::admit(&asked, &shared.tables, self.now, now_ns) {
+        let mut admission = match admit::admit(&asked, &shared.tables, self.now, shared.clock.steady_ns()) {
             Ok(admission) => admission,
             Err(refused) => return Err(Early::new(Some(open), refused)),
         };
@@ -458,7 +454,7 @@ impl<'a> Exchange<'a> {
         let ended = incoming.is_end();
         if (ended || is_event_stream(&headers)) && open.write().is_err() {
             let refused = Refused::new(Refusal::LedgerUnavailable, "Usage could not be written down.");
-            return Err(Early::new(Some(open), refused));
+            return Err(Early::new(Some(open), refused.retry_after(1)));
         }
         let body = if switched {
             let mut tunnel = incoming.into_tunnel().map(Box::new);

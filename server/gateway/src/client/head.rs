@@ -34,6 +34,7 @@ pub(super) fn read(
     while !scan.has_begun() && bytes.starts_with(b"\r\n") {
         // Empty lines before a request are passed over (RFC 9112, section 2.2).
         let _ = bytes.split_to(2);
+        scan.pass_over()?;
     }
     if bytes.is_empty() || (bytes.len() == 1 && bytes[0] == b'\r') {
         return Ok(None);

@@ -2,11 +2,15 @@
 
 use super::Invalid;
 
+/// Most empty lines before a head: RFC 9112, section 2.2 asks for one.
+const EMPTY_LINES_MOST: usize = 8;
+
 /// Finds the end of a head, and looks at no byte twice.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     looked_at: usize,
     line: usize,
+    passed_over: usize,
 }
 
 impl Scan {
@@ -33,6 +37,15 @@ impl Scan {
             return Err(Invalid("the head is too long"));
         }
         Ok(None)
+    }
+
+    /// Counts an empty line before a head that is passed over. A client that sends them for ever sends no request.
+    pub(crate) fn pass_over(&mut self) -> Result<(), Invalid> {
+        self.passed_over += 1;
+        if self.passed_over > EMPTY_LINES_MOST {
+            return Err(Invalid("too many empty lines before a request"));
+        }
+        Ok(())
     }
 
     /// Whether part of a head was seen.
