@@ -14,6 +14,7 @@ mod framing;
 mod gates;
 mod health;
 mod hostile_upstream;
+mod http2_abuse;
 mod http2_upstream;
 mod kill;
 mod limits;
