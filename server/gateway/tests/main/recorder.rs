@@ -82,6 +82,11 @@ impl Recorder {
         self.whole.lock().unwrap().clone()
     }
 
+    /// How many whole requests there are so far.
+    pub(crate) fn count(&self) -> usize {
+        self.whole.lock().unwrap().len()
+    }
+
     pub(crate) fn last(&self) -> Request {
         self.requests().pop().unwrap()
     }
