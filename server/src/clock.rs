@@ -4,14 +4,18 @@ use model::{Clock, Random, Time};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How often the offset file is read.
 const OFFSET_POLL: Duration = Duration::from_millis(200);
 
+/// What steady time begins with: what looks back from the first moment sees no time before zero.
+const STEADY_BEGIN: Duration = Duration::from_secs(400 * 86_400);
+
 /// Business time is the machine's time plus an offset that follows a file; security time is the machine's.
 pub(crate) struct MachineClock {
     offset_ms: AtomicI64,
+    began: Instant,
 }
 
 impl MachineClock {
@@ -20,6 +24,7 @@ impl MachineClock {
     pub(crate) fn start(file: Option<PathBuf>) -> Arc<Self> {
         let clock = Arc::new(Self {
             offset_ms: AtomicI64::new(0),
+            began: Instant::now(),
         });
         if let Some(file) = file {
             clock.read(&file);
@@ -61,6 +66,10 @@ impl Clock for MachineClock {
     }
     fn security_now(&self) -> Time {
         machine_now()
+    }
+    fn steady_ns(&self) -> u64 {
+        let since = STEADY_BEGIN.saturating_add(self.began.elapsed());
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

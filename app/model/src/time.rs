@@ -101,6 +101,11 @@ pub trait Clock: Send + Sync {
     fn security_now(&self) -> Time {
         self.now()
     }
+    /// Time for rates, in nanoseconds since some moment: it never goes back and never jumps, whatever somebody does to
+    /// the machine's clock.
+    fn steady_ns(&self) -> u64 {
+        u64::try_from(self.security_now().jiff().as_nanosecond()).unwrap_or(0)
+    }
 }
 
 /// A half-open stretch of time: `start` is in it, `end` is not.

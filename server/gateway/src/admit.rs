@@ -42,7 +42,7 @@ pub(crate) struct Request<'a> {
     pub(crate) parts: &'a Parts,
 }
 
-/// Decides. `now_ns` is the machine's time in nanoseconds since 1970; `now` is business time.
+/// Decides. `now_ns` is steady time in nanoseconds; `now` is business time.
 pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u64) -> Result<Admission, Refused> {
     let Request { caller, route, .. } = *request;
     let account = &caller.key.account;

@@ -215,6 +215,9 @@ mod edits;
 mod feature_gates;
 mod filter;
 mod flight;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod gateway;
 mod grpc;

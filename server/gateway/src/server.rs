@@ -314,11 +314,11 @@ impl<'a> Exchange<'a> {
     ) -> Result<Ready, Early> {
         let shared = &self.worker.shared;
         route.check_address(client.address).map_err(|r| Early::new(None, r))?;
-        let now_ns = self.machine_now.jiff().as_nanosecond();
         let arrival = Arrival {
             client: client.address,
             now: self.now,
-            now_ns: u64::try_from(now_ns).unwrap_or(0),
+            machine_now: self.machine_now,
+            now_ns: shared.clock.steady_ns(),
         };
         let who = authenticate::authenticate(shared.known(), &route.auth, &mut parts, arrival);
         let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, &route)), r))?;
@@ -496,7 +496,7 @@ impl<'a> Exchange<'a> {
         let ended = incoming.is_end();
         if (ended || is_event_stream(&headers)) && open.write().is_err() {
             let refused = Refused::new(Refusal::LedgerUnavailable, "Usage could not be written down.");
-            return Err(Early::new(Some(open), refused));
+            return Err(Early::new(Some(open), refused.retry_after(1)));
         }
         let body = if switched {
             let mut tunnel = incoming.into_tunnel().map(Box::new);

@@ -11,6 +11,7 @@ mod cli;
 mod crash;
 mod matrix;
 mod outage;
+mod partition;
 mod portal;
 mod refusals;
 mod revoke;

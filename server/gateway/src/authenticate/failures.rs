@@ -35,7 +35,7 @@ impl Failures {
         Self(Bounded::new(NETWORKS_MOST))
     }
 
-    /// Counts a failure; what is answered in its place when there were too many. `now_ns` is the machine's time.
+    /// Counts a failure; what is answered in its place when there were too many. `now_ns` is steady time.
     pub(super) fn judge(&self, refused: Refused, client: IpAddr, now_ns: u64) -> Refused {
         if !matches!(refused.refusal(), Refusal::KeyUnknown | Refusal::TokenInvalid) {
             return refused;

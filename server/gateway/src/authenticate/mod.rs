@@ -30,7 +30,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use token::Tokens;
 
-const NS_PER_S: u64 = 1_000_000_000;
 /// A bit that no lookup has: those are below 62 to the power of eight.
 const NO_LOOKUP: u64 = 1 << 63;
 
@@ -117,7 +116,9 @@ pub(crate) struct Arrival {
     pub(crate) client: IpAddr,
     /// Business time, that keys expire by.
     pub(crate) now: Time,
-    /// The machine's time, in nanoseconds since 1970.
+    /// The machine's time, that tokens expire by.
+    pub(crate) machine_now: Time,
+    /// Steady time in nanoseconds, that rates are counted in.
     pub(crate) now_ns: u64,
 }
 
@@ -140,7 +141,7 @@ pub(crate) fn authenticate(
     let found = presented.and_then(|presented| match presented {
         Presented::Key(text) => key::caller(known.tables, known.peppers, text.as_bytes(), arrival.now),
         Presented::Token(text) => {
-            let now_s = i64::try_from(arrival.now_ns / NS_PER_S).unwrap_or(i64::MAX);
+            let now_s = arrival.machine_now.unix_s();
             known.callers.tokens.caller(known, text.as_bytes(), now_s)
         }
         Presented::Nothing => match &accepted.anonymous {

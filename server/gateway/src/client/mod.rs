@@ -7,6 +7,8 @@
 
 mod answer;
 mod body;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod head;
 mod io;
 mod serve;

@@ -6,7 +6,7 @@
 //! knows more than the disk does and no sequence number is given out twice, whatever the power does.
 
 mod mapping;
-mod record;
+pub(crate) mod record;
 mod segment;
 
 use mapping::Mapping;

@@ -6,7 +6,7 @@
 mod certificates;
 mod client;
 mod crowd;
-mod proxy_header;
+pub(crate) mod proxy_header;
 
 pub use certificates::{TlsError, TlsFiles};
 pub(crate) use client::{Client, Peer};

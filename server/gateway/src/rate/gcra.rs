@@ -100,7 +100,7 @@ impl Gcra {
         self.judge(self.seen(arrival, now_ns), now_ns).0
     }
 
-    /// Takes a request's place, when there is one. `now_ns` is in nanoseconds since 1970.
+    /// Takes a request's place, when there is one. `now_ns` is steady time in nanoseconds.
     pub(crate) fn take(self, arrival: &AtomicU64, now_ns: u64) -> Rate {
         let mut seen = self.seen(arrival, now_ns);
         loop {

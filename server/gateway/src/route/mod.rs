@@ -17,6 +17,8 @@ mod tree;
 mod upstream;
 
 pub(crate) use host::check_host;
+#[cfg(feature = "fuzzing")]
+pub(crate) use path::canonical;
 pub(crate) use target::Target;
 pub(crate) use upstream::{Heritage, Upstream};
 

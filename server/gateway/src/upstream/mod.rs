@@ -15,6 +15,8 @@ mod call;
 mod check;
 mod connection;
 mod exchange;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod head;
 mod http2;
 mod pool;

@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -87,7 +87,7 @@ async fn child() {
         config,
         plane as Arc<dyn SnapshotSource>,
         Arc::new(Files(folder.join("sink"))) as Arc<dyn UsageSink>,
-        Arc::new(TestClock(AtomicI64::new(START_MS + i64::try_from(life).unwrap()))) as Arc<dyn Clock>,
+        Arc::new(TestClock::at(START_MS + i64::try_from(life).unwrap())) as Arc<dyn Clock>,
         Arc::new(Seeded(AtomicU64::new(SEED + life))) as Arc<dyn Random>,
         Peppers::new([(1, PEPPER)]),
     )

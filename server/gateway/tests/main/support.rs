@@ -26,14 +26,28 @@ pub(crate) const DAY_MS: i64 = 86_400_000;
 pub(crate) const PORTAL: &str = "https://portal.example";
 pub(crate) const PEPPER: &[u8] = b"a pepper for tests";
 
-pub(crate) struct TestClock(pub(crate) AtomicI64);
+/// Milliseconds since 1970, and how many of them are jumps of the machine's clock.
+pub(crate) struct TestClock(AtomicI64, AtomicI64);
 impl Clock for TestClock {
     fn now(&self) -> Time {
         Time::from_unix_ms(self.0.load(Ordering::SeqCst))
     }
+    fn steady_ns(&self) -> u64 {
+        let steady = self.0.load(Ordering::SeqCst) - self.1.load(Ordering::SeqCst);
+        u64::try_from(steady).unwrap() * 1_000_000
+    }
 }
 impl TestClock {
+    pub(crate) fn at(ms: i64) -> Self {
+        Self(AtomicI64::new(ms), AtomicI64::new(0))
+    }
+    /// Time goes by.
     pub(crate) fn advance(&self, ms: i64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+    /// Somebody sets the machine's clock; no time goes by.
+    pub(crate) fn jump(&self, ms: i64) {
+        self.1.fetch_add(ms, Ordering::SeqCst);
         self.0.fetch_add(ms, Ordering::SeqCst);
     }
 }
@@ -356,7 +370,7 @@ impl World {
         plane.put_key(key_record(&key, consumer));
         let mut world = Self {
             plane,
-            clock: Arc::new(TestClock(AtomicI64::new(START_MS + DAY_MS))),
+            clock: Arc::new(TestClock::at(START_MS + DAY_MS)),
             upstream,
             folder: Folder::new(),
             gateway: None,
