@@ -179,3 +179,37 @@ async fn compiling_again_tells_the_gateways_nothing() {
     shop.work().await;
     assert_eq!(shop.count(versions).await, before);
 }
+
+/// What differs in upstreams, routes and their policies is said before it is published, and once it is, nothing is.
+#[tokio::test]
+async fn a_preview_names_what_changes_in_upstreams_and_policies() {
+    let shop = Shop::open().await;
+    let text = CATALOGUE
+        .replacen("first_byte_timeout_ms = 5000", "first_byte_timeout_ms = 4000", 1)
+        .replacen(
+            "path = \"/v1/countries\"\n",
+            "path = \"/v1/countries\"\npolicy = { hosts = [\"api.example.com\"] }\n",
+            1,
+        );
+    let file = parse(&text).unwrap();
+    let changes = preview(&shop.domain, &provider(), &file).await.unwrap();
+    let said: Vec<_> = changes.iter().map(|c| (c.subject.as_str(), c.kind)).collect();
+    assert_eq!(
+        said,
+        [
+            ("Upstream atlas", ChangeKind::Changed),
+            ("Route list-countries", ChangeKind::Changed)
+        ]
+    );
+    assert!(changes[0].details[0].contains("5000 ms") && changes[0].details[0].contains("4000 ms"));
+    assert_eq!(changes[1].details, ["Policy hosts is set to [\"api.example.com\"]."]);
+    publish(&shop.domain, &provider(), &file).await.unwrap();
+    assert!(preview(&shop.domain, &provider(), &file).await.unwrap().is_empty());
+    let back = preview(&shop.domain, &provider(), &parse(CATALOGUE).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(
+        back[1].details,
+        ["Policy hosts is removed; it was [\"api.example.com\"]."]
+    );
+}
