@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod catalogue;
+pub mod feature;
 pub mod id;
 pub mod key;
 pub mod money;

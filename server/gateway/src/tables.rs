@@ -1,6 +1,6 @@
 //! The snapshot in memory: keys in shards, accounts, routes. Readers hold a shard's lock for the copy of one entry.
 
-use crate::account::{Account, Profile};
+use crate::account::{Account, Profile, Profiles};
 use crate::flight::RouteFlights;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
@@ -8,7 +8,7 @@ use crate::rate::Arrivals;
 use crate::route::{Heritage, Routes};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use model::access::Environment;
-use model::snapshot::{Changes, Entitlement, KeyRecord, Routing};
+use model::snapshot::{Changes, Entitlement, FeatureLife, KeyRecord, Routing};
 use model::{ConsumerId, KeyId, Time};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -218,7 +218,7 @@ impl Tables {
             };
             suspended |= e.suspended.is_some();
             self.account(e.consumer, e.environment)
-                .update(e, self.profile(e), now, own);
+                .update(e, self.profiles(e), now, own);
         }
         if suspended {
             self.cut.send_modify(|n| *n += 1);
@@ -306,6 +306,24 @@ impl Tables {
         let mut accounts = lock(&self.accounts);
         let account = accounts.entry((consumer, environment));
         Arc::clone(account.or_insert_with(|| Arc::new(Account::unknown(consumer, environment))))
+    }
+
+    fn profiles(&self, e: &Entitlement) -> Profiles {
+        let later = e.feature_life.later.iter().map(|later| {
+            let then = Entitlement {
+                features: later.features.clone(),
+                feature_life: FeatureLife {
+                    variants: later.variants.clone(),
+                    later: Vec::new(),
+                },
+                ..e.clone()
+            };
+            (later.from, self.profile(&then))
+        });
+        Profiles {
+            later: later.collect(),
+            now: self.profile(e),
+        }
     }
 
     fn profile(&self, e: &Entitlement) -> Arc<Profile> {
