@@ -134,6 +134,21 @@ fn consumers(table: Table) -> Table {
         .page("/admin/consumers/{id}", Who::Provider, get(consumers::page))
         .form("/admin/consumers/{id}/suspend", Who::Provider, post(consumers::suspend))
         .form("/admin/consumers/{id}/restore", Who::Provider, post(consumers::restore))
+        .page(
+            "/admin/consumers/{id}/features",
+            Who::Provider,
+            get(consumers::features::page),
+        )
+        .form(
+            "/admin/consumers/{id}/features",
+            Who::Provider,
+            post(consumers::features::grant),
+        )
+        .form(
+            "/admin/consumers/{id}/features/withdraw",
+            Who::Provider,
+            post(consumers::features::withdraw),
+        )
 }
 
 /// What it costs, the plan, Stripe's deliveries, and the provider's side of both.

@@ -3,7 +3,9 @@
 //! The file is TOML. Prices in it are in major units (`"29.00"`, `"0.0006"`), because people read it; everything past
 //! [`CatalogueFile::check`] is in exact minor units.
 
+use crate::ConsumerId;
 use crate::access::{Credential, Interval, Method};
+use crate::feature::{Life, Rollout, Variant};
 use crate::issuer::IssuerFile;
 use crate::money::{Currency, Money, minor_units};
 use crate::policy::{
@@ -115,6 +117,26 @@ pub struct FeatureFile {
     pub slug: String,
     /// Name on the pricing page.
     pub name: String,
+    /// Switched on for a part of those whose plan lists it: `{ percent = 10 }`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+    /// Consumers that have it whatever their plan: `["con_..."]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub consumers: Vec<ConsumerId>,
+    /// Variants for experiments: `[{ name = "a", weight = 1 }, { name = "b", weight = 1 }]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<Variant>,
+}
+
+impl FeatureFile {
+    /// Who has it besides what plans say ([`crate::feature`]).
+    pub fn life(&self) -> Life {
+        Life {
+            rollout: self.rollout,
+            consumers: self.consumers.clone(),
+            variants: self.variants.clone(),
+        }
+    }
 }
 
 /// Host, method and path pattern mapped to an upstream and a meter.
@@ -344,6 +366,9 @@ impl CatalogueFile {
         let upstreams = slugs("upstreams", self.upstreams.iter().map(|u| &u.slug))?;
         let meters = slugs("meters", self.meters.iter().map(|m| &m.slug))?;
         let features = slugs("features", self.features.iter().map(|f| &f.slug))?;
+        for f in &self.features {
+            f.life().check(&format!("features.{}", f.slug))?;
+        }
         slugs("routes", self.routes.iter().map(|r| &r.slug))?;
         slugs("plans", self.plans.iter().map(|p| &p.slug))?;
         for u in &self.upstreams {

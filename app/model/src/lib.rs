@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod catalogue;
+pub mod feature;
 pub mod id;
 pub mod issuer;
 pub mod key;

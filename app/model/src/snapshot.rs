@@ -9,6 +9,7 @@ use crate::issuer::IssuerFile;
 use crate::policy::{RateRule, RoutePolicy, UpstreamPolicy};
 use crate::{ConsumerId, Currency, KeyId, Period, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What changed since a version.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -156,8 +157,11 @@ pub struct Entitlement {
     pub plan: String,
     /// Everything is refused, and why.
     pub suspended: Option<Suspension>,
-    /// Slugs of the features granted.
+    /// Slugs of the features it has.
     pub features: Vec<String>,
+    /// Variants of these features, and what becomes of them by itself.
+    #[serde(default, skip_serializing_if = "FeatureLife::is_plain")]
+    pub feature_life: FeatureLife,
     /// Short-window limit, over all keys of the consumer.
     pub rate_limit: RateLimit,
     /// Further rate limits; all must be passed.
@@ -182,6 +186,45 @@ pub struct Entitlement {
     /// are in [`MeterEntitlement::settled_units`]. It is the part of the spend cap that is gone, whatever comes.
     #[serde(default)]
     pub settled_minor: i64,
+}
+
+/// Variants of a consumer's features, and what becomes of them without the control plane.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FeatureLife {
+    /// Those of the features it has now.
+    #[serde(default)]
+    pub variants: Variants,
+    /// What it has later instead, in the order of time: at the end of a grant.
+    #[serde(default)]
+    pub later: Vec<LaterFeatures>,
+}
+
+impl FeatureLife {
+    /// Whether there are neither variants nor an end.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Which variant of which features.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variants {
+    /// The number of this combination in usage records; 0 for none.
+    pub number: u16,
+    /// The variant of each feature that has some.
+    pub of: BTreeMap<String, String>,
+}
+
+/// Features from an instant on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LaterFeatures {
+    /// Its first instant.
+    pub from: Time,
+    /// Slugs of all features from then on.
+    pub features: Vec<String>,
+    /// Their variants.
+    #[serde(default)]
+    pub variants: Variants,
 }
 
 /// Allowance, overage and what is used of a meter.

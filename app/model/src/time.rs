@@ -50,6 +50,21 @@ impl Time {
     pub fn hour(self) -> Self {
         Self::from_unix_s(self.unix_s().div_euclid(3600) * 3600)
     }
+    /// The end of what a person gives one by: the first instant after a day (`2026-12-24`, in UTC), or an instant
+    /// itself (RFC 3339).
+    pub fn parse_end(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let day = || {
+            let day: jiff::civil::Date = text.parse().ok()?;
+            let next = day.tomorrow().ok()?;
+            Some(Self(next.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp()))
+        };
+        if text.len() == 10 {
+            day()
+        } else {
+            text.parse().ok().map(Self)
+        }
+    }
     /// `2026-11-21`, in UTC.
     pub fn date(self) -> String {
         self.0

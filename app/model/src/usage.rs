@@ -36,6 +36,8 @@ pub struct UsageRecord {
     pub status: u16,
     /// Why the gateway refused, as a number of `gateway`'s refusal table; 0 when it did not.
     pub refusal: u8,
+    /// Number of the combination of feature variants it was made under ([`crate::snapshot::Variants`]); 0 for none.
+    pub variants: u16,
     /// Bytes of the request's body.
     pub request_bytes: u64,
     /// Bytes of the answer's body.

@@ -1,14 +1,15 @@
 //! Entitlements: all that a consumer may do, compiled into one flat row per environment that the gateway reads.
 //!
-//! The row follows from the agreement in force, the consumer's spend cap, and whether it is suspended or disputes a
-//! payment, and from nothing else: compiling twice gives the same row, and an unchanged row keeps its version, so no
-//! gateway hears of it.
+//! The row follows from the agreement in force, how features are switched on and granted, the consumer's spend cap, and
+//! whether it is suspended or disputes a payment, and from nothing else: compiling twice gives the same row, and an
+//! unchanged row keeps its version, so no gateway hears of it.
 
+use crate::features::Deciding;
 use crate::jobs::{self, Job, Registry};
 use crate::{Domain, DomainError, Result, catalogue, subscriptions};
 use model::access::{Environment, Interval, Settlement, SubscriptionStatus, Suspension};
 use model::catalogue::{MeterTerms, PlanTerms, RateLimit};
-use model::snapshot::{Entitlement, MeterEntitlement};
+use model::snapshot::{Entitlement, FeatureLife, MeterEntitlement};
 use model::{ConsumerId, Currency, Period, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -65,14 +66,15 @@ pub async fn recompile(domain: &Domain, connection: &mut PgConnection, consumer:
         currency: currency(connection).await?,
         now,
     };
+    let features = Deciding::load(&mut *connection, consumer).await?;
     let agreement = agreement(connection, consumer).await?;
-    write(connection, &world.live(agreement)).await?;
     let free = catalogue::free_plan(&mut *connection).await?;
-    write(
-        connection,
-        &world.test(free.map(|(plan, _)| (plan.version, plan.terms))),
-    )
-    .await
+    let test = world.test(free.map(|(plan, _)| (plan.version, plan.terms)));
+    for mut record in [world.live(agreement), test] {
+        features.apply(&mut *connection, &mut record, now).await?;
+        write(connection, &record).await?;
+    }
+    Ok(())
 }
 
 /// Compiles the rows of one consumer in a transaction of its own.
@@ -236,6 +238,7 @@ impl World {
             plan: String::new(),
             suspended: self.suspended.or(Some(Suspension::NoPlan)),
             features: Vec::new(),
+            feature_life: FeatureLife::default(),
             rate_limit: NO_RATE,
             limits: Vec::new(),
             concurrency: None,

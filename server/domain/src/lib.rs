@@ -15,6 +15,7 @@ pub mod cost;
 pub mod email;
 pub mod entitlements;
 pub mod error;
+pub mod features;
 pub mod identity;
 pub mod invoices;
 pub mod jobs;

@@ -11,7 +11,7 @@ use model::catalogue::{MeterTerms, RateLimit};
 use model::key::PlainKey;
 use model::policy::{RoutePolicy, UpstreamPolicy};
 use model::snapshot::{
-    Changes, Entitlement, KeyRecord, MeterEntitlement, MeterRecord, RouteRecord, Routing, UpstreamRecord,
+    Changes, Entitlement, FeatureLife, KeyRecord, MeterEntitlement, MeterRecord, RouteRecord, Routing, UpstreamRecord,
 };
 use model::usage::UsageBatch;
 use model::{Clock, ConsumerId, Currency, KeyId, Period, Random, Time};
@@ -120,6 +120,7 @@ fn entitlement(consumer: ConsumerId, now: Time) -> Entitlement {
         plan: "bench".to_owned(),
         suspended: None,
         features: vec!["bench".to_owned()],
+        feature_life: FeatureLife::default(),
         rate_limit: RateLimit {
             per_second: 1_000_000,
             burst: 1_000_000,

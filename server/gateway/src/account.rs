@@ -10,7 +10,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use model::access::{Environment, Suspension};
 use model::catalogue::{MeterTerms, RateLimit};
-use model::snapshot::{Entitlement, MeterEntitlement};
+use model::snapshot::{Entitlement, FeatureLife, LaterFeatures, MeterEntitlement, Variants};
 use model::{ConsumerId, Currency, Period, PlanVersionId, SubscriptionId, Time, price};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +37,7 @@ pub(crate) struct Account {
 pub(crate) struct Profile {
     pub(crate) plan: String,
     pub(crate) features: Vec<String>,
+    pub(crate) variants: Variants,
     pub(crate) rate_limit: RateLimit,
     /// The overall limit, ready to be used.
     pub(crate) rate: Gcra,
@@ -55,9 +56,31 @@ pub(crate) struct Profile {
     pub(crate) policy: HeaderValue,
 }
 
+/// Profiles that begin later, in the order of time.
+pub(crate) type Later = Arc<[(Time, Arc<Profile>)]>;
+
+/// The profiles of an entitlement: of now, and of each later instant.
+pub(crate) struct Profiles {
+    pub(crate) now: Arc<Profile>,
+    pub(crate) later: Later,
+}
+
+/// What holds at `now`, and what still lies ahead.
+fn current(profile: &Arc<Profile>, later: &Later, now: Time) -> (Arc<Profile>, Later) {
+    match later.iter().rposition(|(from, _)| *from <= now) {
+        None => (Arc::clone(profile), Arc::clone(later)),
+        Some(begun) => (
+            Arc::clone(&later[begun].1),
+            Arc::from(later.get(begun + 1..).unwrap_or_default()),
+        ),
+    }
+}
+
 /// What holds for a consumer from one change to the next.
 pub(crate) struct Terms {
     pub(crate) profile: Arc<Profile>,
+    /// What holds instead from an instant on, in the order of time: other features.
+    later: Later,
     pub(crate) suspended: Option<Suspension>,
     pub(crate) subscription: Option<SubscriptionId>,
     pub(crate) plan_version: Option<PlanVersionId>,
@@ -85,12 +108,22 @@ pub(crate) fn period_at(known: Period, now: Time) -> Period {
     }
 }
 
+/// Features as the upstream is told them: `search,ranking=b`.
+fn features(e: &Entitlement) -> Vec<String> {
+    let said = |feature: &String| match e.feature_life.variants.of.get(feature) {
+        Some(variant) => format!("{feature}={variant}"),
+        None => feature.clone(),
+    };
+    e.features.iter().map(said).collect()
+}
+
 impl Profile {
     /// What an entitlement has in common with others.
     pub(crate) fn of(e: &Entitlement) -> Self {
         Self {
             plan: e.plan.clone(),
             features: e.features.clone(),
+            variants: e.feature_life.variants.clone(),
             rate_limit: e.rate_limit,
             rate: Gcra::from(e.rate_limit),
             rules: Rules::of_plan(&e.limits),
@@ -99,7 +132,7 @@ impl Profile {
             currency: e.currency,
             meters: e.meters.iter().map(|m| (m.meter, m.terms.clone())).collect(),
             plan_header: headers::value(&e.plan),
-            features_header: headers::value(&e.features.join(",")),
+            features_header: headers::value(&features(e).join(",")),
             policy: headers::policy(e.rate_limit, None),
         }
     }
@@ -112,6 +145,7 @@ impl Profile {
         Self {
             plan: String::new(),
             features: Vec::new(),
+            variants: Variants::default(),
             rate_limit,
             rate: Gcra::from(rate_limit),
             rules: Rules::default(),
@@ -144,6 +178,7 @@ impl Account {
             in_flight: AtomicU32::new(0),
             terms: ArcSwap::from_pointee(Terms {
                 profile: Arc::new(Profile::nothing()),
+                later: Arc::default(),
                 suspended: Some(Suspension::NoPlan),
                 subscription: None,
                 plan_version: None,
@@ -171,27 +206,34 @@ impl Account {
         self.terms.load().suspended.is_some()
     }
 
-    /// The terms, with the counters of the period around `now`.
+    /// The terms that hold at `now`: with the counters of the period around it, and without what ended before it.
     pub(crate) fn terms(&self, now: Time) -> Arc<Terms> {
         let terms = self.terms.load_full();
-        if now < terms.period.end || period_at(terms.period, now) == terms.period {
+        if terms.hold_at(now) {
             return terms;
         }
         let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         let terms = self.terms.load_full();
-        let period = period_at(terms.period, now);
-        if period == terms.period {
+        if terms.hold_at(now) {
             return terms;
         }
+        let period = period_at(terms.period, now);
+        let (profile, later) = current(&terms.profile, &terms.later, now);
+        let (limits, settled_minor) = if period == terms.period {
+            (terms.limits.clone(), terms.settled_minor)
+        } else {
+            (terms.emptied(period), 0)
+        };
         let rolled = Arc::new(Terms {
-            profile: Arc::clone(&terms.profile),
+            profile,
+            later,
             suspended: terms.suspended,
             subscription: terms.subscription,
             plan_version: terms.plan_version,
             period,
             spend_cap_minor: terms.spend_cap_minor,
-            settled_minor: 0,
-            limits: terms.emptied(period),
+            settled_minor,
+            limits,
             own: terms.own.clone(),
             summed: terms.summed,
         });
@@ -227,9 +269,10 @@ impl Account {
         Ok(total)
     }
 
-    /// Takes over what the control plane says. `own` gives the units of this gateway's ledger that are not in `used`,
-    /// by meter and period start.
-    pub(crate) fn update(&self, e: &Entitlement, profile: Arc<Profile>, now: Time, own: impl Fn(u16, Time) -> u64) {
+    /// Takes over what the control plane says, with its profiles. `own` gives the units of this gateway's ledger that
+    /// are not in `used`, by meter and period start.
+    pub(crate) fn update(&self, e: &Entitlement, told: Profiles, now: Time, own: impl Fn(u16, Time) -> u64) {
+        let (profile, later) = current(&told.now, &told.later, now);
         let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         self.external_id.store(e.external_id.clone().map(Arc::new));
         let old = self.terms.load_full();
@@ -264,6 +307,7 @@ impl Account {
         let own = profile.rules.own(&old.profile.rules, &old.own);
         self.terms.store(Arc::new(Terms {
             profile,
+            later,
             suspended: e.suspended,
             subscription: e.subscription,
             plan_version: e.plan_version,
@@ -278,6 +322,12 @@ impl Account {
 }
 
 impl Terms {
+    /// Whether nothing of this has ended by `now`.
+    fn hold_at(&self, now: Time) -> bool {
+        let in_period = now < self.period.end || period_at(self.period, now) == self.period;
+        in_period && self.later.first().is_none_or(|(from, _)| now < *from)
+    }
+
     /// The counter of a meter; none when the plan does not mention it, and then it is neither limited nor priced.
     pub(crate) fn limit(&self, meter: u16) -> Option<&Limit> {
         self.limits.iter().find(|l| l.meter == meter)
@@ -306,6 +356,18 @@ impl Terms {
         })
     }
 
+    fn feature_life(&self) -> FeatureLife {
+        let later = self.later.iter().map(|(from, profile)| LaterFeatures {
+            from: *from,
+            features: profile.features.clone(),
+            variants: profile.variants.clone(),
+        });
+        FeatureLife {
+            variants: self.profile.variants.clone(),
+            later: later.collect(),
+        }
+    }
+
     /// The entitlement again, with these units as `used`, for the copy on disk.
     pub(crate) fn to_entitlement(&self, account: &Account, used: &[u64]) -> Entitlement {
         let settled = self.limits.iter().map(|l| l.settled_units);
@@ -323,6 +385,7 @@ impl Terms {
             limits: self.profile.rules.told.clone(),
             concurrency: self.profile.concurrency,
             priority: self.profile.priority,
+            feature_life: self.feature_life(),
             period: self.period,
             meters: meters
                 .map(|(((meter, terms), used), settled_units)| MeterEntitlement {
@@ -354,6 +417,13 @@ mod tests {
             let period = period_at(known, now);
             prop_assert!(period.contains(now));
             prop_assert_eq!((period.start.unix_ms() - start) % length, 0);
+        }
+    }
+
+    fn profiles(e: &Entitlement) -> Profiles {
+        Profiles {
+            now: Arc::new(Profile::of(e)),
+            later: Arc::default(),
         }
     }
 
@@ -399,6 +469,7 @@ mod tests {
             plan: "p".to_owned(),
             suspended: None,
             features: Vec::new(),
+            feature_life: FeatureLife::default(),
             rate_limit: RateLimit {
                 per_second: 1,
                 burst: 1,
@@ -456,7 +527,7 @@ mod tests {
             let account = Account::unknown(ConsumerId::from_bits(1), Environment::Live);
             let now = Time::from_unix_s(500);
             let first = entitled(&old, &[0, 0], &[0, 0], 0, cap);
-            account.update(&first, Arc::new(Profile::of(&first)), now, |_, _| 0);
+            account.update(&first, profiles(&first), now, |_, _| 0);
             let mut taken = [0u64; 2];
             for (meter, units) in before {
                 let meter = meter % count;
@@ -469,7 +540,7 @@ mod tests {
             let settled_minor = cost(&old, &settled);
             let second = entitled(&new, &settled, &settled, settled_minor, cap);
             let late = |meter: u16, _: Time| taken[usize::from(meter) - 1] - settled[usize::from(meter) - 1];
-            account.update(&second, Arc::new(Profile::of(&second)), now, late);
+            account.update(&second, profiles(&second), now, late);
             let total = |units: &[u64; 2]| settled_minor + cost(&new, &[units[0] - settled[0], units[1] - settled[1]]);
             for (meter, units) in after {
                 let meter = meter % count;
@@ -507,12 +578,12 @@ mod tests {
         };
         let account = Account::unknown(ConsumerId::from_bits(1), Environment::Live);
         let told = entitled(&[terms], &[100], &[100], 30, 50);
-        account.update(&told, Arc::new(Profile::of(&told)), Time::from_unix_s(500), |_, _| 0);
+        account.update(&told, profiles(&told), Time::from_unix_s(500), |_, _| 0);
         let left = |account: &Account| (0..200).filter(|_| ask(account, 0, 1)).count();
         assert_eq!(left(&account), 20, "30 of 50 cents are gone");
         account.terms(Time::from_unix_s(1_500));
         assert_eq!(left(&account), 50, "the next period has the whole cap");
-        account.update(&told, Arc::new(Profile::of(&told)), Time::from_unix_s(1_600), |_, _| 0);
+        account.update(&told, profiles(&told), Time::from_unix_s(1_600), |_, _| 0);
         assert_eq!(
             left(&account),
             0,

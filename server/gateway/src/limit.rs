@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The ceiling and the counter of a meter.
+#[derive(Clone)]
 pub(crate) struct Limit {
     pub(crate) meter: u16,
     /// Hard quota, in units.

@@ -162,6 +162,7 @@ impl Open {
             units: self.reserved,
             status: self.status,
             refusal: self.refusal,
+            variants: self.terms.profile.variants.number,
             request_bytes: self.upload.as_ref().map_or(0, |u| u.bytes()),
             response_bytes: self.response_bytes,
             duration_us: u32::try_from(self.age().as_micros()).unwrap_or(u32::MAX),

@@ -1,6 +1,6 @@
 //! The snapshot in memory: keys in shards, accounts, routes. Readers hold a shard's lock for the copy of one entry.
 
-use crate::account::{Account, Profile};
+use crate::account::{Account, Profile, Profiles};
 use crate::authenticate::Hold;
 use crate::flight::RouteFlights;
 use crate::gate::Gate;
@@ -10,7 +10,7 @@ use crate::route::{Heritage, Routes};
 use crate::token::Issuers;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use model::access::Environment;
-use model::snapshot::{Changes, Entitlement, KeyRecord, Routing};
+use model::snapshot::{Changes, Entitlement, FeatureLife, KeyRecord, Routing};
 use model::{ConsumerId, KeyId, Time};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -249,7 +249,7 @@ impl Tables {
             suspended |= e.suspended.is_some();
             let account = self.account(e.consumer, e.environment);
             let name = account.external_id.load_full();
-            account.update(e, self.profile(e), now, own);
+            account.update(e, self.profiles(e), now, own);
             self.rename(e.consumer, name.as_deref(), e.external_id.as_ref());
         }
         if suspended {
@@ -380,6 +380,24 @@ impl Tables {
         let mut accounts = lock(&self.accounts);
         let account = accounts.entry((consumer, environment));
         Arc::clone(account.or_insert_with(|| Arc::new(Account::unknown(consumer, environment))))
+    }
+
+    fn profiles(&self, e: &Entitlement) -> Profiles {
+        let later = e.feature_life.later.iter().map(|later| {
+            let then = Entitlement {
+                features: later.features.clone(),
+                feature_life: FeatureLife {
+                    variants: later.variants.clone(),
+                    later: Vec::new(),
+                },
+                ..e.clone()
+            };
+            (later.from, self.profile(&then))
+        });
+        Profiles {
+            later: later.collect(),
+            now: self.profile(e),
+        }
     }
 
     fn profile(&self, e: &Entitlement) -> Arc<Profile> {

@@ -3,10 +3,11 @@
 use super::Context;
 use crate::output::{self, Failure};
 use clap::Subcommand;
-use domain::Provider;
 use domain::provision::Start;
 use domain::settings::Secret;
+use domain::{Provider, features};
 use model::access::Interval;
+use model::{ConsumerId, Time};
 use std::io::Read as _;
 
 /// Longest password read from standard input, in bytes.
@@ -67,6 +68,25 @@ pub(crate) enum Consumer {
         #[arg(long)]
         external_id: Option<String>,
     },
+    /// Give a consumer a feature, whatever its plan.
+    Grant {
+        /// The consumer: con_...
+        consumer: ConsumerId,
+        /// Slug of the feature.
+        #[arg(long)]
+        feature: String,
+        /// Its last day (2026-12-24, in UTC), or the instant it ends (RFC 3339); by default it has no end.
+        #[arg(long, value_parser = end)]
+        until: Option<Time>,
+    },
+    /// Take a granted feature back.
+    Withdraw {
+        /// The consumer: con_...
+        consumer: ConsumerId,
+        /// Slug of the feature.
+        #[arg(long)]
+        feature: String,
+    },
 }
 
 /// Runs `admin`.
@@ -101,7 +121,7 @@ fn read_password() -> Result<String, Failure> {
 /// Runs `consumer`.
 pub(crate) async fn consumer(context: &Context, consumer: Consumer) -> Result<(), Failure> {
     let provider = Provider::console();
-    let (id, external_id) = match consumer {
+    match consumer {
         Consumer::Create {
             email,
             plan,
@@ -112,15 +132,49 @@ pub(crate) async fn consumer(context: &Context, consumer: Consumer) -> Result<()
         } => {
             let name = name.unwrap_or_else(|| email.clone());
             let id = create(context, &email, &name, &plan, interval, complimentary).await?;
-            (id, external_id.map(Some))
+            if let Some(external_id) = external_id {
+                domain::consumers::set_external_id(&context.domain, &provider, id, Some(&external_id)).await?;
+            }
+            output::result(context.json, &serde_json::json!({ "consumer_id": id }), &id.to_string());
         }
-        Consumer::SetExternalId { consumer, external_id } => (consumer, Some(external_id)),
-    };
-    if let Some(name) = external_id {
-        domain::consumers::set_external_id(&context.domain, &provider, id, name.as_deref()).await?;
+        Consumer::SetExternalId { consumer, external_id } => {
+            domain::consumers::set_external_id(&context.domain, &provider, consumer, external_id.as_deref()).await?;
+            output::result(
+                context.json,
+                &serde_json::json!({ "consumer_id": consumer }),
+                &consumer.to_string(),
+            );
+        }
+        Consumer::Grant {
+            consumer,
+            feature,
+            until,
+        } => {
+            features::grant(&context.domain, &provider, consumer, &feature, until).await?;
+            let end = until.map_or_else(
+                || "without an end".to_owned(),
+                |until| format!("until {}", until.minute()),
+            );
+            output::result(
+                context.json,
+                &serde_json::json!({ "consumer_id": consumer, "feature": feature, "until": until }),
+                &format!("{consumer} has {feature} {end}"),
+            );
+        }
+        Consumer::Withdraw { consumer, feature } => {
+            features::withdraw(&context.domain, &provider, consumer, &feature).await?;
+            output::result(
+                context.json,
+                &serde_json::json!({ "consumer_id": consumer, "feature": feature }),
+                &format!("{feature} is taken back from {consumer}"),
+            );
+        }
     }
-    output::result(context.json, &serde_json::json!({ "consumer_id": id }), &id.to_string());
     Ok(())
+}
+
+fn end(text: &str) -> Result<Time, String> {
+    Time::parse_end(text).ok_or_else(|| "a day (2026-12-24) or an instant (2026-12-24T18:00:00Z) is wanted".to_owned())
 }
 
 /// Makes a consumer on a plan: the free one, or any as a gift.

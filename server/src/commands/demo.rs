@@ -242,6 +242,7 @@ fn call(
         units: if failed { 0 } else { weight },
         status: if failed { 404 } else { 200 },
         refusal: 0,
+        variants: 0,
         request_bytes: 0,
         response_bytes: 200 + draw.below(3_000),
         duration_us: u32::try_from(900 + draw.below(9_000)).unwrap_or(900),

@@ -102,6 +102,13 @@ impl RoutePolicy {
             let problem = format!("{}: a route's limit holds for that route; remove routes", rule.name);
             return wrong("limits", problem);
         }
+        let in_bodies = |g: &Gate| !(g.request_fields.is_empty() && g.response_fields.is_empty());
+        if self.websocket && self.gates.iter().any(in_bodies) {
+            return wrong(
+                "websocket",
+                "what passes through a WebSocket cannot be gated: give it a route of its own",
+            );
+        }
         self.auth.check()?;
         self.request_headers.check("request_headers")?;
         self.answer_headers.check("answer_headers")?;

@@ -54,7 +54,11 @@ fn draw(admin: &ProviderAdmin, shown: Shown, state: FormState) -> Response {
             detail.id,
             detail.created_at.day()
         );
-        let back = view! { <a class="button" href="/admin/consumers">"All consumers"</a> };
+        let features = format!("/admin/consumers/{}/features", detail.id);
+        let back = view! {
+            <a class="button" href=features>"Features"</a>
+            <a class="button" href="/admin/consumers">"All consumers"</a>
+        };
         view! {
             {page_head(detail.name.clone(), lead, back)}
             {suspended_banner(detail)}

@@ -1,6 +1,7 @@
-//! The provider's view of its consumers: the list, one of them, suspending and restoring.
+//! The provider's view of its consumers: the list, one of them, suspending and restoring, features given to it.
 
 mod detail;
+pub mod features;
 mod list;
 
 pub use detail::{page, restore, suspend};

@@ -3,6 +3,7 @@
 use crate::{Domain, Provider, Result};
 use model::access::Interval;
 use model::catalogue::{Offer, PlanTerms};
+use model::feature::{Life, Rollout};
 use model::{Currency, PlanId, PlanVersionId, Time};
 
 /// What is on sale: for the pricing page, and for names of meters and features anywhere.
@@ -104,9 +105,7 @@ pub async fn current(domain: &Domain) -> Result<Option<Catalogue>> {
     let Some(product) = product else { return Ok(None) };
     let plans = plans(&mut connection).await?;
     let meters = meters(&mut connection).await?;
-    let features = sqlx::query_as!(Feature, "SELECT slug, name FROM features ORDER BY slug")
-        .fetch_all(&mut *connection)
-        .await?;
+    let features = features(&mut connection).await?;
     Ok(Some(Catalogue {
         product,
         plans,
@@ -133,6 +132,23 @@ pub(crate) async fn plans(connection: &mut sqlx::PgConnection) -> Result<Vec<Cur
                 number: r.number,
                 terms: serde_json::from_value(r.terms)?,
             })
+        })
+        .collect()
+}
+
+/// All features. One that not everybody has yet whose plan lists it says so.
+async fn features(connection: &mut sqlx::PgConnection) -> Result<Vec<Feature>> {
+    let rows = sqlx::query!("SELECT slug, name, life FROM features ORDER BY slug")
+        .fetch_all(connection)
+        .await?;
+    rows.into_iter()
+        .map(|r| {
+            let life: Life = serde_json::from_value(r.life)?;
+            let name = match life.rollout {
+                Some(Rollout { percent }) if percent < 100 => format!("{} (being introduced)", r.name),
+                _ => r.name,
+            };
+            Ok(Feature { slug: r.slug, name })
         })
         .collect()
 }

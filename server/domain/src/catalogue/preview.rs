@@ -1,7 +1,9 @@
 //! What publishing a file would change, in words, before anybody does it.
 
+use crate::features::lives;
 use crate::{Domain, DomainError, Provider, Result};
 use model::catalogue::{CatalogueFile, Offer, PlanTerms};
+use model::feature::Life;
 use model::policy::RateRule;
 use model::price::{Overage, TierModel, unit_price_words};
 use model::{Currency, money::grouped};
@@ -54,6 +56,7 @@ pub async fn preview(domain: &Domain, provider: &Provider, file: &CatalogueFile)
     changes.extend(upstreams(domain, file).await?);
     changes.extend(super::issuers::preview(domain, file).await?);
     changes.extend(routes(domain, file).await?);
+    changes.extend(features(domain, file).await?);
     let known = super::overview(domain, provider).await?;
     for terms in &plans {
         let newest = known
@@ -193,6 +196,50 @@ fn compared(
         subject,
         details,
     })
+}
+
+/// How features are switched on, where that is not by plans alone.
+async fn features(domain: &Domain, file: &CatalogueFile) -> Result<Vec<Change>> {
+    let known = lives(&mut *domain.pool.acquire().await?).await?;
+    let mut changes = Vec::new();
+    for f in &file.features {
+        let new = f.life();
+        let (kind, details) = match known.get(&f.slug) {
+            Some(old) if *old == new => continue,
+            Some(old) => {
+                let was = format!("{} becomes: {}", life_words(old), life_words(&new));
+                (ChangeKind::Changed, was)
+            }
+            None if new.is_plain() => continue,
+            None => (ChangeKind::Added, life_words(&new)),
+        };
+        changes.push(Change {
+            kind,
+            subject: format!("Feature {}", f.slug),
+            details: vec![details],
+        });
+    }
+    Ok(changes)
+}
+
+/// `for 10 % of those whose plan lists it; for 2 consumers by name; variants a:1, b:3`.
+fn life_words(life: &Life) -> String {
+    let mut parts = vec![match life.rollout {
+        Some(rollout) => format!("for {} % of those whose plan lists it", rollout.percent),
+        None => "for all whose plan lists it".to_owned(),
+    }];
+    if !life.consumers.is_empty() {
+        parts.push(format!("for {} by name", life.consumers.len()));
+    }
+    if !life.variants.is_empty() {
+        let variants: Vec<String> = life
+            .variants
+            .iter()
+            .map(|v| format!("{}:{}", v.name, v.weight))
+            .collect();
+        parts.push(format!("variants {}", variants.join(", ")));
+    }
+    parts.join("; ")
 }
 
 /// How two policies differ, a sentence for each field.

@@ -163,13 +163,20 @@ async fn write_meters_and_features(connection: &mut PgConnection, file: &Catalog
     }
     for f in &file.features {
         sqlx::query!(
-            "INSERT INTO features (slug, name) VALUES ($1, $2) ON CONFLICT (slug) DO UPDATE SET name = excluded.name",
+            "INSERT INTO features (slug, name, life) VALUES ($1, $2, $3)
+             ON CONFLICT (slug) DO UPDATE SET name = excluded.name, life = excluded.life",
             f.slug,
-            f.name
+            f.name,
+            serde_json::to_value(f.life())?
         )
         .execute(&mut *connection)
         .await?;
     }
+    let slugs: Vec<String> = file.features.iter().map(|f| f.slug.clone()).collect();
+    // A feature that the file no longer has is nobody's by name; what subscribers' versions list stays theirs.
+    sqlx::query!("UPDATE features SET life = '{}' WHERE NOT (slug = ANY($1))", &slugs)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -107,7 +107,7 @@ fn saturating(n: u64) -> i64 {
 }
 
 fn small(n: u16) -> i16 {
-    // Numbers of routes and meters come from a smallint column; statuses are below 1,000.
+    // Numbers of routes, meters and variants come from smallint columns; statuses are below 1,000.
     i16::try_from(n).unwrap_or(0)
 }
 
@@ -309,10 +309,10 @@ async fn add_requests(connection: &mut PgConnection, ledger: &str, records: &[&U
     let short = |f: fn(&UsageRecord) -> i16| records.iter().map(|r| f(r)).collect::<Vec<_>>();
     sqlx::query!(
         "INSERT INTO requests (ledger, seq, request_id, at, consumer_id, environment, key_id, route, meter, units, status,
-                               refusal, request_bytes, response_bytes, duration_us)
+                               refusal, request_bytes, response_bytes, duration_us, variants)
          SELECT $1, n.* FROM unnest($2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
                                     $8::smallint[], $9::smallint[], $10::bigint[], $11::smallint[], $12::smallint[],
-                                    $13::bigint[], $14::bigint[], $15::bigint[]) AS n",
+                                    $13::bigint[], $14::bigint[], $15::bigint[], $16::smallint[]) AS n",
         ledger,
         &long(|r| saturating(r.seq)),
         &records.iter().map(|r| r.request).collect::<Vec<_>>() as &[model::RequestId],
@@ -328,6 +328,7 @@ async fn add_requests(connection: &mut PgConnection, ledger: &str, records: &[&U
         &long(|r| saturating(r.request_bytes)),
         &long(|r| saturating(r.response_bytes)),
         &long(|r| i64::from(r.duration_us)),
+        &short(|r| small(r.variants)),
     )
     .execute(connection)
     .await?;

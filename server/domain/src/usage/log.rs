@@ -54,6 +54,8 @@ pub struct LogLine {
     pub status: i16,
     /// Number of the gateway's refusal; 0 when it did not refuse.
     pub refusal: i16,
+    /// The feature variants it was made under: `ranking=b`.
+    pub variants: Option<String>,
     /// Units counted.
     pub units: i64,
     /// From the first byte of the request to the last of the answer.
@@ -72,8 +74,9 @@ pub async fn requests(domain: &Domain, viewer: &Viewer, filter: &LogFilter) -> R
         LogLine,
         r#"SELECT q.request_id AS "request: RequestId", q.at, q.environment, k.name AS "key_name?",
                   k.last4 AS "key_last4?", i.slug AS "issuer?", r.slug AS "route?", q.status, q.refusal, q.units, q.duration_us,
-                  q.response_bytes
-           FROM requests q LEFT JOIN keys k ON k.id = q.key_id LEFT JOIN issuers i ON i.key_id = q.key_id LEFT JOIN routes r ON r.number = q.route
+                  q.response_bytes, v.words AS "variants?"
+           FROM requests q LEFT JOIN variant_sets v ON v.number = q.variants LEFT JOIN keys k ON k.id = q.key_id
+                           LEFT JOIN issuers i ON i.key_id = q.key_id LEFT JOIN routes r ON r.number = q.route
            WHERE q.consumer_id = $1
              AND ($2::smallint IS NULL OR q.status BETWEEN $2 * 100 AND $2 * 100 + 99)
              AND ($3::text IS NULL OR r.slug = $3)

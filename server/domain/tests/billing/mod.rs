@@ -5,6 +5,7 @@ mod catalogue;
 mod changes;
 mod checkout;
 mod disputes;
+mod features;
 mod grace;
 mod inbox;
 mod refunds;

@@ -77,6 +77,7 @@ fn record(under: Under, seq: u64, at: Time, units: u32) -> UsageRecord {
         units,
         status: 200,
         refusal: 0,
+        variants: 0,
         request_bytes: 10,
         response_bytes: 20,
         duration_us: 1_500,

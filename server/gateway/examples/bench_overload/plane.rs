@@ -6,7 +6,9 @@ use model::access::{Environment, Method};
 use model::catalogue::RateLimit;
 use model::key::PlainKey;
 use model::policy::{RoutePolicy, UpstreamPolicy};
-use model::snapshot::{Changes, Entitlement, KeyRecord, MeterRecord, RouteRecord, Routing, UpstreamRecord};
+use model::snapshot::{
+    Changes, Entitlement, FeatureLife, KeyRecord, MeterRecord, RouteRecord, Routing, UpstreamRecord,
+};
 use model::usage::UsageBatch;
 use model::{Clock, ConsumerId, Currency, KeyId, Period, Random, Time};
 use std::net::SocketAddr;
@@ -131,6 +133,7 @@ fn entitlement(consumer: ConsumerId, priority: u8) -> Entitlement {
         plan: format!("priority-{priority}"),
         suspended: None,
         features: Vec::new(),
+        feature_life: FeatureLife::default(),
         rate_limit: RateLimit {
             per_second: 1_000_000,
             burst: 1_000_000,

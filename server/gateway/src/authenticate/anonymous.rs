@@ -1,7 +1,7 @@
 //! Callers without a credential: an account per client address, on the plan that the route names.
 
 use super::failures::network;
-use crate::account::{Account, Profile};
+use crate::account::{Account, Later, Profile, Profiles};
 use crate::bounded::Bounded;
 use http::HeaderValue;
 use model::Time;
@@ -81,5 +81,9 @@ fn account(plan: &AnonymousPlan, now: Time) -> Arc<Account> {
 }
 
 fn update(account: &Account, plan: &AnonymousPlan, now: Time) {
-    account.update(&plan.entitlement, Arc::clone(&plan.profile), now, |_, _| 0);
+    let profiles = Profiles {
+        now: Arc::clone(&plan.profile),
+        later: Later::default(),
+    };
+    account.update(&plan.entitlement, profiles, now, |_, _| 0);
 }

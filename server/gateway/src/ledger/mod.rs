@@ -451,6 +451,7 @@ mod tests {
             units: 2,
             status: 200,
             refusal: 0,
+            variants: 0,
             request_bytes: 0,
             response_bytes: 0,
             duration_us: 1,

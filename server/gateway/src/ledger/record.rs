@@ -13,10 +13,13 @@
 //! | 105..109 | units |
 //! | 109..111 | status |
 //! | 111 | refusal in the low seven bits, test environment in the highest |
-//! | 112..118, 118..124 | bytes of the request's and of the answer's body |
+//! | 112..117, 118..123 | bytes of the request's and of the answer's body |
+//! | 117, 123 | combination of feature variants, low byte and high byte |
 //! | 124..128 | duration in microseconds |
 //!
-//! Numbers are little-endian. A number too large for its field is stored as the largest that fits.
+//! Numbers are little-endian. A number too large for its field is stored as the largest that fits. Records from before
+//! there were variants have zeros at their places, which says that there were none: bodies had six bytes for their
+//! length, and none was ever so long.
 
 use jiff::Timestamp;
 use model::access::Environment;
@@ -73,8 +76,9 @@ pub(crate) fn encode(r: &UsageRecord) -> Encoded {
         0
     };
     out[111] = (r.refusal & !TEST_BIT) | test;
-    put(&mut out, 112, 6, u128::from(r.request_bytes));
-    put(&mut out, 118, 6, u128::from(r.response_bytes));
+    put(&mut out, 112, 5, u128::from(r.request_bytes));
+    put(&mut out, 118, 5, u128::from(r.response_bytes));
+    [out[117], out[123]] = r.variants.to_le_bytes();
     out[124..128].copy_from_slice(&r.duration_us.to_le_bytes());
     out
 }
@@ -117,8 +121,9 @@ pub(crate) fn decode(from: &Encoded) -> Option<UsageRecord> {
         units: u32::try_from(get(from, 105, 4)).ok()?,
         status: u16::try_from(get(from, 109, 2)).ok()?,
         refusal: flags & !TEST_BIT,
-        request_bytes: u64::try_from(get(from, 112, 6)).ok()?,
-        response_bytes: u64::try_from(get(from, 118, 6)).ok()?,
+        variants: u16::from_le_bytes([from[117], from[123]]),
+        request_bytes: u64::try_from(get(from, 112, 5)).ok()?,
+        response_bytes: u64::try_from(get(from, 118, 5)).ok()?,
         duration_us: u32::try_from(get(from, 124, 4)).ok()?,
     })
 }
@@ -133,7 +138,7 @@ mod tests {
             seq in 1u64.., ids in proptest::array::uniform5(1u128..(1 << 120)), none: (bool, bool), live: bool,
             at in 0i64..4_000_000_000_000_000, start in 0i64..4_000_000_000_000_000,
             numbers: (u16, u16, u32, u16, u32), refusal in 0u8..128,
-            bytes in proptest::array::uniform2(0u64..(1 << 48)),
+            bytes in proptest::array::uniform2(0u64..(1 << 40)), variants: u16,
         ) -> UsageRecord {
             UsageRecord {
                 seq,
@@ -150,6 +155,7 @@ mod tests {
                 units: numbers.2,
                 status: numbers.3,
                 refusal,
+                variants,
                 request_bytes: bytes[0],
                 response_bytes: bytes[1],
                 duration_us: numbers.4,
@@ -182,6 +188,20 @@ mod tests {
             prop_assume!(out != whole);
             prop_assert_eq!(decode(&out), None);
         }
+    }
+
+    /// A record as it was written before there were variants.
+    #[test]
+    fn an_old_record_has_no_variants() {
+        let mut out = [0u8; RECORD_LEN];
+        put(&mut out, 112, 6, 1_000_000);
+        put(&mut out, 118, 6, (1 << 40) - 1);
+        seal(&mut out, 1);
+        let read = decode(&out).unwrap();
+        assert_eq!(
+            (read.variants, read.request_bytes, read.response_bytes),
+            (0, 1_000_000, (1 << 40) - 1)
+        );
     }
 
     #[test]

@@ -37,13 +37,11 @@ impl Granted {
         {
             return known.1.clone();
         }
-        let mut all: Vec<&str> = profile.features.iter().map(String::as_str).collect();
-        all.extend(
-            self.features
-                .iter()
-                .map(String::as_str)
-                .filter(|f| !profile.features.iter().any(|p| p == f)),
-        );
+        let more = self.features.iter().map(String::as_str);
+        let more = more.filter(|f| !profile.features.iter().any(|p| p == f));
+        // The plan's own are said with their variants.
+        let of_plan = profile.features_header.to_str().ok().filter(|said| !said.is_empty());
+        let all: Vec<&str> = of_plan.into_iter().chain(more).collect();
         let header = headers::value(&all.join(","));
         self.header.store(Some(Arc::new((Arc::clone(profile), header.clone()))));
         header

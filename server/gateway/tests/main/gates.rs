@@ -3,6 +3,9 @@
 
 use crate::scripted::*;
 use crate::support::*;
+use model::Time;
+use model::snapshot::{FeatureLife, LaterFeatures, Variants};
+use std::sync::atomic::Ordering;
 
 async fn world(policy: &str) -> (World, Scripted) {
     let upstream = Scripted::start(|_| whole("200 OK", "Content-Type: text/plain\r\n", "ok")).await;
@@ -228,4 +231,67 @@ async fn a_plan_with_the_feature_passes_every_gate() {
     world.plane.edit_entitlement(world.consumer, |e| e.features.clear());
     world.synced().await;
     assert!(refused_for(&asks().await, "history"));
+}
+
+fn variants(number: u16, of: &[(&str, &str)]) -> Variants {
+    Variants {
+        number,
+        of: of.iter().map(|(f, v)| ((*f).to_owned(), (*v).to_owned())).collect(),
+    }
+}
+
+/// What a consumer has for a time ends in its instant, also while the control plane is away and after a new start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_granted_feature_ends_at_its_moment() {
+    let (mut world, upstream) = world(r#"{"gates": [{"feature": "history", "query": "expand"}]}"#).await;
+    let end = Time::from_unix_ms(START_MS + 2 * DAY_MS);
+    world.plane.edit_entitlement(world.consumer, |e| {
+        e.features.push("history".to_owned());
+        e.feature_life = FeatureLife {
+            variants: variants(7, &[("history", "long")]),
+            later: vec![LaterFeatures {
+                from: end,
+                features: vec!["search".to_owned()],
+                variants: variants(0, &[]),
+            }],
+        };
+    });
+    world.synced().await;
+    let saved = || std::fs::metadata(world.folder.0.join("snapshot")).is_ok();
+    assert_eq!(send(&world, "GET", "/gated?expand=1", "", "").await.status, 200);
+    assert!(
+        upstream.last().contains("x-features: search,bulk,history=long\r\n"),
+        "{}",
+        upstream.last()
+    );
+    until(saved).await;
+    world.stop().await;
+    world.plane.away.store(true, Ordering::SeqCst);
+    world.start();
+    until(|| world.gateway.as_ref().unwrap().snapshot_version() > 0).await;
+
+    world.clock.advance(world.clock_until(end) - 1);
+    assert_eq!(send(&world, "GET", "/gated?expand=1", "", "").await.status, 200);
+    world.clock.advance(1);
+    assert!(refused_for(
+        &send(&world, "GET", "/gated?expand=1", "", "").await,
+        "history"
+    ));
+    assert_eq!(send(&world, "GET", "/gated", "", "").await.status, 200);
+    assert!(
+        upstream.last().contains("x-features: search\r\n"),
+        "{}",
+        upstream.last()
+    );
+    world.plane.away.store(false, Ordering::SeqCst);
+    let rows = world.shipped().await;
+    assert_eq!(
+        rows.iter().map(|r| (r.status, r.variants)).collect::<Vec<_>>(),
+        [(200, 7), (200, 7), (403, 0), (200, 0)]
+    );
+    assert_eq!(
+        rows.iter().map(|r| r.units).sum::<u32>(),
+        3,
+        "the count goes on over the change"
+    );
 }

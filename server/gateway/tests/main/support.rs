@@ -245,6 +245,7 @@ pub(crate) fn entitlement(consumer: ConsumerId) -> Entitlement {
         plan: "pro".to_owned(),
         suspended: None,
         features: vec!["search".to_owned(), "bulk".to_owned()],
+        feature_life: FeatureLife::default(),
         rate_limit: RateLimit {
             per_second: 100,
             burst: 10_000,
@@ -382,6 +383,11 @@ impl World {
         world.start();
         world.synced().await;
         world
+    }
+
+    /// Milliseconds from now to then.
+    pub(crate) fn clock_until(&self, then: Time) -> i64 {
+        self.clock.now().ms_until(then)
     }
 
     pub(crate) fn start(&mut self) {

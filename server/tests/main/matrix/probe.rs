@@ -144,6 +144,8 @@ impl Probe {
                 };
                 one("session", &self.own(handle, NO_TOKEN, exists))
             }
+            "/admin/consumers/{id}/features" => [one("feature", "none"), one("until", "")].concat(),
+            "/admin/consumers/{id}/features/withdraw" => one("feature", "none"),
             "/admin/consumers/{id}/suspend" => one("reason", "It is a test."),
             "/plan/change" => [plan("free"), one("at", &world.domain.clock.now().unix_ms().to_string())].concat(),
             "/plan/checkout" => plan("open"),
