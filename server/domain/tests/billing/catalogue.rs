@@ -185,7 +185,7 @@ async fn compiling_again_tells_the_gateways_nothing() {
 async fn a_preview_names_what_changes_in_upstreams_and_policies() {
     let shop = Shop::open().await;
     let text = CATALOGUE
-        .replacen("first_byte_timeout_ms = 5000", "first_byte_timeout_ms = 4000", 1)
+        .replacen(":4010\"", ":4010\"\nfirst_byte_timeout_ms = 4000", 1)
         .replacen(
             "path = \"/v1/countries\"\n",
             "path = \"/v1/countries\"\npolicy = { hosts = [\"api.example.com\"] }\n",
@@ -198,10 +198,10 @@ async fn a_preview_names_what_changes_in_upstreams_and_policies() {
         said,
         [
             ("Upstream atlas", ChangeKind::Changed),
-            ("Route list-countries", ChangeKind::Changed)
+            ("Route countries", ChangeKind::Changed)
         ]
     );
-    assert!(changes[0].details[0].contains("5000 ms") && changes[0].details[0].contains("4000 ms"));
+    assert!(changes[0].details[0].contains("30000 ms") && changes[0].details[0].contains("4000 ms"));
     assert_eq!(changes[1].details, ["Policy hosts is set to [\"api.example.com\"]."]);
     publish(&shop.domain, &provider(), &file).await.unwrap();
     assert!(preview(&shop.domain, &provider(), &file).await.unwrap().is_empty());
