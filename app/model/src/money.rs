@@ -149,6 +149,34 @@ pub fn minor_units(text: &str, currency: Currency) -> Result<Decimal, MoneyError
         .ok_or(MoneyError::TooLarge)
 }
 
+/// Exact minor units in major ones, for programs: `0.0006`, `12.50`, `-3.00`, `500`; at least the currency's decimals.
+pub struct Major {
+    /// In minor units.
+    pub minor: Decimal,
+    /// The currency.
+    pub currency: Currency,
+}
+
+impl std::fmt::Display for Major {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let exponent = self.currency.exponent();
+        let mut major = self.minor.normalize();
+        major.set_scale(major.scale() + exponent).map_err(|_| std::fmt::Error)?;
+        let major = major.normalize();
+        let digits = usize::try_from(major.scale().max(exponent)).map_err(|_| std::fmt::Error)?;
+        write!(f, "{major:.digits$}")
+    }
+}
+
+impl From<Money> for Major {
+    fn from(money: Money) -> Self {
+        Self {
+            minor: money.minor.into(),
+            currency: money.currency,
+        }
+    }
+}
+
 impl std::fmt::Display for Money {
     /// `$1,234.50`, `-$0.01`, `¥500`, `12.00 CHF`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -231,6 +259,21 @@ mod tests {
         assert!(Money::parse_major("29.005", usd).is_err());
         assert!(Money::parse_major("1e3", usd).is_err());
         assert_eq!(minor_units("0.0006", usd).unwrap().to_string(), "0.06");
+    }
+
+    #[test]
+    fn says_major_units_exactly() {
+        let major = |minor: &str, currency: &str| {
+            let (minor, currency) = (minor.parse().unwrap(), currency.parse().unwrap());
+            Major { minor, currency }.to_string()
+        };
+        assert_eq!(major("0.06", "usd"), "0.0006");
+        assert_eq!(major("1250", "usd"), "12.50");
+        assert_eq!(major("-300.0", "usd"), "-3.00");
+        assert_eq!(major("0", "usd"), "0.00");
+        assert_eq!(major("0", "jpy"), "0");
+        assert_eq!(major("500.5", "jpy"), "500.5");
+        assert_eq!(major("1000", "kwd"), "1.000");
     }
 
     #[test]

@@ -60,21 +60,17 @@ pub struct UsageLine {
 /// # Errors
 /// When an amount does not fit 64 bits of minor units.
 pub fn rate(terms: &MeterTerms, units: u64, currency: Currency) -> Result<Vec<UsageLine>, MoneyError> {
+    let whole = terms.overage.as_ref().is_some_and(|o| o.model == TierModel::Package);
     let mut lines = Vec::new();
-    for (count, unit_minor, tier) in spans(terms, units) {
-        let amount = Money::from_minor_half_up(times(count, unit_minor)?, currency)?;
-        let units = if terms.overage.as_ref().is_some_and(|o| o.model == TierModel::Package) {
-            units
-        } else {
-            count
-        };
+    each_span(terms, units, |span| {
         lines.push(UsageLine {
-            units,
-            unit_minor,
-            tier,
-            amount,
+            units: if whole { units } else { span.count },
+            unit_minor: span.unit_minor,
+            tier: span.tier,
+            amount: Money::from_minor_half_up(span.exact()?, currency)?,
         });
-    }
+        Ok(())
+    })?;
     Ok(lines)
 }
 
@@ -84,56 +80,97 @@ pub fn rate(terms: &MeterTerms, units: u64, currency: Currency) -> Result<Vec<Us
 /// When an amount does not fit 64 bits of minor units.
 pub fn cost(terms: &MeterTerms, units: u64, currency: Currency) -> Result<Money, MoneyError> {
     let mut total = Money::zero(currency);
-    for (count, unit_minor, _) in spans(terms, units) {
-        let line = Money::from_minor_half_up(times(count, unit_minor)?, currency)?;
+    each_span(terms, units, |span| {
+        let line = Money::from_minor_half_up(span.exact()?, currency)?;
         total = total.checked_add(line).ok_or(MoneyError::TooLarge)?;
-    }
+        Ok(())
+    })?;
     Ok(total)
 }
 
-fn times(count: u64, unit_minor: Decimal) -> Result<Decimal, MoneyError> {
-    Decimal::from(count).checked_mul(unit_minor).ok_or(MoneyError::TooLarge)
+/// What the units after `from` up to `to` add to the cost of a period, in exact minor units, before any line is rounded:
+/// what single calls cost adds up to the cost of all of them. A volume price makes the unit at a border cheap or dear,
+/// even negative, and a package is paid by the unit that begins it.
+///
+/// # Errors
+/// When an amount does not fit.
+pub fn marginal(terms: &MeterTerms, from: u64, to: u64) -> Result<Decimal, MoneyError> {
+    exact(terms, to)?
+        .checked_sub(exact(terms, from)?)
+        .ok_or(MoneyError::TooLarge)
 }
 
-type Span = (u64, Decimal, (u64, Option<u64>));
+/// The cost before any line is rounded.
+fn exact(terms: &MeterTerms, units: u64) -> Result<Decimal, MoneyError> {
+    let mut total = Decimal::ZERO;
+    each_span(terms, units, |span| {
+        total = total.checked_add(span.exact()?).ok_or(MoneyError::TooLarge)?;
+        Ok(())
+    })?;
+    Ok(total)
+}
 
-/// (what is multiplied, unit price, tier bounds), the allowance first; never a span of nothing.
-fn spans(terms: &MeterTerms, units: u64) -> Vec<Span> {
-    let allowance = (units.min(terms.included), Decimal::ZERO, (1, Some(terms.included)));
-    let Some(overage) = &terms.overage else {
-        return vec![(units, Decimal::ZERO, (1, Some(terms.included)))]
-            .into_iter()
-            .filter(|s| s.0 > 0)
-            .collect();
+/// Units of one price.
+struct Span {
+    /// What is multiplied: units, or packages.
+    count: u64,
+    unit_minor: Decimal,
+    /// Bounds of the tier.
+    tier: (u64, Option<u64>),
+}
+
+impl Span {
+    fn exact(&self) -> Result<Decimal, MoneyError> {
+        Decimal::from(self.count)
+            .checked_mul(self.unit_minor)
+            .ok_or(MoneyError::TooLarge)
+    }
+}
+
+/// Calls `each` for every price that some of the units have, the allowance first; never for nothing.
+fn each_span(
+    terms: &MeterTerms,
+    units: u64,
+    mut each: impl FnMut(Span) -> Result<(), MoneyError>,
+) -> Result<(), MoneyError> {
+    let mut say = |count, unit_minor, tier| match count {
+        0 => Ok(()),
+        count => each(Span {
+            count,
+            unit_minor,
+            tier,
+        }),
     };
-    let mut out = Vec::new();
+    let free = (1, Some(terms.included));
+    let Some(overage) = &terms.overage else {
+        return say(units, Decimal::ZERO, free);
+    };
     let mut floor = terms.included;
     match overage.model {
         TierModel::Package => {
             let price = overage.tiers.first().map_or(Decimal::ZERO, |t| t.unit_minor);
-            out.push((units.div_ceil(overage.package_units.max(1)), price, (1, None)));
+            say(units.div_ceil(overage.package_units.max(1)), price, (1, None))
         }
-        TierModel::Volume if units <= terms.included => out.push(allowance),
+        TierModel::Volume if units <= terms.included => say(units, Decimal::ZERO, free),
         TierModel::Volume => {
             for t in &overage.tiers {
                 if t.up_to.is_none_or(|up_to| units <= up_to) {
-                    out.push((units, t.unit_minor, (floor + 1, t.up_to)));
-                    break;
+                    return say(units, t.unit_minor, (floor + 1, t.up_to));
                 }
                 floor = t.up_to.unwrap_or(floor);
             }
+            Ok(())
         }
         TierModel::Graduated => {
-            out.push(allowance);
+            say(units.min(terms.included), Decimal::ZERO, free)?;
             for t in &overage.tiers {
                 let end = t.up_to.map_or(units, |up_to| units.min(up_to));
-                out.push((end.saturating_sub(floor), t.unit_minor, (floor + 1, t.up_to)));
+                say(end.saturating_sub(floor), t.unit_minor, (floor + 1, t.up_to))?;
                 floor = t.up_to.unwrap_or(units).max(floor);
             }
+            Ok(())
         }
     }
-    out.retain(|s| s.0 > 0);
-    out
 }
 
 /// The largest number of units whose cost stays at or below `cap_minor`, with every smaller number staying there too
@@ -274,6 +311,36 @@ mod tests {
         fn graduated_cost_never_falls(units in 0u64..20_000, more in 0u64..5_000) {
             let t = terms(TierModel::Graduated, 1_000, &[(Some(5_000), "0.7"), (None, "0.333")]);
             prop_assert!(minor(&t, units) <= minor(&t, units + more) + 1);
+        }
+
+        /// What each call is told it costs adds up to what the invoice's lines are rounded from.
+        #[test]
+        fn calls_add_up_to_the_invoice(
+            included in 0u64..300, step in 1u64..300, a in 0u32..3_000, b in 0u32..3_000, kind in 0u8..3,
+            calls in proptest::collection::vec(1u64..40, 0..60),
+        ) {
+            let price = |p: u32| format!("{}.{:03}", p / 1_000, p % 1_000);
+            let t = match kind {
+                0 => terms(TierModel::Graduated, included, &[(Some(included + step), &price(a)), (None, &price(b))]),
+                1 => terms(TierModel::Volume, included, &[(Some(included + step), &price(a)), (None, &price(b))]),
+                _ => {
+                    let mut t = terms(TierModel::Package, 0, &[(None, &price(a))]);
+                    t.overage.as_mut().unwrap().package_units = step;
+                    t
+                }
+            };
+            let mut at = 0;
+            let mut told = Decimal::ZERO;
+            for units in calls {
+                told += marginal(&t, at, at + units).unwrap();
+                at += units;
+            }
+            let lines = rate(&t, at, Currency::USD).unwrap();
+            let packages = |l: &UsageLine| if kind == 2 { l.units.div_ceil(step) } else { l.units };
+            let unrounded: Decimal = lines.iter().map(|l| Decimal::from(packages(l)) * l.unit_minor).sum();
+            prop_assert_eq!(told, unrounded);
+            let rounding = (Decimal::from(minor(&t, at)) - told).abs();
+            prop_assert!(rounding <= Decimal::new(5, 1) * Decimal::from(lines.len()), "each line is rounded once");
         }
 
         #[test]

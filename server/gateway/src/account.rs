@@ -257,12 +257,9 @@ impl Account {
             return limit.slot.take(u64::from(units), limit);
         }
         let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = terms.cost_minor();
+        let before = terms.cost_minor(None);
         let total = limit.slot.take(u64::from(units), limit)?;
-        let over = |cost: i64, left: i64| cost > left && before.is_none_or(|b| cost > b);
-        if let Some(left) = cap_left(terms.spend_cap_minor, terms.settled_minor)
-            && terms.cost_minor().is_none_or(|cost| over(cost, left))
-        {
+        if terms.is_beyond_cap(before, terms.cost_minor(None)) {
             limit.slot.release(u64::from(units));
             return Err(Over::Cap);
         }
@@ -347,13 +344,43 @@ impl Terms {
         meters.iter().map(limit).collect()
     }
 
-    /// What is taken under these terms costs this much, in minor units; none when it does not fit 64 bits.
-    fn cost_minor(&self) -> Option<i64> {
+    /// What is taken under these terms, with `more` units of a meter, costs this much, in minor units; none when it does
+    /// not fit 64 bits.
+    fn cost_minor(&self, more: Option<(u16, u64)>) -> Option<i64> {
         self.profile.meters.iter().try_fold(0i64, |sum, (number, terms)| {
             let since = |l: &Limit| l.slot.taken().saturating_sub(l.settled_units);
-            let units = self.limit(*number).map_or(0, since);
+            let more = more.filter(|(meter, _)| meter == number).map_or(0, |(_, n)| n);
+            let units = self.limit(*number).map_or(0, since).saturating_add(more);
             sum.checked_add(price::cost(terms, units, self.profile.currency).ok()?.minor)
         })
+    }
+
+    /// Whether a cost is beyond what is left of the spend cap, and units made it so.
+    fn is_beyond_cap(&self, before: Option<i64>, then: Option<i64>) -> bool {
+        let over = |cost: i64, left: i64| cost > left && before.is_none_or(|b| cost > b);
+        cap_left(self.spend_cap_minor, self.settled_minor).is_some_and(|left| then.is_none_or(|cost| over(cost, left)))
+    }
+
+    /// Whether units of a meter would be given just now.
+    pub(crate) fn peek(&self, limit: &Limit, units: u32) -> Result<(), Over> {
+        limit.slot.peek(u64::from(units), limit)?;
+        let more = Some((limit.meter, u64::from(units)));
+        if self.summed && units > 0 && self.is_beyond_cap(self.cost_minor(None), self.cost_minor(more)) {
+            return Err(Over::Cap);
+        }
+        Ok(())
+    }
+
+    /// What is left of the spend cap, in minor units.
+    pub(crate) fn budget_left_minor(&self) -> Option<i64> {
+        let left = cap_left(self.spend_cap_minor, self.settled_minor)?;
+        Some(left.saturating_sub(self.cost_minor(None)?).max(0))
+    }
+
+    /// The plan's terms of a meter.
+    pub(crate) fn meter(&self, number: u16) -> Option<&MeterTerms> {
+        let meters = &self.profile.meters;
+        meters.iter().find(|(n, _)| *n == number).map(|(_, terms)| terms)
     }
 
     fn feature_life(&self) -> FeatureLife {

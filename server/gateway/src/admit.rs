@@ -3,6 +3,7 @@
 
 use crate::account::Terms;
 use crate::authenticate::Caller;
+use crate::cost;
 use crate::feature_gates::Closed;
 use crate::flight::{Flight, Full};
 use crate::headers::{RATELIMIT, RATELIMIT_POLICY};
@@ -23,6 +24,8 @@ pub(crate) struct Admission {
     pub(crate) terms: Arc<Terms>,
     /// Units taken from the route's meter; given back when the answer does not count.
     pub(crate) units: u32,
+    /// The meter's count with these units in it.
+    taken: u64,
     /// Gates of the route that the caller does not pass.
     pub(crate) closed: Closed,
     /// Its place among the requests in flight.
@@ -42,12 +45,93 @@ pub(crate) struct Request<'a> {
     pub(crate) parts: &'a Parts,
 }
 
+impl<'a> Request<'a> {
+    fn asked(&self) -> Asked<'a> {
+        Asked {
+            account: &self.caller.key.account,
+            key: self.caller.number(),
+            route: self.route,
+            method: self.method,
+            address: self.address,
+        }
+    }
+}
+
 /// Decides. `now_ns` is steady time in nanoseconds; `now` is business time.
 pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u64) -> Result<Admission, Refused> {
     let Request { caller, route, .. } = *request;
     let account = &caller.key.account;
     let terms = account.terms(now);
-    check_state(&terms)?;
+    let closed = permitted(request, &terms)?;
+    let concurrency = terms.profile.concurrency;
+    let routes = (&tables.flights, route.number, route.concurrency);
+    let (flight, in_flight_left) = match Flight::take((account, concurrency), routes) {
+        Ok(taken) => taken,
+        Err(full) => return Err(too_many(full, &terms, route, now)),
+    };
+    let mut left = match rate::take(&tables.arrivals, &request.asked(), &terms, now_ns) {
+        Ok(left) => left,
+        Err(limited) => return Err(with_limits(over_rate(&limited), &terms, route, &limited.left, now)),
+    };
+    left.concurrency = concurrency.zip(in_flight_left);
+    let taken = match terms.limit(route.meter) {
+        None => 0,
+        Some(limit) => match account.take(&terms, limit, route.weight) {
+            Ok(total) => total,
+            Err(over) => {
+                let refused = over_limit(over, &terms, limit, now);
+                return Err(with_limits(refused, &terms, route, &left, now));
+            }
+        },
+    };
+    Ok(Admission {
+        terms,
+        taken,
+        units: route.weight,
+        closed,
+        flight,
+        left,
+    })
+}
+
+/// What a call would meet: the refusal, if any, of everything that would refuse it just now.
+pub(crate) struct Foresight {
+    pub(crate) terms: Arc<Terms>,
+    pub(crate) refused: Option<Refused>,
+    left: Left,
+}
+
+/// Looks ahead without making the call: a place of the plan's overall rate limit is taken, so that asking has a bound, and
+/// nothing else.
+pub(crate) fn foresee(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u64) -> Result<Foresight, Refused> {
+    let route = request.route;
+    let terms = request.caller.key.account.terms(now);
+    let limited = |limited: Box<rate::Limited>| {
+        let refused = over_rate(&limited);
+        with_limits(refused, &terms, route, &limited.left, now)
+    };
+    let (left, others) = rate::ask(&tables.arrivals, &request.asked(), &terms, now_ns).map_err(limited)?;
+    let refused = permitted(request, &terms).err();
+    let refused = refused.or_else(|| others.map(|l| over_rate(&l)));
+    let refused = refused.or_else(|| {
+        let limit = terms.limit(route.meter)?;
+        let over = terms.peek(limit, route.weight).err()?;
+        Some(over_limit(over, &terms, limit, now))
+    });
+    Ok(Foresight { terms, refused, left })
+}
+
+impl Foresight {
+    /// Says what is left.
+    pub(crate) fn add_headers(&self, headers: &mut HeaderMap, route: &Route, now: Time) {
+        add_limits(headers, &self.terms, route, &self.left, now);
+    }
+}
+
+/// Whether the caller may use the route at all; the gates of the route that it does not pass.
+fn permitted(request: &Request<'_>, terms: &Terms) -> Result<Closed, Refused> {
+    let Request { caller, route, .. } = *request;
+    check_state(terms)?;
     if let Some(routes) = &caller.key.routes
         && !routes.contains(&route.number)
     {
@@ -66,41 +150,13 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
     route
         .gates
         .check_head(closed, request.parts.uri.query(), &profile.plan)?;
-    let concurrency = terms.profile.concurrency;
-    let routes = (&tables.flights, route.number, route.concurrency);
-    let (flight, in_flight_left) = match Flight::take((account, concurrency), routes) {
-        Ok(taken) => taken,
-        Err(full) => return Err(too_many(full, &terms, route, now)),
-    };
-    let asked = Asked {
-        account,
-        key: caller.number(),
-        route,
-        method: request.method,
-        address: request.address,
-    };
-    let mut left = match rate::take(&tables.arrivals, &asked, &terms, now_ns) {
-        Ok(left) => left,
-        Err(limited) => {
-            let refused = Refused::new(Refusal::RateLimited, format!("At most {}.", limited.words));
-            let refused = refused.violating(limited.violated).retry_after(limited.retry_s);
-            return Err(with_limits(refused, &terms, route, &limited.left, now));
-        }
-    };
-    left.concurrency = concurrency.zip(in_flight_left);
-    if let Some(limit) = terms.limit(route.meter)
-        && let Err(over) = account.take(&terms, limit, route.weight)
-    {
-        let refused = over_limit(over, &terms, limit, now);
-        return Err(with_limits(refused, &terms, route, &left, now));
-    }
-    Ok(Admission {
-        terms,
-        units: route.weight,
-        closed,
-        flight,
-        left,
-    })
+    Ok(closed)
+}
+
+fn over_rate(limited: &rate::Limited) -> Refused {
+    Refused::new(Refusal::RateLimited, format!("At most {}.", limited.words))
+        .violating(limited.violated.iter().map(String::as_str))
+        .retry_after(limited.retry_s)
 }
 
 /// Seconds after which a caller may try again: a place may be free at any moment, and clients wait whole seconds.
@@ -182,12 +238,17 @@ fn with_limits(refused: Refused, terms: &Terms, route: &Route, left: &Left, now:
         .with(RATELIMIT, left.header(terms, route, quota(terms, route.meter, now)))
 }
 
+fn add_limits(headers: &mut HeaderMap, terms: &Terms, route: &Route, left: &Left, now: Time) {
+    let plan = policy(terms, route.meter);
+    headers.insert(RATELIMIT_POLICY, left.policy(terms, route, plan));
+    headers.insert(RATELIMIT, left.header(terms, route, quota(terms, route.meter, now)));
+}
+
 impl Admission {
-    /// Says what is left, after the answer was counted or not.
-    pub(crate) fn add_headers(&self, headers: &mut HeaderMap, route: &Route, now: Time) {
-        let (terms, left) = (&self.terms, &self.left);
-        let plan = policy(terms, route.meter);
-        headers.insert(RATELIMIT_POLICY, left.policy(terms, route, plan));
-        headers.insert(RATELIMIT, left.header(terms, route, quota(terms, route.meter, now)));
+    /// Says what is left, and what the call cost, after the answer was counted or not.
+    pub(crate) fn add_headers(&self, headers: &mut HeaderMap, route: &Route, counted: bool, now: Time) {
+        add_limits(headers, &self.terms, route, &self.left, now);
+        let units = if counted { self.units } else { 0 };
+        cost::say(headers, &self.terms, route.meter, self.taken, units);
     }
 }

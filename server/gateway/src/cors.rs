@@ -9,9 +9,22 @@ use http::{Method, Response, StatusCode};
 use model::policy;
 
 /// Request headers that every page may send: what carries a key, and what a body needs.
-const ALWAYS_ASKED: [&str; 4] = ["authorization", "content-type", "x-api-key", "idempotency-key"];
+const ALWAYS_ASKED: [&str; 5] = [
+    "authorization",
+    "content-type",
+    "x-api-key",
+    "idempotency-key",
+    "turnpike-quote",
+];
 /// Answer headers of the gateway that every page may read.
-const ALWAYS_SHOWN: [&str; 4] = ["ratelimit", "ratelimit-policy", "retry-after", "x-request-id"];
+const ALWAYS_SHOWN: [&str; 6] = [
+    "ratelimit",
+    "ratelimit-policy",
+    "retry-after",
+    "turnpike-budget-remaining",
+    "turnpike-cost",
+    "x-request-id",
+];
 /// What an upstream may not say on a route for which the gateway answers.
 const OURS: [HeaderName; 6] = [
     header::ACCESS_CONTROL_ALLOW_ORIGIN,

@@ -13,8 +13,17 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 pub(crate) const X_FORWARDED_FOR: &str = "x-forwarded-for";
 pub(crate) const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 pub(crate) const X_FORWARDED_HOST: &str = "x-forwarded-host";
+/// What the call costs.
+pub(crate) const TURNPIKE_COST: HeaderName = HeaderName::from_static("turnpike-cost");
+/// What is left under the spend cap after it.
+pub(crate) const TURNPIKE_BUDGET_REMAINING: HeaderName = HeaderName::from_static("turnpike-budget-remaining");
+/// Asks what a call would cost, without making it.
+pub(crate) const TURNPIKE_QUOTE: HeaderName = HeaderName::from_static("turnpike-quote");
 pub(crate) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub(crate) const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// What begins so is said by the gateway alone, in both directions.
+const OWN_PREFIX: &str = "turnpike-";
 
 /// A header value from text of ours; what a header cannot hold becomes `?`.
 pub(crate) fn value(text: &str) -> HeaderValue {
@@ -27,8 +36,8 @@ pub(crate) fn value(text: &str) -> HeaderValue {
     })
 }
 
-/// Longest text: an id has 29 characters.
-const SHORT_MOST: usize = 32;
+/// Longest text: an id has 29 characters, an amount with its currency at most 47.
+const SHORT_MOST: usize = 64;
 
 /// Text built on the stack.
 pub(crate) struct Short {
@@ -37,7 +46,7 @@ pub(crate) struct Short {
 }
 
 impl Short {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             bytes: [0; SHORT_MOST],
             len: 0,
@@ -103,6 +112,7 @@ fn reserved(name: &str) -> bool {
                 | "x-api-key"
                 | "forwarded"
         ) || name.starts_with("x-forwarded-")
+            || name.starts_with(OWN_PREFIX)
     };
     if name.as_bytes().contains(&b'_') {
         let dashed = name.replace('_', "-");
@@ -118,11 +128,13 @@ pub(crate) fn reaches_upstream(name: &str) -> bool {
 }
 
 /// Headers that the gateway adds to an answer.
-pub(crate) const ADDED_TO_ANSWERS: usize = 3;
+pub(crate) const ADDED_TO_ANSWERS: usize = 5;
 
 /// Whether an upstream's header may reach the client.
 pub(crate) fn reaches_client(name: &str) -> bool {
-    !(hop_by_hop(name) || matches!(name, "x-request-id" | "ratelimit" | "ratelimit-policy"))
+    !(hop_by_hop(name)
+        || matches!(name, "x-request-id" | "ratelimit" | "ratelimit-policy")
+        || name.starts_with(OWN_PREFIX))
 }
 
 /// Headers that `Connection` makes hop-by-hop too.
@@ -181,10 +193,12 @@ mod tests {
             ("x_forwarded_proto", "https"),
             ("forwarded", "for=1.2.3.4"),
             ("transfer_encoding", "chunked"),
+            ("turnpike-quote", "?0"),
             ("accept", "*/*"),
         ]);
         strip_request(&mut headers);
         assert_eq!(headers, map(&[("accept", "*/*")]));
+        assert!(!reaches_client("turnpike-cost") && reaches_client("turnpikes"));
     }
 
     #[test]

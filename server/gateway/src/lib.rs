@@ -6,20 +6,14 @@
 //!    A violation is answered 400 and the connection closed; the upstream never sees a byte of it.
 //! 2. **Route** (`route`). One plain `Host`; the path's escapes are decoded for matching and ambiguous ones refused;
 //!    the path and the query are forwarded byte for byte.
-//! 3. **Authenticate** (`authenticate`). One credential, form and checksum, one lookup in the key table, one
-//!    HMAC-SHA-256 under the key's pepper, one constant-time compare. Unknown ids cost the same. While the control plane
-//!    is away an unknown key is answered 503, never 401.
-//! 4. **Admit** (`admit`). Suspension, scope, feature and gates, concurrency, rate limits, quota, spend cap; the first refusal
-//!    wins. The route's weight is *reserved* from the meter's counter by compare-and-swap, so a hard quota and a spend cap are not
-//!
 //! 3. **Authenticate** (`authenticate`). What the route takes, where it takes it, and at most one of it: a key (form and
 //!    checksum, one lookup in the key table, one HMAC-SHA-256 under the key's pepper, one constant-time compare; unknown
 //!    ids cost the same), a key as the user name of basic authentication, a signed token of an issuer (`token`), or
 //!    nothing where the route names a plan for strangers. The credential goes no further. While the control plane is away
 //!    an unknown key is answered 503, never 401. A network that fails sixty times at once is answered 429, and its right
 //!    credentials work all the while.
-//! 4. **Admit** (`admit`). Suspension, scope, feature, rate (GCRA), quota, spend cap; the first refusal wins. The
-//!    route's weight is *reserved* from the meter's counter by compare-and-swap, so a hard quota and a spend cap are not
+//! 4. **Admit** (`admit`). Suspension, scope, feature and gates, concurrency, rate (GCRA), quota, spend cap; the first
+//!    refusal wins. The route's weight is *reserved* from the meter's counter by compare-and-swap, so a hard quota and a spend cap are not
 //!    passed by any number of requests at once; it is given back when the answer's status does not count.
 //! 5. **Forward** (`upstream`). Hop-by-hop headers, those `Connection` names and those only the gateway may say are
 //!    removed, then ours are added. Each worker thread keeps its own upstream connections. A pooled connection that was
@@ -154,6 +148,32 @@
 //! first (`rate::table`). A limit that keeps its name keeps its count when a plan changes, and a consumer's count
 //! follows it from plan to plan. Counts are this gateway's own, and are not kept over a restart.
 //!
+//! # What a call costs
+//!
+//! On a route whose meter has a price for the caller's plan, every answer says
+//!
+//! ```text
+//! turnpike-cost: "0.0006";currency=usd
+//! turnpike-budget-remaining: "4.97";currency=usd
+//! ```
+//!
+//! in major units, as structured fields (RFC 9651) that are strings, because decimals there end after three places. There
+//! are no registered names for either. The cost is exact: what this call adds to the period before the invoice's lines
+//! are rounded, so the costs of all calls add up to what is rounded. It is known with the answer's status, and said in
+//! the head also of a stream; `0.00` for what does not count and for refusals. The budget is what the spend cap leaves
+//! after this call, as invoices are rounded, calls in flight included; without a cap it is not said.
+//!
+//! The same request with `Turnpike-Quote: ?1` asks for the price without calling (`quote`): 200 with
+//!
+//! ```json
+//! {"meter": "calls", "units": 1, "cost": "0.0006", "currency": "usd", "included_left": 0,
+//!  "budget_remaining": "4.97", "would_be_refused": null}
+//! ```
+//!
+//! `would_be_refused` holds the problem that the call would be answered with. Who asks needs a credential as for the call.
+//! The upstream hears nothing of it, no unit is counted; it takes a place of the plan's overall rate limit and of no other,
+//! and stands in the usage log with no units. It reserves nothing, so a call a moment later may meet something else.
+//!
 //! # Requests in flight, and who goes first
 //!
 //! ```toml
@@ -208,6 +228,7 @@ mod bounded;
 mod client;
 mod config;
 mod cors;
+mod cost;
 mod date;
 mod disk;
 mod download;
@@ -227,6 +248,7 @@ mod ledger;
 mod limit;
 mod listen;
 mod metrics;
+mod quote;
 mod rate;
 mod record;
 mod refusal;

@@ -17,6 +17,8 @@ pub(crate) struct Limit {
     pub(crate) meter: u16,
     /// Hard quota, in units.
     pub(crate) quota: Option<u64>,
+    /// Whether units beyond the allowance cost something.
+    pub(crate) priced: bool,
     /// Units that fit under the spend cap, where this is the only priced meter.
     pub(crate) within_cap: Option<u64>,
     /// Units of the period that were charged under earlier plan versions.
@@ -52,6 +54,7 @@ impl Frame {
         Limit {
             meter,
             quota,
+            priced: terms.overage.is_some(),
             within_cap,
             settled_units,
             policy: headers::policy(self.rate, ceiling.map(|c| (c, length_s))),
@@ -66,6 +69,17 @@ pub(crate) fn cap_left(spend_cap_minor: Option<i64>, settled_minor: i64) -> Opti
 }
 
 impl Limit {
+    /// Whether `units` that lead to a total of `then` fit.
+    fn check(&self, units: u64, then: u64) -> Result<(), Over> {
+        if units > 0 && self.quota.is_some_and(|q| then > q) {
+            return Err(Over::Quota);
+        }
+        if units > 0 && self.within_cap.is_some_and(|c| then > c) {
+            return Err(Over::Cap);
+        }
+        Ok(())
+    }
+
     /// The first ceiling that is reached, in units.
     pub(crate) fn ceiling(&self) -> Option<u64> {
         match (self.quota, self.within_cap) {
@@ -111,12 +125,7 @@ impl Slot {
         let mut now = self.taken.load(Ordering::Relaxed);
         loop {
             let then = now.saturating_add(units);
-            if units > 0 && limit.quota.is_some_and(|q| then > q) {
-                return Err(Over::Quota);
-            }
-            if units > 0 && limit.within_cap.is_some_and(|c| then > c) {
-                return Err(Over::Cap);
-            }
+            limit.check(units, then)?;
             match self
                 .taken
                 .compare_exchange_weak(now, then, Ordering::Relaxed, Ordering::Relaxed)
@@ -125,6 +134,12 @@ impl Slot {
                 Err(other) => now = other,
             }
         }
+    }
+
+    /// Why units would not be given just now.
+    pub(crate) fn peek(&self, units: u64, limit: &Limit) -> Result<(), Over> {
+        let then = self.taken().saturating_add(units);
+        limit.check(units, then)
     }
 
     /// Another count of the same units is ahead of ours: follow it.
@@ -146,6 +161,7 @@ mod tests {
         let limit = Limit {
             meter: 1,
             quota: Some(1_000),
+            priced: false,
             within_cap: None,
             settled_units: 0,
             policy: HeaderValue::from_static(""),

@@ -7,11 +7,13 @@ use crate::account::Terms;
 use crate::admit::Admission;
 use crate::authenticate::{Caller, Hold};
 use crate::body::Progress;
+use crate::cost;
 use crate::flight::Places;
 use crate::gate::Passes;
 use crate::ledger;
 use crate::refusal::Refusal;
 use crate::server::Worker;
+use http::HeaderMap;
 use model::access::Environment;
 use model::usage::UsageRecord;
 use model::{ConsumerId, KeyId, RequestId, Time};
@@ -111,6 +113,11 @@ impl Open {
         self.status = refusal.status().as_u16();
         self.refusal = refusal.number();
         self.release();
+    }
+
+    /// Says that this cost nothing, and what is left of the budget, where the meter has a price.
+    pub(crate) fn say_cost(&self, headers: &mut HeaderMap) {
+        cost::say(headers, &self.terms, self.meter, 0, 0);
     }
 
     /// Bytes of the answer's body that are about to leave.

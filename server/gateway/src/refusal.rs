@@ -186,26 +186,37 @@ impl Refused {
         &self.0.detail
     }
 
-    /// The answer and the length of its body.
-    pub(crate) fn answer(self, portal: &str, request: HeaderValue) -> Response<Bytes> {
+    /// The problem, without the request that it is one of.
+    pub(crate) fn problem(&self, portal: &str) -> serde_json::Value {
         let Details {
             refusal,
             detail,
-            headers,
             violated,
-            closes,
-        } = *self.0;
+            ..
+        } = &*self.0;
         let mut body = serde_json::json!({
             "type": format!("{portal}/problems/{}", refusal.slug()),
             "title": refusal.title(),
             "status": refusal.status().as_u16(),
             "detail": detail,
-            "instance": request.to_str().unwrap_or_default(),
             "link": format!("{portal}{}", refusal.link()),
         });
         if !violated.is_empty() {
-            body["violated-policies"] = violated.into();
+            body["violated-policies"] = violated.clone().into();
         }
+        body
+    }
+
+    /// The answer and the length of its body.
+    pub(crate) fn answer(self, portal: &str, request: HeaderValue) -> Response<Bytes> {
+        let mut body = self.problem(portal);
+        body["instance"] = request.to_str().unwrap_or_default().into();
+        let Details {
+            refusal,
+            headers,
+            closes,
+            ..
+        } = *self.0;
         let mut answer = Response::new(Bytes::from(body.to_string()));
         *answer.status_mut() = refusal.status();
         *answer.headers_mut() = headers;

@@ -16,6 +16,7 @@ use crate::http1::Invalid;
 use crate::ledger::Ledger;
 use crate::listen::{self, Client, Crowd, Listening, Peer};
 use crate::metrics::Metrics;
+use crate::quote;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::{self, Route, Routes};
@@ -290,6 +291,9 @@ impl<'a> Exchange<'a> {
         parts: Parts,
         body: Option<ClientBody>,
     ) -> Result<Response<Answer>, Early> {
+        if quote::is_asked(&parts.headers).map_err(|r| Early::new(None, r))? {
+            return self.quote(client, &route, parts);
+        }
         let mut ready = self.prepare(client, route, parts, body)?;
         // A body that comes slowly takes no place while it is waited for.
         if let Err(refused) = pass_gates(&mut ready).await {
@@ -304,6 +308,65 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// Phase two: who calls, and whether what they do can be written down.
+    fn caller(&self, client: &Client, route: &Route, parts: &mut Parts) -> Result<(Caller, Open, u64), Early> {
+        let shared = &self.worker.shared;
+        route.check_address(client.address).map_err(|r| Early::new(None, r))?;
+        let arrival = Arrival {
+            client: client.address,
+            now: self.now,
+            machine_now: self.machine_now,
+            now_ns: shared.clock.steady_ns(),
+        };
+        let who = authenticate::authenticate(shared.known(), &route.auth, parts, arrival);
+        let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, route)), r))?;
+        let open = self.open(&caller, route);
+        if !shared.ledger.writable() {
+            let refused = Refused::new(Refusal::LedgerUnavailable, "Usage cannot be written down just now.");
+            return Err(Early::new(Some(open), refused.retry_after(1)));
+        }
+        Ok((caller, open, arrival.now_ns))
+    }
+
+    /// Says what the call would cost, in place of making it. The record says that it was asked: 200, and no units.
+    fn quote(&self, client: &Client, route: &Route, mut parts: Parts) -> Result<Response<Answer>, Early> {
+        let shared = &self.worker.shared;
+        let (caller, mut open, now_ns) = self.caller(client, route, &mut parts)?;
+        let asked = admit::Request {
+            caller: &caller,
+            route,
+            method: route::known_method(&parts.method),
+            address: client.address,
+            parts: &parts,
+        };
+        let foresight = match admit::foresee(&asked, &shared.tables, self.now, now_ns) {
+            Ok(foresight) => foresight,
+            Err(refused) => return Err(Early::new(Some(open), refused)),
+        };
+        let routes = shared.tables.routes.load();
+        let told = routes.as_ref().map(|r| &r.told);
+        let meter = told.and_then(|t| t.meters.iter().find(|m| m.number == route.meter));
+        let meter = meter.map_or("", |m| m.slug.as_str());
+        let portal = told.map_or("", |t| t.portal_url.as_str());
+        let body = Bytes::from(quote::body(&foresight, route, meter, portal).to_string());
+        open.answered(StatusCode::OK.as_u16(), false);
+        open.sent(body.len());
+        self.worker
+            .metrics
+            .answered(route.number, StatusCode::OK, self.started.elapsed());
+        if open.write().is_err() {
+            let refused = Refused::new(Refusal::LedgerUnavailable, "Usage could not be written down.");
+            return Err(Early::new(Some(open), refused.retry_after(1)));
+        }
+        let mut answer = Response::new(Answer::Whole(Some(body)));
+        let out = answer.headers_mut();
+        out.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        out.insert(headers::X_REQUEST_ID, self.id_text.value());
+        foresight.add_headers(out, route, self.now);
+        Ok(answer)
+    }
+
     /// Phases two and three.
     fn prepare(
         &self,
@@ -313,20 +376,7 @@ impl<'a> Exchange<'a> {
         body: Option<ClientBody>,
     ) -> Result<Ready, Early> {
         let shared = &self.worker.shared;
-        route.check_address(client.address).map_err(|r| Early::new(None, r))?;
-        let arrival = Arrival {
-            client: client.address,
-            now: self.now,
-            machine_now: self.machine_now,
-            now_ns: shared.clock.steady_ns(),
-        };
-        let who = authenticate::authenticate(shared.known(), &route.auth, &mut parts, arrival);
-        let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, &route)), r))?;
-        let mut open = self.open(&caller, &route);
-        if !shared.ledger.writable() {
-            let refused = Refused::new(Refusal::LedgerUnavailable, "Usage cannot be written down just now.");
-            return Err(Early::new(Some(open), refused.retry_after(1)));
-        }
+        let (caller, mut open, now_ns) = self.caller(client, &route, &mut parts)?;
         let length = match body.as_ref().map(ClientBody::left) {
             None => BodyLength::Absent,
             Some(None) => BodyLength::Chunked,
@@ -343,7 +393,7 @@ impl<'a> Exchange<'a> {
             address: client.address,
             parts: &parts,
         };
-        let mut admission = match admit::admit(&asked, &shared.tables, self.now, arrival.now_ns) {
+        let mut admission = match admit::admit(&asked, &shared.tables, self.now, now_ns) {
             Ok(admission) => admission,
             Err(refused) => return Err(Early::new(Some(open), refused)),
         };
@@ -484,10 +534,11 @@ impl<'a> Exchange<'a> {
         let switched = status == StatusCode::SWITCHING_PROTOCOLS;
         // A handshake that succeeded counts like any success.
         let counted = if switched { StatusCode::OK } else { status };
-        open.answered(status.as_u16(), route.counts.contains(counted.as_u16()));
+        let counts = route.counts.contains(counted.as_u16());
+        open.answered(status.as_u16(), counts);
         worker.metrics.answered(route.number, status, now - self.started);
         route.answer_edits.apply(&mut headers);
-        admission.add_headers(&mut headers, &route, self.now);
+        admission.add_headers(&mut headers, &route, counts, self.now);
         headers.insert(headers::X_REQUEST_ID, self.id_text.value());
         let whole = incoming.take_whole();
         if let Some(data) = &whole {
@@ -526,13 +577,16 @@ impl<'a> Exchange<'a> {
     fn refuse(&self, refused: Refused, open: Option<Open>, portal: &str) -> Response<Answer> {
         let refusal = refused.refusal();
         self.worker.metrics.refused(refusal);
+        let mut money = HeaderMap::new();
         if let Some(mut open) = open {
             open.refused(refusal);
+            open.say_cost(&mut money);
             // A refusal that cannot be recorded costs nobody anything; the error is logged there.
             let _ = open.write();
         }
         let detail = self.grpc.then(|| refused.detail().to_owned());
-        let answer = refused.answer(portal, self.id_text.value());
+        let mut answer = refused.answer(portal, self.id_text.value());
+        answer.headers_mut().extend(money);
         match detail {
             Some(detail) => grpc::refuse(refusal, &detail, answer.into_parts().0.headers).map(|()| Answer::Whole(None)),
             None => answer.map(|b: Bytes| Answer::Whole(Some(b))),

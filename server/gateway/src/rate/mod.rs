@@ -218,6 +218,24 @@ pub(crate) fn take(arrivals: &Arrivals, asked: &Asked<'_>, terms: &Terms, now_ns
     }
 }
 
+/// Takes a place from the plan's overall limit alone, and says who else would refuse.
+pub(crate) fn ask(
+    arrivals: &Arrivals,
+    asked: &Asked<'_>,
+    terms: &Terms,
+    now_ns: u64,
+) -> Result<(Left, Option<Box<Limited>>), Box<Limited>> {
+    let mut all = holding(arrivals, asked, terms, now_ns);
+    if let [overall, ..] = &mut all[..] {
+        overall.rate = overall.limit.take(overall.arrival(), now_ns);
+        if !overall.rate.allowed {
+            return Err(Box::new(limited(&all[..1], terms)));
+        }
+    }
+    let others = all.iter().any(|h| !h.rate.allowed);
+    Ok((Left::of(&all), others.then(|| Box::new(limited(&all, terms)))))
+}
+
 fn rules<'a>(terms: &'a Terms, route: &'a Route) -> impl Iterator<Item = &'a Rule> {
     terms.profile.rules.rules.iter().chain(&route.limits)
 }

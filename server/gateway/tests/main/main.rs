@@ -19,6 +19,7 @@ mod http2_abuse;
 mod http2_upstream;
 mod kill;
 mod limits;
+mod money;
 mod overload;
 mod pages;
 mod process;

@@ -80,6 +80,7 @@ async fn answers_and_refusals_can_be_read_by_pages_that_may_call() {
         assert_eq!(reply.header("access-control-allow-origin"), allowed, "{path} {origin}");
         let shown = reply.header("access-control-expose-headers").unwrap_or_default();
         assert_eq!(shown.contains("ratelimit"), allowed.is_some(), "{shown}");
+        assert_eq!(shown.contains("turnpike-cost"), allowed.is_some(), "{shown}");
         assert_eq!(
             reply.header("vary").is_some(),
             path == "/open",
