@@ -37,6 +37,9 @@ pub struct Routing {
     pub meters: Vec<MeterRecord>,
     /// Where refusals link to, without a slash at the end: the portal's address.
     pub portal_url: String,
+    /// Where clients reach the gateway: who signs the tokens that tell upstreams who is calling.
+    #[serde(default)]
+    pub gateway_url: String,
     /// The plans that routes let callers without a credential be on, as the entitlement of one client address.
     #[serde(default)]
     pub anonymous_plans: Vec<Entitlement>,

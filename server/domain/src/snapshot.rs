@@ -109,6 +109,7 @@ async fn routing(domain: &Domain, connection: &mut PgConnection) -> Result<Routi
         routes,
         meters,
         portal_url: domain.settings.portal_url.clone(),
+        gateway_url: domain.settings.gateway_url.clone(),
     })
 }
 

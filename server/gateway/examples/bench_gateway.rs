@@ -105,6 +105,7 @@ fn routing(upstream: &str) -> Routing {
             statuses: vec!["2xx".to_owned()],
         }],
         portal_url: "http://localhost".to_owned(),
+        gateway_url: String::new(),
         anonymous_plans: Vec::new(),
         issuers: Vec::new(),
     }

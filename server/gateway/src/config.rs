@@ -153,6 +153,11 @@ impl Peppers {
         Some(state.finalize().into_bytes().into())
     }
 
+    /// The numbers of all peppers, in the order given.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u16> + '_ {
+        self.0.iter().map(|p| p.0)
+    }
+
     /// The number of the first pepper, for the comparison that an unknown key gets.
     pub(crate) fn any(&self) -> u16 {
         self.0.first().map_or(0, |p| p.0)

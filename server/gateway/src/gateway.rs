@@ -5,6 +5,7 @@ use crate::balance as targets;
 use crate::config::{Config, Peppers};
 use crate::disk;
 use crate::gate::Gate;
+use crate::identity::Identities;
 use crate::ledger::Ledger;
 use crate::listen::{Crowd, Listening, TlsError};
 use crate::metrics::{self, Metrics};
@@ -81,6 +82,7 @@ impl Gateway {
             limits: config.limits,
             tables,
             ledger,
+            identities: Identities::new(peppers.clone()),
             peppers,
             callers: Callers::new(),
             clock,

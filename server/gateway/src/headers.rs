@@ -9,6 +9,7 @@ pub(crate) const X_KEY_ID: &str = "x-key-id";
 pub(crate) const X_PLAN: &str = "x-plan";
 pub(crate) const X_FEATURES: &str = "x-features";
 pub(crate) const X_ENVIRONMENT: &str = "x-environment";
+pub(crate) const X_IDENTITY_TOKEN: &str = "x-identity-token";
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_FORWARDED_FOR: &str = "x-forwarded-for";
 pub(crate) const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
@@ -107,6 +108,7 @@ fn reserved(name: &str) -> bool {
                 | "x-plan"
                 | "x-features"
                 | "x-environment"
+                | "x-identity-token"
                 | "x-request-id"
                 | "x-real-ip"
                 | "x-api-key"
@@ -218,7 +220,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_spelling_of_a_reserved_name_passes(
-            name in "(x[-_]consumer[-_]id|x[-_]key[-_]id|x[-_]plan|x[-_]features|x[-_]environment|x[-_]api[-_]key|x[-_]forwarded[-_][a-z]{1,8})",
+            name in "(x[-_]consumer[-_]id|x[-_]key[-_]id|x[-_]plan|x[-_]features|x[-_]environment|x[-_]identity[-_]token|x[-_]api[-_]key|x[-_]forwarded[-_][a-z]{1,8})",
             upper in proptest::collection::vec(any::<bool>(), 40),
         ) {
             let spelled: String = name.chars().zip(upper).map(|(c, up)| if up { c.to_ascii_uppercase() } else { c }).collect();

@@ -214,6 +214,19 @@
 //! remembers (`bounded`): `X-Consumer-Id: anonymous`, no `X-Key-Id`. Its requests are in the ledger under no consumer, and
 //! the control plane bills nobody for them.
 //!
+//! # Who is calling, told to upstreams
+//!
+//! By default in headers (`X-Consumer-Id`, `X-Key-Id`, `X-Plan`, `X-Features`, `X-Environment`), which an upstream must take
+//! on trust. With `identity = "jwt"` under `[upstreams.policy]` in their place by `X-Identity-Token`, an EdDSA token of five
+//! minutes: `iss` is the gateway's address as clients know it, `aud` the upstream's slug, `sub` the consumer's id or
+//! `anonymous`, then `plan`, `features`, `environment`. A token is made for a consumer, an upstream and what is said, not for
+//! a request, and used for half its life. Callers cannot send either form themselves.
+//!
+//! Public keys are at `/.well-known/turnpike/jwks.json` of every gateway (before routes are looked at; nobody is billed). They
+//! follow from the peppers and the month, so they outlive restarts, all gateways with the same peppers sign and publish the
+//! same, each is published a month before it signs and a month after, and whoever learns a pepper can sign. To take a
+//! stolen one out of use at once, begin with another pepper.
+//!
 //! # Threads
 //!
 //! One current-thread runtime per worker with a listening socket of its own (`SO_REUSEPORT`), one thread that syncs the
@@ -244,6 +257,7 @@ mod gateway;
 mod grpc;
 mod headers;
 mod http1;
+mod identity;
 mod ledger;
 mod limit;
 mod listen;

@@ -13,6 +13,7 @@ use crate::gate::{Gate, Passes, Shed};
 use crate::grpc;
 use crate::headers::{self, Short};
 use crate::http1::Invalid;
+use crate::identity::{About, Identities, JWKS_PATH};
 use crate::ledger::Ledger;
 use crate::listen::{self, Client, Crowd, Listening, Peer};
 use crate::metrics::Metrics;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
+use model::policy::IdentityForm;
 use model::{Clock, KeyId, Random, RequestId, Time};
 use socket2::SockRef;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) peppers: Peppers,
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) callers: Callers,
+    pub(crate) identities: Identities,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) listening: Listening,
     /// Of the worker threads, in their order.
@@ -204,6 +207,13 @@ pub(crate) async fn handle(
     body: Option<ClientBody>,
 ) -> Response<Answer> {
     let mut exchange = Exchange::new(worker);
+    if parts.uri.path() == JWKS_PATH {
+        let keys = worker
+            .shared
+            .identities
+            .answer(&parts.method, exchange.machine_now.unix_s());
+        return keys.map(|body| Answer::Whole(Some(body)));
+    }
     exchange.grpc = grpc::is_call(&parts);
     let Some(routes) = worker.shared.tables.routes.load_full() else {
         let refused = Refused::new(Refusal::NotReady, "The gateway has not been told its routes yet.");
@@ -489,13 +499,19 @@ impl<'a> Exchange<'a> {
         );
         own.say(headers::X_FORWARDED_FOR, client.header.as_bytes());
         own.say(headers::X_FORWARDED_PROTO, client.scheme.as_bytes());
-        own.say(headers::X_CONSUMER_ID, account.header.as_bytes());
-        if ready.caller.key.id != KeyId::NONE {
-            own.say(headers::X_KEY_ID, key.as_bytes());
+        let token = self.identity_token(ready, features);
+        match upstream.identity {
+            IdentityForm::Jwt => own.say(headers::X_IDENTITY_TOKEN, token.as_ref().map_or(b"", |t| t.as_bytes())),
+            IdentityForm::Headers => {
+                own.say(headers::X_CONSUMER_ID, account.header.as_bytes());
+                if ready.caller.key.id != KeyId::NONE {
+                    own.say(headers::X_KEY_ID, key.as_bytes());
+                }
+                own.say(headers::X_PLAN, profile.plan_header.as_bytes());
+                own.say(headers::X_FEATURES, features.as_bytes());
+                own.say(headers::X_ENVIRONMENT, account.environment.word().as_bytes());
+            }
         }
-        own.say(headers::X_PLAN, profile.plan_header.as_bytes());
-        own.say(headers::X_FEATURES, features.as_bytes());
-        own.say(headers::X_ENVIRONMENT, account.environment.word().as_bytes());
         own.say("x-request-id", self.id_text.as_bytes());
         if let Some(host) = host {
             own.say(headers::X_FORWARDED_HOST, host);
@@ -513,6 +529,24 @@ impl<'a> Exchange<'a> {
             websocket: self.websocket,
         };
         call.send(&head, upload);
+    }
+
+    /// Who is calling, signed, where the upstream is told so.
+    fn identity_token(&self, ready: &Ready, features: &HeaderValue) -> Option<HeaderValue> {
+        let upstream = &ready.route.upstream;
+        if upstream.identity != IdentityForm::Jwt {
+            return None;
+        }
+        let shared = &self.worker.shared;
+        let routes = shared.tables.routes.load();
+        let about = About {
+            caller: &ready.caller,
+            profile: &ready.admission.terms.profile,
+            features,
+            upstream: (upstream.number, &upstream.slug),
+            gateway_url: routes.as_ref().map_or("", |r| r.told.gateway_url.as_str()),
+        };
+        shared.identities.token(&about, self.machine_now.unix_s())
     }
 
     /// Phase five: the answer's head and its record.

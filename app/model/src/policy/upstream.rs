@@ -1,7 +1,9 @@
 //! How an upstream is called.
 
 use super::target::check_targets;
-use super::{Breaker, Canary, Health, PolicyError, Protocol, Retries, Target, UpstreamTls, check_in_flight, wrong};
+use super::{
+    Breaker, Canary, Health, IdentityForm, PolicyError, Protocol, Retries, Target, UpstreamTls, check_in_flight, wrong,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -46,6 +48,11 @@ pub struct UpstreamPolicy {
     /// What is spoken with it.
     #[serde(skip_serializing_if = "Protocol::is_default")]
     pub protocol: Protocol,
+    /// How it is told who is calling: in `headers`, which it must take on trust, or in place of them by `jwt`, a token
+    /// of five minutes that the gateway signs (`X-Identity-Token`; the public keys are at
+    /// `/.well-known/turnpike/jwks.json` of the gateway).
+    #[serde(skip_serializing_if = "IdentityForm::is_default")]
+    pub identity: IdentityForm,
     /// How its certificates are checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<UpstreamTls>,

@@ -346,6 +346,7 @@ mod tests {
                 routes,
                 meters: vec![meter],
                 portal_url: String::new(),
+                gateway_url: String::new(),
                 anonymous_plans: Vec::new(),
                 issuers: Vec::new(),
             },

@@ -4,7 +4,7 @@ use super::{Routes, RoutingError};
 use crate::balance::{Balance, CanaryRule, Identity, Member, Memory, Retry, Target, Trip};
 use crate::upstream::TlsClient;
 use http::header::{HeaderName, HeaderValue};
-use model::policy::{self, Breaker, Health, Protocol, Retries, ServiceUrl};
+use model::policy::{self, Breaker, Health, IdentityForm, Protocol, Retries, ServiceUrl};
 use model::snapshot::UpstreamRecord;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,8 @@ pub(crate) struct Upstream {
     /// Longest time for a request as a whole.
     pub(crate) total: Option<Duration>,
     pub(crate) protocol: Protocol,
+    /// How it is told who is calling.
+    pub(crate) identity: IdentityForm,
     /// How its targets are checked.
     pub(crate) health: Option<Health>,
     pub(crate) balance: Balance,
@@ -87,6 +89,7 @@ impl Upstream {
             idle: millis(u.idle_timeout_ms),
             total: u.policy.total_timeout_ms.map(millis),
             protocol: u.policy.protocol,
+            identity: u.policy.identity,
             health: u.policy.health.clone(),
             balance: Balance {
                 members,

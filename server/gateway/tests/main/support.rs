@@ -334,6 +334,7 @@ pub(crate) fn routing(upstream: SocketAddr) -> Routing {
         routes,
         meters: vec![counted(1), counted(2)],
         portal_url: PORTAL.to_owned(),
+        gateway_url: "https://gateway.example".to_owned(),
         anonymous_plans: Vec::new(),
         issuers: Vec::new(),
     }

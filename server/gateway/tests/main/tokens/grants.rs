@@ -183,3 +183,26 @@ async fn a_stream_ends_with_its_consumer() {
     let said = stream.await.unwrap();
     assert!(String::from_utf8_lossy(&said).starts_with("HTTP/1.1 200"));
 }
+
+/// A feature that a token grants opens gates as one of the plan does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_granted_feature_opens_gates() {
+    let world = World::new().await;
+    let issuer = record(json!({"algorithms": ["EdDSA"], "public_key": ED_PUBLIC, "may_grant": ["features"]}));
+    set_policy(&world, r#"{"accept": ["key", "jwt"]}"#, |routing| {
+        routing.issuers = vec![issuer];
+        for route in &mut routing.routes {
+            route.policy.gates = serde_json::from_value(json!([{"feature": "history", "query": "since"}])).unwrap();
+        }
+    })
+    .await;
+    let mut claims = claims(&world);
+    let plain = ed(ED).token(json!({}), &claims);
+    claims["features"] = json!(["history"]);
+    let granted = ed(ED).token(json!({}), &claims);
+    assert_eq!(
+        call_at(&world, "/v1/ok?since=1", &plain).await.problem(),
+        "feature-missing"
+    );
+    assert_eq!(call_at(&world, "/v1/ok?since=1", &granted).await.status, 200);
+}

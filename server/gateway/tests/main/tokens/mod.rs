@@ -2,6 +2,7 @@
 
 mod forged;
 mod grants;
+mod identity;
 mod issuers;
 
 use crate::credentials::{ask, set_policy};
