@@ -5,6 +5,7 @@
 
 use crate::headers;
 use crate::limit::{Frame, Limit, Over, Slot, cap_left};
+use crate::metrics;
 use crate::rate::{Gcra, Own, Rules};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
@@ -36,6 +37,8 @@ pub(crate) struct Account {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Profile {
     pub(crate) plan: String,
+    /// The plan's number in the metrics.
+    pub(crate) plan_number: u16,
     pub(crate) features: Vec<String>,
     pub(crate) variants: Variants,
     pub(crate) rate_limit: RateLimit,
@@ -122,6 +125,7 @@ impl Profile {
     pub(crate) fn of(e: &Entitlement) -> Self {
         Self {
             plan: e.plan.clone(),
+            plan_number: metrics::plan_number(&e.plan),
             features: e.features.clone(),
             variants: e.feature_life.variants.clone(),
             rate_limit: e.rate_limit,
@@ -144,6 +148,7 @@ impl Profile {
         };
         Self {
             plan: String::new(),
+            plan_number: 0,
             features: Vec::new(),
             variants: Variants::default(),
             rate_limit,

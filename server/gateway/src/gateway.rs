@@ -8,7 +8,7 @@ use crate::gate::Gate;
 use crate::identity::Identities;
 use crate::ledger::Ledger;
 use crate::listen::{Crowd, Listening, TlsError};
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Metrics, Series, Text};
 use crate::server::{self, Shared, Worker};
 use crate::source::{SnapshotSource, UsageSink};
 use crate::tables::Tables;
@@ -94,9 +94,10 @@ impl Gateway {
         }
         let stop_shipping = watch::Sender::new(false);
         let mut metrics = Vec::new();
+        let series = Arc::new(Series::default());
         let mut workers = Vec::new();
         for (i, (listener, gate)) in listeners.into_iter().zip(&shared.gates).enumerate() {
-            let counters = Arc::new(Metrics::new());
+            let counters = Arc::new(Metrics::new(Arc::clone(&series)));
             metrics.push(Arc::clone(&counters));
             let worker = Worker::new(Arc::clone(&shared), Arc::clone(gate), counters, Arc::clone(&random));
             workers.push(spawn_worker(i, worker, listener, stop.subscribe()).map_err(StartError::Thread)?);
@@ -179,11 +180,17 @@ impl Running {
 
     /// Counters in Prometheus' text format.
     pub fn metrics(&self) -> String {
-        let mut text = metrics::render(&self.metrics, &self.shared, self.shipped.load(Ordering::Relaxed));
+        let mut text = Text::default();
+        metrics::render(
+            &mut text,
+            &self.metrics,
+            &self.shared,
+            self.shipped.load(Ordering::Relaxed),
+        );
         if let Some(routes) = self.shared.tables.routes.load_full() {
             targets::render(&mut text, &routes, Instant::now());
         }
-        text
+        text.finish()
     }
 
     /// Stops accepting, lets open requests finish for at most `drain`, then syncs and ships the ledger and stores the

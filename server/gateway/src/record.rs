@@ -11,6 +11,7 @@ use crate::cost;
 use crate::flight::Places;
 use crate::gate::Passes;
 use crate::ledger;
+use crate::metrics::Kind;
 use crate::refusal::Refusal;
 use crate::server::Worker;
 use http::HeaderMap;
@@ -154,6 +155,12 @@ impl Open {
         if std::mem::replace(&mut self.written, true) {
             return Ok(());
         }
+        self.worker.metrics.request(Kind {
+            route: Some(self.route),
+            plan: self.terms.profile.plan_number,
+            status: self.status,
+            refusal: Refusal::from_number(self.refusal),
+        });
         let record = UsageRecord {
             seq: 0,
             request: self.request,
@@ -190,14 +197,15 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if self.written {
-            return;
+        if !self.written {
+            if self.status == 0 {
+                self.refused(Refusal::ClientGone);
+                self.status = CLIENT_GONE;
+                self.worker.metrics.refused(Refusal::ClientGone);
+            }
+            // An answer that broke off after its head counts as its status says: the upstream did the work.
+            let _ = self.write();
         }
-        if self.status == 0 {
-            self.refused(Refusal::ClientGone);
-            self.status = CLIENT_GONE;
-        }
-        // An answer that broke off after its head counts as its status says: the upstream did the work.
-        let _ = self.write();
+        self.worker.metrics.ended(self.age());
     }
 }

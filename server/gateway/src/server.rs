@@ -16,7 +16,7 @@ use crate::http1::Invalid;
 use crate::identity::{About, Identities, JWKS_PATH};
 use crate::ledger::Ledger;
 use crate::listen::{self, Client, Crowd, Listening, Peer};
-use crate::metrics::Metrics;
+use crate::metrics::{Kind, Metrics, Phase};
 use crate::quote;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
@@ -31,6 +31,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use model::policy::IdentityForm;
 use model::{Clock, KeyId, Random, RequestId, Time};
 use socket2::SockRef;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -182,6 +183,10 @@ struct Exchange<'a> {
     /// The machine's time.
     machine_now: Time,
     started: Instant,
+    /// When the last phase ended, in nanoseconds since then.
+    passed_ns: AtomicU64,
+    /// Its number, once it is found.
+    route: Option<u16>,
     /// Whether refusals are said as gRPC says them.
     grpc: bool,
     /// Whether it is a WebSocket handshake.
@@ -212,7 +217,7 @@ pub(crate) async fn handle(
             .shared
             .identities
             .answer(&parts.method, exchange.machine_now.unix_s());
-        return keys.map(|body| Answer::Whole(Some(body)));
+        return exchange.plain(keys.map(|body| Answer::Whole(Some(body))));
     }
     exchange.grpc = grpc::is_call(&parts);
     let Some(routes) = worker.shared.tables.routes.load_full() else {
@@ -226,6 +231,8 @@ pub(crate) async fn handle(
         Ok(route) => route,
         Err(refused) => return exchange.refuse(refused, None, &routes.portal_url),
     };
+    exchange.route = Some(route.number);
+    exchange.passed(Phase::Route, Instant::now());
     exchange.websocket = route.websocket && tunnel::is_asked_for(&parts);
     let client = peer.client(&parts.headers, &worker.shared.listening.trusted);
     let origin = route
@@ -276,9 +283,39 @@ impl<'a> Exchange<'a> {
             now,
             machine_now,
             started: Instant::now(),
+            passed_ns: AtomicU64::new(0),
+            route: None,
             grpc: false,
             websocket: false,
         }
+    }
+
+    /// An answer to nobody known: counted here, because no record of it is written.
+    fn uncalled(&self, status: StatusCode, refusal: Option<Refusal>) {
+        self.worker.metrics.request(Kind {
+            route: self.route,
+            plan: 0,
+            status: status.as_u16(),
+            refusal,
+        });
+        self.worker.metrics.ended(self.started.elapsed());
+    }
+
+    /// An answer of the gateway's own for which it does not matter who asks.
+    fn plain(&self, mut answer: Response<Answer>) -> Response<Answer> {
+        self.uncalled(answer.status(), None);
+        answer.headers_mut().insert(headers::X_REQUEST_ID, self.id_text.value());
+        answer
+    }
+
+    /// A phase is over; how long it took.
+    fn passed(&self, phase: Phase, now: Instant) -> Duration {
+        let now_ns = u64::try_from((now - self.started).as_nanos()).unwrap_or(u64::MAX);
+        let before_ns = self.passed_ns.load(Ordering::Relaxed);
+        self.passed_ns.store(now_ns, Ordering::Relaxed);
+        let took = Duration::from_nanos(now_ns.saturating_sub(before_ns));
+        self.worker.metrics.passed(phase, took);
+        took
     }
 
     /// The answer to a page's question whether it may call, where the route lets pages call; it needs no key and counts
@@ -288,7 +325,7 @@ impl<'a> Exchange<'a> {
         let route = routes.find(&method, &parts.uri, &parts.headers).ok()?;
         let answered = route.cors.as_ref()?.preflight(origin, &method);
         Some(match answered {
-            Ok(answer) => answer.map(|()| Answer::Whole(None)),
+            Ok(answer) => self.plain(answer.map(|()| Answer::Whole(None))),
             Err(refused) => self.refuse(refused, None, &routes.portal_url),
         })
     }
@@ -312,6 +349,7 @@ impl<'a> Exchange<'a> {
         if let Err(refused) = self.let_in(&mut ready).await {
             return Err(Early::new(Some(ready.open), refused));
         }
+        self.passed(Phase::Admit, Instant::now());
         match self.forward(client, &mut ready).await {
             Ok((status, headers, incoming)) => self.answer(ready, status, headers, incoming),
             Err(refused) => Err(Early::new(Some(ready.open), refused)),
@@ -387,6 +425,7 @@ impl<'a> Exchange<'a> {
     ) -> Result<Ready, Early> {
         let shared = &self.worker.shared;
         let (caller, mut open, now_ns) = self.caller(client, &route, &mut parts)?;
+        self.passed(Phase::Authenticate, Instant::now());
         let length = match body.as_ref().map(ClientBody::left) {
             None => BodyLength::Absent,
             Some(None) => BodyLength::Chunked,
@@ -571,6 +610,8 @@ impl<'a> Exchange<'a> {
         let counts = route.counts.contains(counted.as_u16());
         open.answered(status.as_u16(), counts);
         worker.metrics.answered(route.number, status, now - self.started);
+        let waited = self.passed(Phase::Forward, now);
+        worker.metrics.first_byte(route.upstream.number, waited);
         route.answer_edits.apply(&mut headers);
         admission.add_headers(&mut headers, &route, counts, self.now);
         headers.insert(headers::X_REQUEST_ID, self.id_text.value());
@@ -599,6 +640,7 @@ impl<'a> Exchange<'a> {
         let mut answer = Response::new(body);
         *answer.status_mut() = status;
         *answer.headers_mut() = headers;
+        self.passed(Phase::Record, Instant::now());
         Ok(answer)
     }
 
@@ -612,11 +654,14 @@ impl<'a> Exchange<'a> {
         let refusal = refused.refusal();
         self.worker.metrics.refused(refusal);
         let mut money = HeaderMap::new();
-        if let Some(mut open) = open {
-            open.refused(refusal);
-            open.say_cost(&mut money);
-            // A refusal that cannot be recorded costs nobody anything; the error is logged there.
-            let _ = open.write();
+        match open {
+            Some(mut open) => {
+                open.refused(refusal);
+                open.say_cost(&mut money);
+                // A refusal that cannot be recorded costs nobody anything; the error is logged there.
+                let _ = open.write();
+            }
+            None => self.uncalled(refusal.status(), Some(refusal)),
         }
         let detail = self.grpc.then(|| refused.detail().to_owned());
         let mut answer = refused.answer(portal, self.id_text.value());

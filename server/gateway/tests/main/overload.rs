@@ -21,7 +21,7 @@ async fn consumer(world: &World, number: u128, priority: u8) -> PlainKey {
 }
 
 /// One request at a time to the upstream `main`, and so long a wait.
-async fn narrow(max_in_flight: u32, max_wait_ms: u32) -> World {
+pub(crate) async fn narrow(max_in_flight: u32, max_wait_ms: u32) -> World {
     let world = World::new().await;
     widen(&world, Some(max_in_flight), max_wait_ms).await;
     world
@@ -36,7 +36,7 @@ async fn widen(world: &World, max_in_flight: Option<u32>, max_wait_ms: u32) {
 }
 
 /// Holds a place until it is dropped.
-async fn occupy(world: &World) -> TcpStream {
+pub(crate) async fn occupy(world: &World) -> TcpStream {
     let mut stream = TcpStream::connect(world.addr).await.unwrap();
     let text = format!(
         "GET /v1/sse HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\n\r\n",
