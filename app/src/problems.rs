@@ -116,6 +116,8 @@ problems! {
         "The token is good, but the account that it names does not exist here." "Sign up, or ask the provider which account the token should name." NOWHERE;
     45 "issuer-unavailable" 503 "The token cannot be checked just now"
         "The gateway has no keys of the token's issuer that it may still trust." "Try again in a moment." NOWHERE;
+    80 "token-plan-refused" 403 "The token names a plan that it may not"
+        "The token is good, but its issuer may not put callers on the plan that it names." "Ask the issuer for a token without a plan, or ask the provider to let the issuer name it." NOWHERE;
     55 "upstream-unavailable" 503 "The service behind the gateway is not available just now"
         "The API failed too often and is given time to recover. The call is not counted." "Try again after the seconds in Retry-After." NOWHERE;
     50 "body-unclear" 400 "The request's body is not JSON that has one reading"

@@ -408,17 +408,21 @@ impl CatalogueFile {
             .map(|p| p.check(self.product.currency, &meters, &features))
             .collect::<Result<_, _>>()?;
         self.check_anonymous_plans(&plans)?;
-        self.check_issuers()?;
+        self.check_issuers(&plans)?;
         Ok(plans)
     }
 
     /// An issuer is found by the claim `iss`, so no two may share it.
-    fn check_issuers(&self) -> Result<(), CatalogueError> {
+    fn check_issuers(&self, plans: &[PlanTerms]) -> Result<(), CatalogueError> {
+        let sold: Vec<&str> = plans.iter().map(|p| p.slug.as_str()).collect();
         slugs("issuers", self.issuers.iter().map(|i| &i.slug))?;
         for (at, issuer) in self.issuers.iter().enumerate() {
             let place = format!("issuers.{}", issuer.slug);
             let checked = issuer.check();
             checked.or_else(|e| wrong(format!("{place}.{}", e.field), e.problem))?;
+            for plan in &issuer.plans {
+                known(&place, "plans", &sold, plan)?;
+            }
             if let Some(twin) = self.issuers[..at].iter().find(|i| i.issuer == issuer.issuer) {
                 return wrong(format!("{place}.issuer"), format!("is that of {} already", twin.slug));
             }

@@ -25,6 +25,8 @@ const TEXT_MOST: usize = 500;
 const KEY_MOST: usize = 4_096;
 /// Most audiences of an issuer: what a person can still oversee.
 const AUDIENCES_MOST: usize = 10;
+/// Most plans that an issuer's tokens may name.
+pub const PLANS_MOST: usize = 20;
 /// Most that clocks may differ, in seconds: further apart, one of them is broken.
 const LEEWAY_MOST_S: u32 = 300;
 /// Longest life of a token, in seconds: whoever finds a token has it that long.
@@ -73,6 +75,14 @@ pub struct IssuerFile {
     /// The claim with the slugs of features, a list of strings.
     #[serde(default = "default_features_claim")]
     pub features_claim: String,
+    /// The claim with the slug of a plan that holds for the request in place of the consumer's own: its features, limits,
+    /// quotas, concurrency and priority. Who has none of it is on its own plan. Counters, periods, the spend cap and what is
+    /// charged stay those of the consumer's own plan, so it needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan_claim: Option<String>,
+    /// The plans that the claim may name; a token that names another is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plans: Vec<String>,
     /// How far its clock may be from ours, in seconds; at most 300.
     #[serde(default = "default_leeway_s")]
     pub leeway_s: u32,
@@ -141,8 +151,32 @@ impl IssuerFile {
         if !(1..=LIFETIME_MOST_S).contains(&self.max_lifetime_s) {
             return wrong("max_lifetime_s", format!("must be 1 to {LIFETIME_MOST_S}"));
         }
+        self.check_plans()?;
         self.check_algorithms()?;
         self.check_keys()
+    }
+
+    fn check_plans(&self) -> Result<(), PolicyError> {
+        let Some(claim) = &self.plan_claim else {
+            return if self.plans.is_empty() {
+                Ok(())
+            } else {
+                wrong(
+                    "plans",
+                    "has no use unless plan_claim says where a token names its plan",
+                )
+            };
+        };
+        if !is_text(claim) {
+            let problem = format!("must be 1 to {TEXT_MOST} visible ASCII characters");
+            return wrong("plan_claim", problem);
+        }
+        let all = &self.plans;
+        if all.is_empty() || all.len() > PLANS_MOST || all.iter().enumerate().any(|(i, p)| all[..i].contains(p)) {
+            let problem = format!("must list the 1 to {PLANS_MOST} plans that a token may name, each once");
+            return wrong("plans", problem);
+        }
+        Ok(())
     }
 
     fn check_algorithms(&self) -> Result<(), PolicyError> {
@@ -339,6 +373,13 @@ mod tests {
                 key(f, ED);
                 f.algorithms = vec![Es256, EdDsa];
             }),
+            ("plans", &|f| f.plans.push("pro".to_owned())),
+            ("plans", &|f| f.plan_claim = Some("plan".to_owned())),
+            ("plans", &|f| {
+                f.plan_claim = Some("plan".to_owned());
+                f.plans = vec!["pro".to_owned(); 2];
+            }),
+            ("plan_claim", &|f| f.plan_claim = Some(String::new())),
             ("leeway_s", &|f| f.leeway_s = 301),
             ("max_lifetime_s", &|f| f.max_lifetime_s = 0),
             ("max_lifetime_s", &|f| f.max_lifetime_s = u32::MAX),

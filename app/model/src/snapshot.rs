@@ -43,6 +43,9 @@ pub struct Routing {
     /// The plans that routes let callers without a credential be on, as the entitlement of one client address.
     #[serde(default)]
     pub anonymous_plans: Vec<Entitlement>,
+    /// The plans that tokens may name, as the entitlement of nobody.
+    #[serde(default)]
+    pub token_plans: Vec<Entitlement>,
     /// Whose tokens are taken.
     #[serde(default)]
     pub issuers: Vec<IssuerRecord>,

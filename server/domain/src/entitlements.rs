@@ -94,8 +94,25 @@ pub async fn recompile_now(domain: &Domain, consumer: ConsumerId) -> Result<()> 
 /// # Errors
 /// When the database fails.
 pub(crate) async fn anonymous(connection: &mut PgConnection, plan: &str, now: Time) -> Result<Option<Entitlement>> {
+    of_nobody(connection, plan, now, PlanTerms::is_free).await
+}
+
+/// What a plan that a token names lets its caller do.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) async fn of_token(connection: &mut PgConnection, plan: &str, now: Time) -> Result<Option<Entitlement>> {
+    of_nobody(connection, plan, now, |_| true).await
+}
+
+async fn of_nobody(
+    connection: &mut PgConnection,
+    plan: &str,
+    now: Time,
+    fits: impl Fn(&PlanTerms) -> bool,
+) -> Result<Option<Entitlement>> {
     let plans = catalogue::plans(&mut *connection).await?;
-    let Some(plan) = plans.into_iter().find(|p| p.terms.slug == plan && p.terms.is_free()) else {
+    let Some(plan) = plans.into_iter().find(|p| p.terms.slug == plan && fits(&p.terms)) else {
         return Ok(None);
     };
     let world = World {

@@ -5,7 +5,9 @@ use crate::usage::settled;
 use crate::{Domain, DomainError, Result, catalogue, entitlements};
 use futures::TryStreamExt as _;
 use model::access::{Environment, Method};
-use model::snapshot::{Changes, Entitlement, KeyRecord, MeterRecord, RouteRecord, Routing, UpstreamRecord};
+use model::snapshot::{
+    Changes, Entitlement, IssuerRecord, KeyRecord, MeterRecord, RouteRecord, Routing, UpstreamRecord,
+};
 use model::{ConsumerId, Period, Time};
 use sqlx::PgConnection;
 use sqlx::postgres::PgListener;
@@ -102,10 +104,12 @@ async fn routing(domain: &Domain, connection: &mut PgConnection) -> Result<Routi
         })
     })
     .collect::<Result<_>>()?;
+    let issuers = catalogue::issuers::records(&mut *connection).await?;
     Ok(Routing {
         upstreams,
+        token_plans: token_plans(&mut *connection, &issuers, domain.clock.now()).await?,
         anonymous_plans: anonymous_plans(&mut *connection, &routes, domain.clock.now()).await?,
-        issuers: catalogue::issuers::records(connection).await?,
+        issuers,
         routes,
         meters,
         portal_url: domain.settings.portal_url.clone(),
@@ -121,6 +125,19 @@ async fn anonymous_plans(connection: &mut PgConnection, routes: &[RouteRecord], 
         match entitlements::anonymous(connection, slug, now).await? {
             Some(plan) => plans.push(plan),
             None => tracing::error!(plan = slug, "callers without a credential cannot be on this plan"),
+        }
+    }
+    Ok(plans)
+}
+
+/// The plans that tokens may name.
+async fn token_plans(connection: &mut PgConnection, issuers: &[IssuerRecord], now: Time) -> Result<Vec<Entitlement>> {
+    let named = issuers.iter().flat_map(|i| &i.file.plans);
+    let mut plans = Vec::new();
+    for slug in named.collect::<BTreeSet<&String>>() {
+        match entitlements::of_token(connection, slug, now).await? {
+            Some(plan) => plans.push(plan),
+            None => tracing::error!(plan = slug, "there is no such plan; tokens that name it are refused"),
         }
     }
     Ok(plans)

@@ -107,6 +107,7 @@ fn routing(upstream: &str) -> Routing {
         portal_url: "http://localhost".to_owned(),
         gateway_url: String::new(),
         anonymous_plans: Vec::new(),
+        token_plans: Vec::new(),
         issuers: Vec::new(),
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Account {
     /// Requests in flight, where the plan bounds them.
     in_flight: AtomicU32,
     terms: ArcSwap<Terms>,
+    /// The same by plans that tokens name.
+    on_plans: ArcSwapOption<Vec<OnPlan>>,
     /// Held for a change of terms, and where a spend cap spans several priced meters.
     change: Mutex<()>,
 }
@@ -79,9 +81,28 @@ fn current(profile: &Arc<Profile>, later: &Later, now: Time) -> (Arc<Profile>, L
     }
 }
 
+/// A plan that tokens may name.
+pub(crate) struct TokenPlan {
+    pub(crate) profile: Arc<Profile>,
+}
+
+/// What holds for a consumer whose token names a plan.
+#[derive(Clone)]
+struct OnPlan {
+    plan: Arc<TokenPlan>,
+    /// The consumer's own terms, which it follows from.
+    own: Arc<Terms>,
+    terms: Arc<Terms>,
+}
+
+/// Plans of tokens remembered for each account; with more, the one that came first begins anew.
+const ON_PLANS_MOST: usize = 32;
+
 /// What holds for a consumer from one change to the next.
 pub(crate) struct Terms {
     pub(crate) profile: Arc<Profile>,
+    /// Whose prices hold where a token names another plan: that changes what may be done, not what is charged.
+    prices: Option<Arc<Profile>>,
     /// What holds instead from an instant on, in the order of time: other features.
     later: Later,
     pub(crate) suspended: Option<Suspension>,
@@ -181,8 +202,10 @@ impl Account {
             external_id: ArcSwapOption::empty(),
             arrival: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            on_plans: ArcSwapOption::empty(),
             terms: ArcSwap::from_pointee(Terms {
                 profile: Arc::new(Profile::nothing()),
+                prices: None,
                 later: Arc::default(),
                 suspended: Some(Suspension::NoPlan),
                 subscription: None,
@@ -231,6 +254,7 @@ impl Account {
         };
         let rolled = Arc::new(Terms {
             profile,
+            prices: None,
             later,
             suspended: terms.suspended,
             subscription: terms.subscription,
@@ -244,6 +268,36 @@ impl Account {
         });
         self.terms.store(Arc::clone(&rolled));
         rolled
+    }
+
+    /// The terms that hold at `now` for a caller whose token names a plan.
+    pub(crate) fn terms_on(&self, now: Time, plan: &Arc<TokenPlan>) -> Arc<Terms> {
+        let own = self.terms(now);
+        let of_plan = |on: &&OnPlan| on.plan.profile.plan == plan.profile.plan;
+        let find = |all: &Option<Arc<Vec<OnPlan>>>| all.as_ref().and_then(|all| all.iter().find(of_plan).cloned());
+        let holds = |on: &OnPlan| Arc::ptr_eq(&on.own, &own) && Arc::ptr_eq(&on.plan, plan);
+        if let Some(on) = find(&self.on_plans.load()).filter(holds) {
+            return on.terms;
+        }
+        let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.on_plans.load_full();
+        let before = find(&all);
+        if let Some(on) = before.as_ref().filter(|on| holds(on)) {
+            return Arc::clone(&on.terms);
+        }
+        let terms = Arc::new(own.on_plan(plan, before.as_ref().map(|on| &*on.terms)));
+        let others = all.iter().flat_map(|all| all.iter());
+        let mut all: Vec<OnPlan> = others.filter(|on| !of_plan(on)).cloned().collect();
+        if all.len() >= ON_PLANS_MOST {
+            all.remove(0);
+        }
+        all.push(OnPlan {
+            plan: Arc::clone(plan),
+            own,
+            terms: Arc::clone(&terms),
+        });
+        self.on_plans.store(Some(Arc::new(all)));
+        terms
     }
 
     /// Requests in flight, where the plan bounds them.
@@ -306,9 +360,10 @@ impl Account {
             let settled_units = if current { m.settled_units } else { 0 };
             frame.limit(m.meter, &m.terms, settled_units, slot)
         };
-        let own = profile.rules.own(&old.profile.rules, &old.own);
+        let own = profile.rules.own(&[(&old.profile.rules, &old.own)]);
         self.terms.store(Arc::new(Terms {
             profile,
+            prices: None,
             later,
             suspended: e.suspended,
             subscription: e.subscription,
@@ -324,6 +379,59 @@ impl Account {
 }
 
 impl Terms {
+    /// What holds instead for a caller whose token names a plan: its profile and quotas. Counters are shared, and a meter
+    /// or a limit that the consumer's own plan lacks goes on from where it was `before`.
+    fn on_plan(&self, plan: &TokenPlan, before: Option<&Self>) -> Self {
+        let profile = &plan.profile;
+        let before = before.filter(|b| b.period.start == self.period.start);
+        let length_s = self.period.start.ms_until(self.period.end).max(0) / 1000;
+        let quota = |meter: u16| {
+            let told = profile.meters.iter().find(|(n, _)| *n == meter);
+            told.and_then(|(_, terms)| terms.overage.is_none().then_some(terms.included))
+        };
+        let shared = self.limits.iter().cloned();
+        let foreign = profile.meters.iter().filter(|(meter, _)| self.limit(*meter).is_none());
+        let foreign = foreign.map(|(meter, _)| Limit {
+            meter: *meter,
+            quota: None,
+            priced: false,
+            within_cap: None,
+            settled_units: 0,
+            policy: HeaderValue::from_static(""),
+            slot: before
+                .and_then(|b| b.limit(*meter))
+                .map_or_else(Arc::default, |l| Arc::clone(&l.slot)),
+        });
+        let limits = shared.chain(foreign).map(|mut limit| {
+            limit.quota = quota(limit.meter);
+            limit.policy = headers::policy(profile.rate_limit, limit.ceiling().map(|c| (c, length_s)));
+            limit
+        });
+        let own = (&self.profile.rules, &self.own);
+        let kept: Vec<_> = std::iter::once(own)
+            .chain(before.map(|b| (&b.profile.rules, &b.own)))
+            .collect();
+        Self {
+            profile: Arc::clone(profile),
+            prices: Some(Arc::clone(&self.profile)),
+            later: Later::default(),
+            suspended: self.suspended,
+            subscription: self.subscription,
+            plan_version: self.plan_version,
+            period: self.period,
+            spend_cap_minor: self.spend_cap_minor,
+            settled_minor: self.settled_minor,
+            limits: limits.collect(),
+            own: profile.rules.own(&kept),
+            summed: self.summed,
+        }
+    }
+
+    /// The profile whose prices hold.
+    fn prices(&self) -> &Profile {
+        self.prices.as_ref().unwrap_or(&self.profile)
+    }
+
     /// Whether nothing of this has ended by `now`.
     fn hold_at(&self, now: Time) -> bool {
         let in_period = now < self.period.end || period_at(self.period, now) == self.period;
@@ -352,11 +460,11 @@ impl Terms {
     /// What is taken under these terms, with `more` units of a meter, costs this much, in minor units; none when it does
     /// not fit 64 bits.
     fn cost_minor(&self, more: Option<(u16, u64)>) -> Option<i64> {
-        self.profile.meters.iter().try_fold(0i64, |sum, (number, terms)| {
+        self.prices().meters.iter().try_fold(0i64, |sum, (number, terms)| {
             let since = |l: &Limit| l.slot.taken().saturating_sub(l.settled_units);
             let more = more.filter(|(meter, _)| meter == number).map_or(0, |(_, n)| n);
             let units = self.limit(*number).map_or(0, since).saturating_add(more);
-            sum.checked_add(price::cost(terms, units, self.profile.currency).ok()?.minor)
+            sum.checked_add(price::cost(terms, units, self.prices().currency).ok()?.minor)
         })
     }
 
@@ -382,9 +490,9 @@ impl Terms {
         Some(left.saturating_sub(self.cost_minor(None)?).max(0))
     }
 
-    /// The plan's terms of a meter.
+    /// The terms that a meter's units are charged by.
     pub(crate) fn meter(&self, number: u16) -> Option<&MeterTerms> {
-        let meters = &self.profile.meters;
+        let meters = &self.prices().meters;
         meters.iter().find(|(n, _)| *n == number).map(|(_, terms)| terms)
     }
 

@@ -61,7 +61,7 @@ impl<'a> Request<'a> {
 pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u64) -> Result<Admission, Refused> {
     let Request { caller, route, .. } = *request;
     let account = &caller.key.account;
-    let terms = account.terms(now);
+    let terms = caller.terms(now);
     let closed = permitted(request, &terms)?;
     let concurrency = terms.profile.concurrency;
     let routes = (&tables.flights, route.number, route.concurrency);
@@ -105,7 +105,7 @@ pub(crate) struct Foresight {
 /// nothing else.
 pub(crate) fn foresee(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u64) -> Result<Foresight, Refused> {
     let route = request.route;
-    let terms = request.caller.key.account.terms(now);
+    let terms = request.caller.terms(now);
     let limited = |limited: Box<rate::Limited>| {
         let refused = over_rate(&limited);
         with_limits(refused, &terms, route, &limited.left, now)

@@ -210,6 +210,13 @@
 //! names change. An issuer's keys are asked for in the background, every five minutes and, once a minute at most, when a
 //! token names one that is not known (503 meanwhile); they count for an hour while the issuer is away.
 //!
+//! An issuer may say which claim names a plan, and which plans that may be (`plan_claim`, `plans`). Then features, gates,
+//! rate limits, quotas, concurrency and priority are that plan's for the request, and a token that names another is refused
+//! with 403. The account stays the consumer's: what is used is counted once, whoever asked by whichever plan, each quota
+//! being compared with that one count; subscription, period, prices and spend cap are those of the consumer's own plan,
+//! without which it is refused. So no token changes what is charged for a call. Meters and limits that the own plan lacks
+//! are counted by this gateway alone, from its start.
+//!
 //! A caller without a credential has an account for its address on the plan that the route names, as far as the gateway
 //! remembers (`bounded`): `X-Consumer-Id: anonymous`, no `X-Key-Id`. Its requests are in the ledger under no consumer, and
 //! the control plane bills nobody for them.

@@ -72,7 +72,7 @@ impl Open {
             hold: caller.hold.clone(),
             route: route.0,
             meter: route.1,
-            terms: account.terms(at),
+            terms: caller.terms(at),
             reserved: 0,
             status: 0,
             refusal: 0,

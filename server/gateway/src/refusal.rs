@@ -121,6 +121,8 @@ refusals! {
     TokenUnknownConsumer = 44, FORBIDDEN, "token-unknown-consumer", "The token names nobody known here", "/docs";
     /// The issuer's keys are not known just now.
     IssuerUnavailable = 45, SERVICE_UNAVAILABLE, "issuer-unavailable", "The token cannot be checked just now", "/docs";
+    /// The token is good, and names a plan that its issuer may not name.
+    TokenPlanRefused = 80, FORBIDDEN, "token-plan-refused", "The token names a plan that it may not", "/docs";
     /// Every target of the upstream is left out after failures.
     UpstreamUnavailable = 55, SERVICE_UNAVAILABLE, "upstream-unavailable", "The service behind the gateway is not available just now", "/docs";
     /// The body is no JSON, or can be read in more than one way, where it must be checked.

@@ -316,7 +316,10 @@ impl Tables {
         match Routes::compile(routing, heritage) {
             Ok(routes) => {
                 self.apply_bounds(&routes.told);
-                let issuers = self.issuers.load().compile(&routes.told.issuers);
+                let issuers = self
+                    .issuers
+                    .load()
+                    .compile(&routes.told.issuers, &routes.told.token_plans);
                 self.routes.store(Some(Arc::new(routes)));
                 self.issuers.store(Arc::new(issuers));
                 self.trust_changed();

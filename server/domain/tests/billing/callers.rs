@@ -65,6 +65,25 @@ async fn issuers_are_published_changed_retired_and_come_back_as_who_they_were() 
 }
 
 #[tokio::test]
+async fn plans_that_tokens_may_name_are_told_and_must_exist() {
+    let shop = Shop::open().await;
+    let slug = parse(CATALOGUE).unwrap().plans[0].slug.clone();
+    let with = |plan: &str| format!("{CATALOGUE}{ISSUER}plan_claim = \"plan\"\nplans = [\"{plan}\"]\n");
+    let problem = format!("{:?}", parse(&with("nowhere")).unwrap_err());
+    assert!(problem.contains("issuers.login.plans"), "{problem}");
+    publish_text(&shop, &with(&slug)).await;
+    let plans = told(&shop).await.token_plans;
+    assert_eq!(
+        plans.iter().map(|p| p.plan.as_str()).collect::<Vec<_>>(),
+        [slug.as_str()]
+    );
+    assert_eq!(
+        (plans[0].consumer, plans[0].subscription),
+        (ConsumerId::ANONYMOUS, None)
+    );
+}
+
+#[tokio::test]
 async fn a_wrong_issuer_is_refused_with_its_place() {
     let wrong = format!(
         "{CATALOGUE}{}",

@@ -120,6 +120,7 @@ fn routing(upstream: SocketAddr, bound: Option<u32>) -> Routing {
         portal_url: "http://localhost".to_owned(),
         gateway_url: String::new(),
         anonymous_plans: Vec::new(),
+        token_plans: Vec::new(),
         issuers: Vec::new(),
     }
 }

@@ -14,7 +14,7 @@ mod token;
 pub(crate) use accepted::Accepted;
 pub(crate) use anonymous::AnonymousPlan;
 
-use crate::account::Account;
+use crate::account::{Account, Terms, TokenPlan};
 use crate::config::Peppers;
 use crate::refusal::{Refusal, Refused};
 use crate::tables::{KeyEntry, Tables};
@@ -40,6 +40,8 @@ pub(crate) struct Caller {
     pub(crate) hold: Hold,
     /// What the credential adds to the plan.
     pub(crate) granted: Option<Arc<Granted>>,
+    /// The plan that it names in place of the consumer's own.
+    plan: Option<Arc<TokenPlan>>,
 }
 
 /// What an open request hangs on: when it goes, the request ends.
@@ -57,6 +59,16 @@ impl Caller {
             key,
             hold: Hold::Key(lookup),
             granted: None,
+            plan: None,
+        }
+    }
+
+    /// The terms that hold for it at `now`.
+    pub(crate) fn terms(&self, now: Time) -> Arc<Terms> {
+        let account = &self.key.account;
+        match &self.plan {
+            Some(plan) => account.terms_on(now, plan),
+            None => account.terms(now),
         }
     }
 
@@ -85,6 +97,7 @@ impl Caller {
             hold: Hold::Account(Arc::clone(&account)),
             key: KeyEntry::standing_in(id, account),
             granted: None,
+            plan: None,
         }
     }
 }

@@ -1,11 +1,11 @@
 //! A signed token: checked once, then remembered for a while.
 
 use super::{Caller, Hold, Known, NotLetIn};
-use crate::account::Account;
+use crate::account::{Account, TokenPlan};
 use crate::bounded::Bounded;
 use crate::refusal::{Refusal, Refused};
 use crate::tables::{KeyEntry, Tables};
-use crate::token::{Denied, Granted, Proven, verify};
+use crate::token::{Denied, Granted, PlanClaim, Proven, verify};
 use http::header::{HeaderValue, WWW_AUTHENTICATE};
 use model::access::ConsumerName;
 use model::{ConsumerId, KeyId};
@@ -19,11 +19,21 @@ const REMEMBERED_S: i64 = 60;
 /// Seconds after which a token may be tried again whose issuer's keys are not here.
 const RETRY_AFTER_S: u64 = 1;
 
+/// The plan that a token puts its caller on.
+enum Plan {
+    /// The consumer's own.
+    Own,
+    On(Arc<TokenPlan>),
+    /// None that it may name.
+    Refused(String),
+}
+
 /// A token that proved good.
 struct Verified {
     key: KeyId,
     account: Arc<Account>,
     granted: Option<Arc<Granted>>,
+    plan: Plan,
     /// In seconds since 1970.
     until_s: i64,
     /// What was known of issuers, keys and names then ([`Tables::trust`]).
@@ -44,28 +54,44 @@ impl Tokens {
         let trust = known.tables.trust();
         let remembered = self.0.get(&hash);
         if let Some(verified) = remembered.filter(|v| v.trust == trust && now_s < v.until_s) {
-            return Ok(verified.caller());
+            return verified.caller();
         }
-        let proven = verify(text, &known.tables.issuers.load(), now_s).map_err(|denied| (None, refused(denied)))?;
+        let issuers = known.tables.issuers.load();
+        let proven = verify(text, &issuers, now_s).map_err(|denied| (None, refused(denied)))?;
         let account = account(known.tables, &proven).map_err(|r| (None, r))?;
         let verified = Arc::new(Verified {
             key: proven.key,
             account,
             granted: Granted::new(proven.features),
+            plan: match proven.plan {
+                PlanClaim::Absent => Plan::Own,
+                PlanClaim::Named(slug) => issuers.plan(&slug).map_or(Plan::Refused(slug), Plan::On),
+                PlanClaim::Refused(slug) => Plan::Refused(slug),
+            },
             until_s: proven.until_s.min(now_s + REMEMBERED_S),
             trust,
         });
         self.0.put(hash, Arc::clone(&verified));
-        Ok(verified.caller())
+        verified.caller()
     }
 }
 
 impl Verified {
-    fn caller(&self) -> Caller {
-        Caller {
+    fn caller(&self) -> Result<Caller, NotLetIn> {
+        let caller = |plan| Caller {
             key: KeyEntry::standing_in(self.key, Arc::clone(&self.account)),
             hold: Hold::Account(Arc::clone(&self.account)),
             granted: self.granted.clone(),
+            plan,
+        };
+        match &self.plan {
+            Plan::Own => Ok(caller(None)),
+            Plan::On(plan) => Ok(caller(Some(Arc::clone(plan)))),
+            Plan::Refused(slug) => {
+                let detail = format!("The token names the plan {slug}, which its issuer may not name here.");
+                let refused = Refused::new(Refusal::TokenPlanRefused, detail);
+                Err((Some(Box::new(caller(None))), refused))
+            }
         }
     }
 }

@@ -124,11 +124,14 @@ impl Rules {
         }
     }
 
-    /// The arrival times for these limits; one that had a limit of the same name before goes on from where it is.
-    pub(crate) fn own(&self, before: &Self, kept: &Own) -> Own {
+    /// The arrival times for these limits; one that the first of `before` has a limit of the same name for goes on from
+    /// where that is.
+    pub(crate) fn own(&self, before: &[(&Self, &Own)]) -> Own {
         let arrival = |rule: &Rule| {
-            let twin = before.rules.iter().find(|b| b.name == rule.name);
-            let kept = twin.and_then(|b| kept.0.get(b.own?));
+            let kept = before.iter().find_map(|(rules, kept)| {
+                let twin = rules.rules.iter().find(|b| b.name == rule.name);
+                twin.and_then(|b| kept.0.get(b.own?))
+            });
             kept.map_or_else(Arc::default, Arc::clone)
         };
         Own(self.rules.iter().filter(|r| r.own.is_some()).map(arrival).collect())

@@ -348,6 +348,7 @@ mod tests {
                 portal_url: String::new(),
                 gateway_url: String::new(),
                 anonymous_plans: Vec::new(),
+                token_plans: Vec::new(),
                 issuers: Vec::new(),
             },
             Heritage::default(),

@@ -1,7 +1,7 @@
 //! What must hold of a token's claims, once its signature is good.
 
 use super::compact::Object;
-use super::verify::Denied;
+use super::verify::{Denied, PlanClaim};
 use model::issuer::IssuerFile;
 use serde_json::Value;
 
@@ -9,9 +9,9 @@ use serde_json::Value;
 const LAST_S: i64 = 253_402_300_799;
 /// Longest name of a consumer, in bytes.
 const NAME_MOST: usize = 200;
-/// Most features that a token may carry, and the longest name of one.
+/// Most features that a token may carry, and the longest name of one, or of a plan.
 const FEATURES_MOST: usize = 100;
-const FEATURE_MOST: usize = 100;
+const WORD_MOST: usize = 100;
 
 /// A time in whole seconds since 1970; none when the claim is not there. Text, fractions and negative numbers are wrong:
 /// to leave them out of the comparison would be to let them pass.
@@ -67,13 +67,30 @@ pub(super) fn features(claims: &Object, issuer: &IssuerFile) -> Result<Vec<Strin
     let wrong = Denied::Invalid("Its features must be a list of names.");
     match claims.get(&issuer.features_claim) {
         None => Ok(Vec::new()),
-        Some(Value::Array(all)) if all.len() <= FEATURES_MOST => all.iter().map(|f| feature(f).ok_or(wrong)).collect(),
+        Some(Value::Array(all)) if all.len() <= FEATURES_MOST => all.iter().map(|f| name_of(f).ok_or(wrong)).collect(),
         Some(_) => Err(wrong),
     }
 }
 
-fn feature(value: &Value) -> Option<String> {
+/// The plan that it names, where its issuer says which claim does.
+pub(super) fn plan(claims: &Object, issuer: &IssuerFile) -> Result<PlanClaim, Denied> {
+    let Some(claim) = &issuer.plan_claim else {
+        return Ok(PlanClaim::Absent);
+    };
+    let Some(value) = claims.get(claim) else {
+        return Ok(PlanClaim::Absent);
+    };
+    let slug = name_of(value).ok_or(Denied::Invalid("Its plan must be a name."))?;
+    Ok(if issuer.plans.contains(&slug) {
+        PlanClaim::Named(slug)
+    } else {
+        PlanClaim::Refused(slug)
+    })
+}
+
+/// A name of letters, digits and `-_.:`.
+fn name_of(value: &Value) -> Option<String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
-    let name = value.as_str().filter(|n| (1..=FEATURE_MOST).contains(&n.len()))?;
+    let name = value.as_str().filter(|n| (1..=WORD_MOST).contains(&n.len()))?;
     name.bytes().all(plain).then(|| name.to_owned())
 }

@@ -1,8 +1,9 @@
 //! Issuers, ready to be asked: their keys as they are known now, and when they were last asked for.
 
 use super::keys::KeySet;
+use crate::account::{Profile, TokenPlan};
 use arc_swap::ArcSwapOption;
-use model::snapshot::IssuerRecord;
+use model::snapshot::{Entitlement, IssuerRecord};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -131,19 +132,35 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Every issuer, by the claim `iss`.
+/// Every issuer, by the claim `iss`, and the plans that their tokens may name.
 #[derive(Default)]
-pub(crate) struct Issuers(HashMap<String, Arc<Issuer>>);
+pub(crate) struct Issuers(HashMap<String, Arc<Issuer>>, Vec<Arc<TokenPlan>>);
 
 impl Issuers {
     /// From what the control plane says. An issuer that is told as before keeps its keys.
-    pub(crate) fn compile(&self, told: &[IssuerRecord]) -> Self {
+    pub(crate) fn compile(&self, told: &[IssuerRecord], plans: &[Entitlement]) -> Self {
+        let plan = |told: &Entitlement| {
+            let profile = Profile::of(told);
+            let known = self.1.iter().find(|p| *p.profile == profile);
+            known.map_or_else(
+                || {
+                    let profile = Arc::new(profile);
+                    Arc::new(TokenPlan { profile })
+                },
+                Arc::clone,
+            )
+        };
         let one = |record: &IssuerRecord| {
             let known = self.0.get(&record.file.issuer).filter(|i| i.told == *record);
             let issuer = known.map_or_else(|| Arc::new(Issuer::new(record.clone())), Arc::clone);
             (record.file.issuer.clone(), issuer)
         };
-        Self(told.iter().map(one).collect())
+        Self(told.iter().map(one).collect(), plans.iter().map(plan).collect())
+    }
+
+    /// The plan of this name, where tokens may name it.
+    pub(crate) fn plan(&self, slug: &str) -> Option<Arc<TokenPlan>> {
+        self.1.iter().find(|p| p.profile.plan == slug).cloned()
     }
 
     /// The one that calls itself so.

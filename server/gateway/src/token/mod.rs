@@ -26,4 +26,4 @@ mod verify;
 pub(crate) use granted::Granted;
 pub(crate) use issuer::Issuers;
 pub(crate) use keeper::run as keep;
-pub(crate) use verify::{Denied, Proven, verify};
+pub(crate) use verify::{Denied, PlanClaim, Proven, verify};

@@ -17,6 +17,17 @@ pub(crate) enum Denied {
     NoKeys,
 }
 
+/// What a good token says of its caller's plan.
+#[derive(Debug, PartialEq)]
+pub(crate) enum PlanClaim {
+    /// Nothing.
+    Absent,
+    /// One that its issuer may name.
+    Named(String),
+    /// Another.
+    Refused(String),
+}
+
 /// What a good token says.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Proven {
@@ -27,6 +38,7 @@ pub(crate) struct Proven {
     pub(crate) environment: Environment,
     /// Features beyond the plan's.
     pub(crate) features: Vec<String>,
+    pub(crate) plan: PlanClaim,
     /// It counts until then, in seconds since 1970.
     pub(crate) until_s: i64,
 }
@@ -66,6 +78,7 @@ pub(crate) fn verify(text: &[u8], issuers: &Issuers, now_s: i64) -> Result<Prove
         consumer: (file.consumer_is, claims::consumer(&token.claims, file)?.to_owned()),
         environment: file.environment,
         features,
+        plan: claims::plan(&token.claims, file)?,
         until_s,
     })
 }

@@ -336,6 +336,7 @@ pub(crate) fn routing(upstream: SocketAddr) -> Routing {
         portal_url: PORTAL.to_owned(),
         gateway_url: "https://gateway.example".to_owned(),
         anonymous_plans: Vec::new(),
+        token_plans: Vec::new(),
         issuers: Vec::new(),
     }
 }

@@ -4,6 +4,7 @@ mod forged;
 mod grants;
 mod identity;
 mod issuers;
+mod plans;
 
 use crate::credentials::{ask, set_policy};
 use crate::support::*;

@@ -1,0 +1,138 @@
+//! A plan that a token names.
+
+use super::*;
+use model::snapshot::Entitlement;
+
+/// The plan `scale`: of other features, with a quota of six and a limit of its own.
+fn scale(world: &World) -> Entitlement {
+    let mut plan = entitlement(world.consumer);
+    (plan.plan, plan.features) = ("scale".to_owned(), vec!["history".to_owned()]);
+    plan.meters = vec![meter(1, 6, None)];
+    plan.limits =
+        vec![serde_json::from_str(r#"{"name": "writes", "methods": ["POST"], "requests": 2, "per": "hour"}"#).unwrap()];
+    plan
+}
+
+async fn offering() -> World {
+    let world = World::new().await;
+    let issuer = record(json!({
+        "algorithms": ["EdDSA"], "public_key": ED_PUBLIC, "plan_claim": "tier", "plans": ["scale", "gone"],
+    }));
+    let scale = scale(&world);
+    set_policy(&world, r#"{"accept": ["key", "jwt"]}"#, |routing| {
+        routing.issuers = vec![issuer];
+        routing.token_plans = vec![scale];
+    })
+    .await;
+    world
+}
+
+fn token(world: &World, tier: Value) -> String {
+    let mut claims = claims(world);
+    if tier != Value::Null {
+        claims["tier"] = tier;
+    }
+    ed(ED).token(json!({}), &claims)
+}
+
+fn seen(world: &World, line: &str) -> bool {
+    world.upstream.last().to_ascii_lowercase().contains(line)
+}
+
+/// Features, quota and limits are the named plan's; the units and who pays for them are the consumer's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plan_that_a_token_names_holds_for_the_request() {
+    let world = offering().await;
+    let (own, named) = (token(&world, Value::Null), token(&world, json!("scale")));
+    assert_eq!(call(&world, &own).await.status, 200);
+    assert!(seen(&world, "x-plan: pro\r\nx-features: search,bulk\r\n"));
+    assert_eq!(call(&world, &named).await.status, 200);
+    assert!(seen(&world, "x-plan: scale\r\nx-features: history\r\n"));
+    world.get("/v1/ok").await;
+    for _ in 0..3 {
+        assert_eq!(call(&world, &named).await.status, 200);
+    }
+    assert_eq!(
+        outcome(&world, &named).await,
+        (429, "quota-exceeded".to_owned()),
+        "six of six"
+    );
+    assert_eq!(call(&world, &own).await.status, 200, "its own plan has room");
+    assert_eq!(world.get("/v1/ok").await.status, 200);
+    let rows = world.shipped().await;
+    assert_eq!(rows.iter().map(|r| r.units).sum::<u32>(), 8);
+    assert!(
+        rows.iter()
+            .all(|r| r.consumer == world.consumer && r.subscription.is_some() && r.plan_version.is_some())
+    );
+}
+
+/// A limit that only the named plan has is one for all tokens of the consumer, and goes on when terms change.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_the_named_plan_are_one_count() {
+    let world = offering().await;
+    let post = async |token: &str| {
+        let line = format!("POST /v1/ok HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n");
+        world.send(&line, "").await.status
+    };
+    let mut claims = claims(&world);
+    claims["tier"] = json!("scale");
+    for (jti, status) in [(1, 200), (2, 200), (3, 429)] {
+        claims["jti"] = json!(jti);
+        assert_eq!(post(&ed(ED).token(json!({}), &claims)).await, status, "{jti}");
+    }
+    world.plane.edit_entitlement(world.consumer, |e| e.priority = 3);
+    world.synced().await;
+    assert_eq!(post(&token(&world, json!("scale"))).await, 429);
+    assert_eq!(post(&token(&world, Value::Null)).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_may_not_be_named_is_refused() {
+    let world = offering().await;
+    let refused = (403, "token-plan-refused".to_owned());
+    for tier in ["enterprise", "pro", "gone"] {
+        for _again in 0..2 {
+            assert_eq!(outcome(&world, &token(&world, json!(tier))).await, refused, "{tier}");
+        }
+    }
+    for tier in [json!(["scale"]), json!(""), json!(7)] {
+        let outcome = outcome(&world, &token(&world, tier.clone())).await;
+        assert_eq!(outcome, (401, "token-invalid".to_owned()), "{tier}");
+    }
+    let rows = world.shipped().await;
+    assert_eq!(rows.len(), 6, "whose token it was is known, and written down");
+    assert!(rows.iter().all(|r| (r.refusal, r.units) == (80, 0)));
+    assert!(world.upstream.requests().is_empty());
+}
+
+/// Who has no plan has nothing that usage could be counted by, whatever a token says; suspension holds as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_plan_opens_no_closed_account() {
+    use model::access::Suspension;
+    let world = offering().await;
+    let named = token(&world, json!("scale"));
+    assert_eq!(call(&world, &named).await.status, 200);
+    for (why, problem) in [(Suspension::NoPlan, "no-plan"), (Suspension::Provider, "suspended")] {
+        world
+            .plane
+            .edit_entitlement(world.consumer, |e| e.suspended = Some(why));
+        world.synced().await;
+        assert_eq!(outcome(&world, &named).await.1, problem);
+    }
+}
+
+/// The spend cap is reckoned by the consumer's own prices, whatever plan is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_plan_spends_by_the_consumers_own_prices() {
+    let world = offering().await;
+    world.plane.edit_entitlement(world.consumer, |e| {
+        e.meters = vec![meter(1, 1, Some("100"))];
+        e.spend_cap_minor = Some(200);
+    });
+    world.synced().await;
+    let named = token(&world, json!("scale"));
+    for status in [200, 200, 200, 402] {
+        assert_eq!(call(&world, &named).await.status, status);
+    }
+}
