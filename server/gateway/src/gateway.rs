@@ -25,6 +25,8 @@ use tokio::task::JoinHandle;
 
 /// Connections waiting to be accepted, per thread.
 const BACKLOG: i32 = 4096;
+/// Tasks polled before sockets are looked at again; enough for all that one look found, so that they take turns.
+const POLLS_BETWEEN_EVENTS: u32 = 512;
 const LEDGER_FOLDER: &str = "ledger";
 
 /// Why a gateway cannot start.
@@ -247,7 +249,10 @@ fn spawn_worker(
     listener: TcpListener,
     stop: watch::Receiver<Option<Duration>>,
 ) -> io::Result<oneshot::Receiver<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(POLLS_BETWEEN_EVENTS)
+        .build()?;
     let (done, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name(format!("gateway-{index}"))

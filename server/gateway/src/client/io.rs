@@ -1,5 +1,6 @@
 //! The socket of a client with its buffers.
 
+use crate::http1::Turn;
 use bytes::{Buf, Bytes, BytesMut};
 use std::io;
 use std::pin::Pin;
@@ -25,6 +26,7 @@ pub(super) struct Io<S> {
     read_size: usize,
     write: Vec<u8>,
     written: usize,
+    turn: Turn,
     /// A large part of a body, to be written behind `write`.
     large: Bytes,
 }
@@ -37,6 +39,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             read_size: READ_FIRST,
             write: Vec::new(),
             written: 0,
+            turn: Turn::default(),
             large: Bytes::new(),
         }
     }
@@ -79,8 +82,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         !self.large.is_empty() || self.write.len() - self.written > COPIED_MOST
     }
 
-    /// Writes everything.
+    /// Writes everything, when others that are ready have had their turn.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has_output() {
+            ready!(self.turn.poll_take(cx));
+        }
+        self.poll_flush_now(cx)
+    }
+
+    /// Writes everything, before others have their turn.
+    pub(super) fn poll_flush_now(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.write.len() {
             let count = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.write[self.written..]))?;
             self.written += nonzero(count)?;
@@ -91,6 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             let count = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.large))?;
             self.large.advance(nonzero(count)?);
         }
+        self.turn.end();
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 

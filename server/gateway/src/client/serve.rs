@@ -256,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
             Some(Ok(frame)) => frame.into_data().ok(),
             Some(Err(_)) => {
                 // What came before the error leaves, as far as the client takes it; then the connection is cut.
-                let _ = io.poll_flush(cx)?;
+                let _ = io.poll_flush_now(cx)?;
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
         };

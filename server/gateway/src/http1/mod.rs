@@ -3,10 +3,12 @@
 mod field;
 mod framing;
 mod scan;
+mod turn;
 
 pub(crate) use field::{append, content_length};
 pub(crate) use framing::{Framing, Piece};
 pub(crate) use scan::Scan;
+pub(crate) use turn::Turn;
 
 /// What came can be read in more ways than one, or in none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! A connection to an upstream: the socket and what was read from it and is to be written to it.
 
 use crate::balance::Target;
+use crate::http1::Turn;
 use crate::timer::Timer;
 use bytes::BytesMut;
 use std::io;
@@ -95,6 +96,7 @@ pub(crate) struct State {
     pub(super) write: Vec<u8>,
     /// How much of `write` is sent.
     pub(super) sent: usize,
+    pub(super) turn: Turn,
     /// Bytes sent of the whole request.
     pub(super) written: u64,
     /// Bounds the wait for the upstream.
@@ -112,6 +114,7 @@ impl Connection {
             read: BytesMut::new(),
             write: Vec::new(),
             sent: 0,
+            turn: Turn::default(),
             written: 0,
             timer: Timer::default(),
             read_size: READ_FIRST,
@@ -139,8 +142,11 @@ impl State {
         Poll::Ready(Ok(count))
     }
 
-    /// Writes until nothing is left to send.
+    /// Writes until nothing is left to send, when others that are ready have had their turn.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.sent < self.write.len() {
+            ready!(self.turn.poll_take(cx));
+        }
         while self.sent < self.write.len() {
             let count = ready!(Pin::new(&mut self.io).poll_write(cx, &self.write[self.sent..]))?;
             if count == 0 {
@@ -149,6 +155,7 @@ impl State {
             self.sent += count;
             self.written = self.written.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         }
+        self.turn.end();
         // TLS may hold what the socket did not take; a plain socket holds nothing.
         Pin::new(&mut self.io).poll_flush(cx)
     }
@@ -170,6 +177,7 @@ impl State {
     pub(super) fn rest(&mut self) {
         self.write.clear();
         (self.sent, self.written) = (0, 0);
+        self.turn.end();
         self.timer.clear();
         if self.read_size > READ_FIRST {
             self.read_size = READ_FIRST;

@@ -5,7 +5,7 @@ use super::connection::Connection;
 use super::head::{self, AnswerHead};
 use super::sending::{NotSent, Sending};
 use crate::body::{self, BodyError};
-use crate::http1::{Invalid, Scan};
+use crate::http1::{Invalid, Scan, Turn};
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
 use http::{HeaderMap, StatusCode};
@@ -113,6 +113,9 @@ impl Exchange {
                 NotSent::Body(error) => Failure::Upload(error),
                 NotSent::Anything(error) => Failure::ClosedSilent(error),
             }));
+        }
+        if self.connection.turn == Turn::Waiting {
+            return Poll::Pending;
         }
         // Before the request there is nothing that could be its answer.
         while self.connection.written > 0 {
