@@ -225,6 +225,18 @@ pub(crate) struct Serving {
     /// Longest time that requests in flight get at the end, in seconds.
     #[arg(long, env = "TURNPIKE_DRAIN_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_seconds: u64,
+    /// A file for the access log, a line of JSON for each request of the gateway; - is standard output.
+    #[arg(long, env = "TURNPIKE_ACCESS_LOG", value_name = "FILE")]
+    pub(crate) access_log: Option<gateway::AccessLogTo>,
+    /// Part of the requests that have a line, from 0 to 1; those refused or failed always have one.
+    #[arg(
+        long,
+        env = "TURNPIKE_ACCESS_LOG_SAMPLE",
+        default_value = "1",
+        value_name = "SHARE",
+        allow_negative_numbers = true
+    )]
+    pub(crate) access_log_sample: gateway::Share,
     /// How logs are written.
     #[arg(long, env = "TURNPIKE_LOG_FORMAT", value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -242,6 +254,10 @@ impl Serving {
         }
         config.limits.in_flight_per_thread = self.gateway_in_flight;
         config.tls = self.gateway_tls();
+        config.access_log = self.access_log.clone().map(|to| gateway::AccessLogConfig {
+            to,
+            sample: self.access_log_sample,
+        });
         config.trusted_proxies.clone_from(&self.gateway_trusted_proxies);
         config.proxy_protocol = self.gateway_proxy_protocol;
         config

@@ -13,11 +13,11 @@ use axum::Router;
 use axum::serve::ListenerExt as _;
 use domain::{Domain, jobs};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -76,6 +76,12 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
             let _ = migration_tried.wait_for(|tried| *tried).await;
             serve.await;
         }));
+    }
+    if let Some(gateway) = &gateway {
+        tokio::spawn(reopen_log(
+            Arc::downgrade(gateway),
+            signal(SignalKind::hangup()).map_err(signals)?,
+        ));
     }
     stop_signal().await?;
     tracing::info!("stopping");
@@ -215,10 +221,23 @@ pub(crate) fn registry() -> jobs::Registry {
     domain::recurring::register(jobs::Registry::default())
 }
 
+/// SIGHUP: log files were moved.
+async fn reopen_log(gateway: Weak<gateway::Running>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        match gateway.upgrade() {
+            Some(gateway) => gateway.reopen_access_log(),
+            None => return,
+        }
+    }
+}
+
+fn signals(error: std::io::Error) -> Failure {
+    Failure(format!("cannot wait for signals: {error}"))
+}
+
 async fn stop_signal() -> Result<(), Failure> {
-    let failed = |e: std::io::Error| Failure(format!("cannot wait for signals: {e}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

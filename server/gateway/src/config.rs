@@ -27,8 +27,76 @@ pub struct Config {
     /// speaks for many: this machine and private networks, where proxies and load balancers live. Trusted proxies are
     /// not counted either.
     pub uncounted: Vec<AddressRange>,
+    /// Where requests are written down one by one; none switches that off.
+    pub access_log: Option<AccessLogConfig>,
     /// Bounds on time and size.
     pub limits: Limits,
+}
+
+/// The access log.
+#[derive(Debug, Clone)]
+pub struct AccessLogConfig {
+    /// Where lines go.
+    pub to: AccessLogTo,
+    /// Of requests that were neither refused nor failed; the others are always written.
+    pub sample: Share,
+}
+
+/// Where lines of the access log go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogTo {
+    /// Standard output.
+    Stdout,
+    /// The end of a file, which is made when it is not there, and looked for anew when it was moved.
+    File(PathBuf),
+}
+
+/// A part of a whole, from none (0) to all (1).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share(f64);
+
+impl Share {
+    /// All of it.
+    pub const ALL: Self = Self(1.0);
+
+    /// This part of a number.
+    pub(crate) fn of(self, whole: u32) -> u64 {
+        // A product of two that are not negative, and less than 2 to the power of 53.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
+        let part = (self.0 * f64::from(whole)) as u64;
+        part
+    }
+}
+
+impl std::str::FromStr for AccessLogTo {
+    type Err = &'static str;
+
+    /// `-` is standard output, everything else a path.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" => Err("a path is wanted, or - for standard output"),
+            "-" => Ok(Self::Stdout),
+            path => Ok(Self::File(path.into())),
+        }
+    }
+}
+
+impl std::fmt::Display for AccessLogTo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("standard output"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for Share {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = text.parse().ok().filter(|n| (0.0..=1.0).contains(n));
+        number.map(Self).ok_or("a number from 0 to 1 is wanted")
+    }
 }
 
 /// Loopback, private networks (RFC 1918), link-local and unique local addresses.
@@ -54,6 +122,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             uncounted: PRIVATE.iter().filter_map(|range| range.parse().ok()).collect(),
+            access_log: None,
             limits: Limits::default(),
         }
     }

@@ -2,13 +2,14 @@
 
 use crate::authenticate::Callers;
 use crate::balance as targets;
-use crate::config::{Config, Peppers};
+use crate::config::{AccessLogConfig, AccessLogTo, Config, Peppers};
 use crate::disk;
 use crate::gate::Gate;
 use crate::identity::Identities;
 use crate::ledger::Ledger;
 use crate::listen::{Crowd, Listening, TlsError};
 use crate::metrics::{self, Metrics, Series, Text};
+use crate::seen::AccessLog;
 use crate::server::{self, Shared, Worker};
 use crate::source::{SnapshotSource, UsageSink};
 use crate::tables::Tables;
@@ -38,6 +39,9 @@ pub enum StartError {
     /// The data folder cannot be used.
     #[error("cannot use the data folder {0}: {1}")]
     Data(String, io::Error),
+    /// The access log cannot be written.
+    #[error("cannot write the access log to {0}: {1}")]
+    AccessLog(AccessLogTo, io::Error),
     /// No thread can be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -78,7 +82,10 @@ impl Gateway {
         let listening = Listening::new(&config)?;
         let syncing = ledger.start_syncing().map_err(StartError::Thread)?;
         let gates = listeners.iter().map(|_| Gate::new(config.limits.in_flight_per_thread));
+        let open = |log: &AccessLogConfig| AccessLog::start(log).map_err(|e| StartError::AccessLog(log.to.clone(), e));
+        let access_log = config.access_log.as_ref().map(open).transpose()?;
         let shared = Arc::new(Shared {
+            access_log,
             crowd: Crowd::new(&config),
             gates: gates.collect(),
             limits: config.limits,
@@ -192,7 +199,17 @@ impl Running {
         if let Some(routes) = self.shared.tables.routes.load_full() {
             targets::render(&mut text, &routes, Instant::now());
         }
+        if let Some(log) = &self.shared.access_log {
+            log.render(&mut text);
+        }
         text.finish()
+    }
+
+    /// Opens the file of the access log anew, as after it was moved.
+    pub fn reopen_access_log(&self) {
+        if let Some(log) = &self.shared.access_log {
+            log.reopen();
+        }
     }
 
     /// Stops accepting, lets open requests finish for at most `drain`, then syncs and ships the ledger and stores the
@@ -209,6 +226,9 @@ impl Running {
         let _ = tokio::task::spawn_blocking(move || syncing.join().is_ok()).await;
         self.stop_shipping.send_replace(true);
         let _ = self.shipping.await;
+        let shared = self.shared;
+        let stop = move || shared.access_log.as_ref().map(AccessLog::stop);
+        let _ = tokio::task::spawn_blocking(stop).await;
     }
 }
 

@@ -275,6 +275,7 @@ mod rate;
 mod record;
 mod refusal;
 mod route;
+mod seen;
 mod server;
 mod shipper;
 mod source;
@@ -285,7 +286,7 @@ mod token;
 mod tunnel;
 mod upstream;
 
-pub use config::{Config, Limits, Peppers};
+pub use config::{AccessLogConfig, AccessLogTo, Config, Limits, Peppers, Share};
 pub use gateway::{Gateway, Running, StartError};
 pub use listen::{TlsError, TlsFiles};
 pub use refusal::Refusal;

@@ -13,6 +13,7 @@ use crate::gate::Passes;
 use crate::ledger;
 use crate::metrics::Kind;
 use crate::refusal::Refusal;
+use crate::seen::{Entry, Outcome};
 use crate::server::Worker;
 use http::HeaderMap;
 use model::access::Environment;
@@ -46,6 +47,8 @@ pub(crate) struct Open {
     upload: Option<Arc<Progress>>,
     response_bytes: u64,
     written: bool,
+    /// What is told of it, where somebody looks.
+    seen: Option<Arc<Entry>>,
     /// Its places among the requests in flight, given back when this is dropped.
     places: Places,
 }
@@ -79,8 +82,15 @@ impl Open {
             upload: None,
             response_bytes: 0,
             written: false,
+            seen: None,
             places: Places::default(),
         }
+    }
+
+    /// With what is told of it when it is over.
+    pub(crate) fn seen_by(mut self, seen: Option<Arc<Entry>>) -> Self {
+        self.seen = seen;
+        self
     }
 
     /// The request was admitted: from now on its units are held here.
@@ -206,6 +216,18 @@ impl Drop for Open {
             // An answer that broke off after its head counts as its status says: the upstream did the work.
             let _ = self.write();
         }
-        self.worker.metrics.ended(self.age());
+        let took = self.age();
+        self.worker.metrics.ended(took);
+        if let Some(seen) = &self.seen {
+            let outcome = Outcome {
+                status: self.status,
+                refusal: Refusal::from_number(self.refusal),
+                caller: Some((self.consumer, self.key, Arc::clone(&self.terms))),
+                request_bytes: self.upload.as_ref().map_or(0, |u| u.bytes()),
+                response_bytes: self.response_bytes,
+                took,
+            };
+            self.worker.shared.tell(seen, outcome);
+        }
     }
 }

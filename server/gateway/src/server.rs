@@ -21,6 +21,7 @@ use crate::quote;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::{self, Route, Routes};
+use crate::seen::{AccessLog, Entry, Outcome};
 use crate::tables::Tables;
 use crate::tunnel;
 use crate::upstream::{BodyLength, Call, Pool, RequestHead};
@@ -48,6 +49,7 @@ const RANDOM_BYTES: usize = 4096;
 
 /// What all workers share.
 pub(crate) struct Shared {
+    pub(crate) access_log: Option<AccessLog>,
     pub(crate) limits: Limits,
     pub(crate) tables: Arc<Tables>,
     pub(crate) ledger: Arc<Ledger>,
@@ -62,6 +64,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// A request is over.
+    pub(crate) fn tell(&self, seen: &Arc<Entry>, outcome: Outcome) {
+        if let Some(log) = &self.access_log {
+            log.tell(seen, outcome);
+        }
+    }
+
     fn known(&self) -> Known<'_> {
         Known {
             tables: &self.tables,
@@ -187,6 +196,8 @@ struct Exchange<'a> {
     passed_ns: AtomicU64,
     /// Its number, once it is found.
     route: Option<u16>,
+    /// What is told of it, where somebody looks.
+    seen: Option<Arc<Entry>>,
     /// Whether refusals are said as gRPC says them.
     grpc: bool,
     /// Whether it is a WebSocket handshake.
@@ -212,6 +223,7 @@ pub(crate) async fn handle(
     body: Option<ClientBody>,
 ) -> Response<Answer> {
     let mut exchange = Exchange::new(worker);
+    exchange.watch(peer, Some(&parts));
     if parts.uri.path() == JWKS_PATH {
         let keys = worker
             .shared
@@ -232,6 +244,9 @@ pub(crate) async fn handle(
         Err(refused) => return exchange.refuse(refused, None, &routes.portal_url),
     };
     exchange.route = Some(route.number);
+    if let Some(seen) = &exchange.seen {
+        seen.found(&route);
+    }
     exchange.passed(Phase::Route, Instant::now());
     exchange.websocket = route.websocket && tunnel::is_asked_for(&parts);
     let client = peer.client(&parts.headers, &worker.shared.listening.trusted);
@@ -254,11 +269,13 @@ pub(crate) async fn handle(
 }
 
 /// The answer to what is no request.
-pub(crate) fn malformed(worker: &Arc<Worker>, why: Invalid) -> Response<Answer> {
+pub(crate) fn malformed(worker: &Arc<Worker>, peer: &Peer, why: Invalid) -> Response<Answer> {
     let routes = worker.shared.tables.routes.load_full();
     let portal = routes.as_ref().map_or("", |r| r.portal_url.as_str());
     let detail = format!("This cannot be read as a request: {why}.");
-    Exchange::new(worker).refuse(Refused::new(Refusal::BadRequest, detail).closing(), None, portal)
+    let mut exchange = Exchange::new(worker);
+    exchange.watch(peer, None);
+    exchange.refuse(Refused::new(Refusal::BadRequest, detail).closing(), None, portal)
 }
 
 /// A refusal, with what there is to record of it.
@@ -285,8 +302,19 @@ impl<'a> Exchange<'a> {
             started: Instant::now(),
             passed_ns: AtomicU64::new(0),
             route: None,
+            seen: None,
             grpc: false,
             websocket: false,
+        }
+    }
+
+    /// Gathers what operators want to know of it, where they do.
+    fn watch(&mut self, peer: &Peer, parts: Option<&Parts>) {
+        let shared = &self.worker.shared;
+        if shared.access_log.is_some() {
+            let trusted = &shared.listening.trusted;
+            let client = parts.map_or(peer.address(), |p| peer.client(&p.headers, trusted).address);
+            self.seen = Some(Arc::new(Entry::new(self.id, self.machine_now, client, parts)));
         }
     }
 
@@ -298,7 +326,12 @@ impl<'a> Exchange<'a> {
             status: status.as_u16(),
             refusal,
         });
-        self.worker.metrics.ended(self.started.elapsed());
+        let took = self.started.elapsed();
+        self.worker.metrics.ended(took);
+        if let Some(seen) = &self.seen {
+            let status = status.as_u16();
+            self.worker.shared.tell(seen, Outcome::of_nobody(status, refusal, took));
+        }
     }
 
     /// An answer of the gateway's own for which it does not matter who asks.
@@ -315,6 +348,9 @@ impl<'a> Exchange<'a> {
         self.passed_ns.store(now_ns, Ordering::Relaxed);
         let took = Duration::from_nanos(now_ns.saturating_sub(before_ns));
         self.worker.metrics.passed(phase, took);
+        if let Some(seen) = &self.seen {
+            seen.passed(phase, took);
+        }
         took
     }
 
@@ -469,7 +505,8 @@ impl<'a> Exchange<'a> {
 
     fn open(&self, caller: &Caller, route: &Route) -> Open {
         let place = (route.number, route.meter);
-        Open::new(Arc::clone(self.worker), caller, place, self.id, self.now, self.started)
+        let open = Open::new(Arc::clone(self.worker), caller, place, self.id, self.now, self.started);
+        open.seen_by(self.seen.clone())
     }
 
     /// Waits for a place at the upstream and on this thread, where they are taken. The upstream's comes first, so that a
@@ -501,7 +538,7 @@ impl<'a> Exchange<'a> {
         let canary = upstream
             .balance
             .wants_canary(upstream.number, &ready.parts.headers, consumer);
-        let mut call = Call::open(self.worker, upstream, self.started, canary).await?;
+        let mut call = Call::open(self.worker, upstream, self.started, canary, self.seen.as_ref()).await?;
         self.send(client, ready, &mut call);
         let headers = std::mem::take(&mut ready.parts.headers);
         let (status, mut headers, incoming) = call.answer(self.worker, headers).await?;

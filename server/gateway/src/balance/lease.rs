@@ -47,6 +47,10 @@ impl Lease {
     pub(crate) fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
     }
+    /// The target's place among those of its upstream.
+    pub(crate) fn place(&self) -> usize {
+        self.place
+    }
     /// The target's bit.
     pub(crate) fn bit(&self) -> u128 {
         1 << self.place

@@ -38,6 +38,11 @@ impl Peer {
         }
     }
 
+    /// Where the connection comes from.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// The client of a request that came from here: the last address in `X-Forwarded-For` that is no trusted proxy's,
     /// because every proxy adds to the end whom it talked to. A line that holds something else ends what is believed.
     pub(crate) fn client(&self, headers: &HeaderMap, trusted: &[AddressRange]) -> Client {

@@ -132,7 +132,7 @@ impl Handler for Http1 {
         server::handle(&self.worker, &self.peer, parts, body).await
     }
     fn malformed(&self, why: Invalid) -> Response<Answer> {
-        server::malformed(&self.worker, why)
+        server::malformed(&self.worker, &self.peer, why)
     }
     fn date(&self) -> [u8; 29] {
         self.worker.date.text()

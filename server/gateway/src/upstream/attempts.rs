@@ -6,6 +6,7 @@ use crate::balance::{Lease, Unavailable};
 use crate::config::Limits;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
+use crate::seen::Entry;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,18 +17,29 @@ pub(super) struct Attempts {
     /// A bit for each target that failed this request.
     tried: u128,
     made: u8,
+    /// Told of every target that is tried.
+    seen: Option<Arc<Entry>>,
     canary: bool,
     pub(super) deadline: Option<Instant>,
 }
 
 impl Attempts {
     /// At the first target. `started` is when the request began.
-    pub(super) fn begin(upstream: &Arc<Upstream>, canary: bool, started: Instant) -> Result<Self, Refused> {
+    pub(super) fn begin(
+        upstream: &Arc<Upstream>,
+        canary: bool,
+        started: Instant,
+        seen: Option<&Arc<Entry>>,
+    ) -> Result<Self, Refused> {
         let lease = Lease::take(upstream, canary, 0, started).map_err(|why| unavailable(upstream, why))?;
         if let Some(retry) = &upstream.balance.retry {
             retry.request(&upstream.balance.memory.budget, lease.target().ms(started));
         }
+        if let Some(seen) = seen {
+            seen.went_to(lease.place());
+        }
         Ok(Self {
+            seen: seen.cloned(),
             lease,
             tried: 0,
             made: 1,
@@ -65,6 +77,9 @@ impl Attempts {
             return false;
         }
         lease.count_retry();
+        if let Some(seen) = &self.seen {
+            seen.went_to(lease.place());
+        }
         (self.lease, self.tried) = (lease, tried);
         self.made += 1;
         true

@@ -9,6 +9,7 @@ use super::sending::Sending;
 use crate::body::Upload;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
+use crate::seen::Entry;
 use crate::server::Worker;
 use http::{HeaderMap, Method, StatusCode};
 use model::policy::Protocol;
@@ -42,8 +43,9 @@ impl Call {
         upstream: &Arc<Upstream>,
         started: Instant,
         canary: bool,
+        seen: Option<&Arc<Entry>>,
     ) -> Result<Self, Refused> {
-        let mut attempts = Attempts::begin(upstream, canary, started)?;
+        let mut attempts = Attempts::begin(upstream, canary, started, seen)?;
         if upstream.protocol == Protocol::Http2 {
             let call = Http2Call::open(worker, &mut attempts).await?;
             let way = Way::Http2(Box::new(call));

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// A world whose gateway was started again with another configuration.
-async fn with_config(change: impl FnOnce(&mut Config, &World)) -> World {
+pub(crate) async fn with_config(change: impl FnOnce(&mut Config, &World)) -> World {
     let mut world = World::new().await;
     world.stop().await;
     let mut config = config(&world.folder.0);

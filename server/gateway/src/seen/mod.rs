@@ -1,0 +1,125 @@
+//! What operators see of single requests: the access log.
+//!
+//! Nothing of this exists while it is switched off. While it is on, a request gathers an [`Entry`] on its way; when it is
+//! over, what is to be told goes through a bounded channel to a thread of its own, and is dropped and counted when that
+//! is full. No request waits for a disk or a pipe.
+
+mod context;
+mod file;
+mod line;
+mod log;
+
+pub(crate) use context::Context;
+pub(crate) use log::AccessLog;
+
+use crate::account::Terms;
+use crate::metrics::{PHASES, Phase};
+use crate::refusal::Refusal;
+use crate::route::Route;
+use http::request::Parts;
+use model::{ConsumerId, KeyId, RequestId, Time};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// Longest method and path that are kept, in bytes: the channel's memory is bounded by them.
+const METHOD_MOST: usize = 32;
+const PATH_MOST: usize = 1024;
+/// No target was chosen.
+const NO_TARGET: usize = usize::MAX;
+
+/// A request, as far as it is known by now.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    request: RequestId,
+    /// The machine's time.
+    at: Time,
+    method: Box<str>,
+    /// Without the query, in which keys and secrets may stand.
+    path: Box<str>,
+    client: IpAddr,
+    context: Option<Context>,
+    route: OnceLock<Arc<Route>>,
+    /// The place of the target chosen last.
+    target: AtomicUsize,
+    phases_ns: [AtomicU64; PHASES],
+}
+
+/// How a request ended.
+pub(crate) struct Outcome {
+    pub(crate) status: u16,
+    pub(crate) refusal: Option<Refusal>,
+    /// Who asked, and under which terms.
+    pub(crate) caller: Option<(ConsumerId, KeyId, Arc<Terms>)>,
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    pub(crate) took: Duration,
+}
+
+impl Outcome {
+    /// Of a request whose caller is not known.
+    pub(crate) fn of_nobody(status: u16, refusal: Option<Refusal>, took: Duration) -> Self {
+        Self {
+            status,
+            refusal,
+            caller: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            took,
+        }
+    }
+}
+
+/// The beginning of a text, at most so many bytes of it.
+fn short(text: &str, most: usize) -> Box<str> {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default().into()
+}
+
+impl Entry {
+    /// A request that came; of what is no request there are no parts.
+    pub(crate) fn new(request: RequestId, at: Time, client: IpAddr, parts: Option<&Parts>) -> Self {
+        Self {
+            request,
+            at,
+            client,
+            method: short(parts.map_or("", |p| p.method.as_str()), METHOD_MOST),
+            path: short(parts.map_or("", |p| p.uri.path()), PATH_MOST),
+            context: parts.and_then(|p| Context::read(&p.headers)),
+            route: OnceLock::new(),
+            target: AtomicUsize::new(NO_TARGET),
+            phases_ns: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// Its route was found.
+    pub(crate) fn found(&self, route: &Arc<Route>) {
+        // A request has one route.
+        let _ = self.route.set(Arc::clone(route));
+    }
+
+    /// It passed a phase.
+    pub(crate) fn passed(&self, phase: Phase, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.phases_ns[phase.place()].store(ns, Ordering::Relaxed);
+    }
+
+    /// A target was chosen.
+    pub(crate) fn went_to(&self, target: usize) {
+        self.target.store(target, Ordering::Relaxed);
+    }
+
+    fn phase_ns(&self, phase: Phase) -> u64 {
+        self.phases_ns[phase.place()].load(Ordering::Relaxed)
+    }
+
+    /// The upstream's slug and the target's address.
+    fn upstream(&self) -> (Option<&str>, Option<&str>) {
+        let upstream = self.route.get().map(|r| &r.upstream);
+        let members = upstream.map_or(&[][..], |u| &u.balance.members);
+        let target = members.get(self.target.load(Ordering::Relaxed));
+        let slug = upstream.map(|u| u.slug.as_str());
+        (slug, target.map(|m| m.target.identity.url.as_str()))
+    }
+}
