@@ -94,6 +94,7 @@ pub fn ledger_folder(folder: &Path, capacity: u32) -> io::Result<(Vec<u64>, u64)
         request_bytes: 0,
         response_bytes: 0,
         duration_us: 1,
+        variants: 0,
     });
     ledger.append(added, None)?;
     // Read as after another start: everything that was kept, in order.

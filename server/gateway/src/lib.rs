@@ -244,6 +244,9 @@ mod account;
 mod admit;
 mod authenticate;
 mod balance;
+#[cfg(feature = "benching")]
+#[doc(hidden)]
+pub mod benching;
 mod body;
 mod bounded;
 mod client;

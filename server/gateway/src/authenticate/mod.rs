@@ -171,6 +171,12 @@ pub(crate) fn authenticate(
     })
 }
 
+/// The caller behind the text of a key, for benches.
+#[cfg(feature = "benching")]
+pub(crate) fn key_caller(tables: &Tables, peppers: &Peppers, text: &[u8], now: Time) -> Option<Caller> {
+    key::caller(tables, peppers, text, now).ok()
+}
+
 /// With the schemes that would be taken (RFC 9110, 11.6.1).
 fn challenge(refused: Refused, accepted: &Accepted) -> Refused {
     if refused.refusal().status() != StatusCode::UNAUTHORIZED || !accepted.basic {
