@@ -120,6 +120,8 @@ problems! {
         "The token is good, but its issuer may not put callers on the plan that it names." "Ask the issuer for a token without a plan, or ask the provider to let the issuer name it." NOWHERE;
     55 "upstream-unavailable" 503 "The service behind the gateway is not available just now"
         "The API failed too often and is given time to recover. The call is not counted." "Try again after the seconds in Retry-After." NOWHERE;
+    60 "not-cached" 504 "No answer is kept"
+        "The request says only-if-cached, and the gateway keeps no answer that it could give." "Leave only-if-cached out of Cache-Control, and the API is asked." NOWHERE;
     50 "body-unclear" 400 "The request's body is not JSON that has one reading"
         "Some fields of the body need a feature that your plan does not grant, so the body is read before it is forwarded; and it is no JSON, or a name stands in an object twice." "Send plain JSON in which every name stands once." NOWHERE;
     51 "body-encoded" 415 "The request's body must not be compressed here"

@@ -222,6 +222,9 @@ pub(crate) struct Serving {
     /// Requests in flight per gateway thread; above it plans with a higher priority go first and the others wait.
     #[arg(long, env = "TURNPIKE_GATEWAY_IN_FLIGHT", default_value_t = 8192, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) gateway_in_flight: u32,
+    /// Memory for answers that routes with a cache keep, in bytes; 0 keeps none.
+    #[arg(long, env = "TURNPIKE_GATEWAY_CACHE_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
+    pub(crate) gateway_cache_bytes: usize,
     /// Longest time that requests in flight get at the end, in seconds.
     #[arg(long, env = "TURNPIKE_DRAIN_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_seconds: u64,
@@ -253,6 +256,7 @@ impl Serving {
             config.threads = self.gateway_threads;
         }
         config.limits.in_flight_per_thread = self.gateway_in_flight;
+        config.limits.cache_bytes = self.gateway_cache_bytes;
         config.tls = self.gateway_tls();
         config.access_log = self.access_log.clone().map(|to| gateway::AccessLogConfig {
             to,

@@ -9,8 +9,8 @@ use crate::feature::{Life, Rollout, Variant};
 use crate::issuer::IssuerFile;
 use crate::money::{Currency, Money, minor_units};
 use crate::policy::{
-    HostPattern, PolicyError, RateRule, RoutePolicy, ServiceUrl, UpstreamPolicy, check_gates, check_in_flight,
-    check_rate_rules, segments, shape,
+    HostPattern, IdentityForm, PolicyError, RateRule, RoutePolicy, ServiceUrl, UpstreamPolicy, check_gates,
+    check_in_flight, check_rate_rules, segments, shape,
 };
 use crate::price::{Overage, OverageTier, TierModel};
 use serde::{Deserialize, Serialize};
@@ -199,6 +199,9 @@ pub struct PlanFile {
     /// Who goes first when there is more to do than can be done: 9 before all others, 0 (the default) last.
     #[serde(default)]
     pub priority: u8,
+    /// Whether answers that the gateway kept count like others.
+    #[serde(default)]
+    pub cache_hits: CacheHits,
     /// Days of access after a renewal failed.
     #[serde(default = "default_grace_days")]
     pub grace_days: u16,
@@ -211,6 +214,39 @@ pub struct PlanFile {
 
 fn default_grace_days() -> u16 {
     7
+}
+
+/// Whether a request counts whose answer the gateway had kept ([`crate::policy::CachePolicy`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheHits {
+    /// Like any other: what is sold is the answer.
+    #[default]
+    Counted,
+    /// With no units: what is sold is the work of the upstream. Rate limits still count it.
+    Free,
+}
+
+impl CacheHits {
+    /// Whether it is what holds when nothing is said.
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether such a request counts.
+    #[must_use]
+    pub fn count(self) -> bool {
+        self == Self::Counted
+    }
+
+    /// `counted` or `free`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Counted => "counted",
+            Self::Free => "free",
+        }
+    }
 }
 
 /// Requests let through: `per_second` on average, `burst` at once.
@@ -315,6 +351,9 @@ pub struct PlanTerms {
     /// Who goes first when there is more to do than can be done: 9 before all others, 0 last.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub priority: u8,
+    /// Whether answers that the gateway kept count like others.
+    #[serde(default, skip_serializing_if = "CacheHits::is_default")]
+    pub cache_hits: CacheHits,
     /// Days of access after a renewal failed.
     pub grace_days: u16,
     /// Month first, then year where there is one.
@@ -357,6 +396,18 @@ impl PlanTerms {
 }
 
 impl CatalogueFile {
+    /// Answers that several consumers share cannot depend on who calls.
+    fn check_sharing(&self, place: &str, route: &RouteFile) -> Result<(), CatalogueError> {
+        let shares = route.policy.cache.as_ref().is_some_and(|c| c.shared_by.is_shared());
+        let told = |u: &UpstreamFile| u.slug == route.upstream && u.policy.identity == IdentityForm::Jwt;
+        if shares && self.upstreams.iter().any(told) {
+            let problem = "its upstream is told in a token who calls, which shared answers cannot depend on: use \
+                           shared_by = \"consumer\", or an upstream without identity = \"jwt\"";
+            return wrong(format!("{place}.policy.cache.shared_by"), problem);
+        }
+        Ok(())
+    }
+
     /// Checks every rule that does not need a database and gives the terms of each plan, in the file's order.
     ///
     /// # Errors
@@ -388,6 +439,7 @@ impl CatalogueFile {
         for r in &self.routes {
             let place = format!("routes.{}", r.slug);
             known(&place, "upstream", &upstreams, &r.upstream)?;
+            self.check_sharing(&place, r)?;
             known(&place, "meter", &meters, &r.meter)?;
             if let Some(f) = &r.feature {
                 known(&place, "feature", &features, f)?;
@@ -514,6 +566,7 @@ impl PlanFile {
             limits: self.limits.clone(),
             concurrency: self.concurrency,
             priority: self.priority,
+            cache_hits: self.cache_hits,
             grace_days: self.grace_days,
             offers,
         })
@@ -886,6 +939,12 @@ mod tests {
             let told = check(&route("first", &format!("path = \"/a\"\npolicy = {policy}"))).unwrap_err();
             assert!(told.starts_with(place), "{told}");
         }
+        let shared = "path = \"/a\"\npolicy = { cache = { shared_by = \"plan\" } }";
+        assert!(check(&route("first", shared)).is_ok());
+        let file = FILE.replace("127.0.0.1:1\"", "127.0.0.1:1\", policy = { identity = \"jwt\" }");
+        let file: CatalogueFile = toml::from_str(&format!("{file}\n{}", route("first", shared))).unwrap();
+        let told = file.check().unwrap_err().to_string();
+        assert!(told.starts_with("routes.first.policy.cache.shared_by"), "{told}");
         let bound = "[[upstreams]]\nslug = \"v\"\nurl = \"http://a\"\npolicy = { connect_timeout_ms = 0 }";
         let file = FILE.replace("upstreams = [{ slug = \"u\", url = \"http://127.0.0.1:1\" }]", "");
         let file: CatalogueFile = toml::from_str(&format!("{file}\nroutes = []\n{bound}")).unwrap();

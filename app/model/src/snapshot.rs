@@ -4,7 +4,7 @@
 //! version it has; what it is given replaces what it had under the same id. Nothing is ever deleted, only ended.
 
 use crate::access::{Environment, Method, Suspension};
-use crate::catalogue::{MeterTerms, RateLimit, is_zero};
+use crate::catalogue::{CacheHits, MeterTerms, RateLimit, is_zero};
 use crate::issuer::IssuerFile;
 use crate::policy::{RateRule, RoutePolicy, UpstreamPolicy};
 use crate::{ConsumerId, Currency, KeyId, Period, PlanVersionId, SubscriptionId, Time};
@@ -22,8 +22,20 @@ pub struct Changes {
     pub keys: Vec<KeyRecord>,
     /// Entitlements that are new or changed.
     pub entitlements: Vec<Entitlement>,
+    /// Kept answers to be forgotten.
+    #[serde(default)]
+    pub purges: Vec<Purge>,
     /// The last ledger sequence number of the asking gateway that is counted in `used` of these entitlements.
     pub shipped_through: u64,
+}
+
+/// Kept answers to be forgotten ([`crate::policy::CachePolicy`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purge {
+    /// Number of the route; none means all routes.
+    pub route: Option<u16>,
+    /// What their paths begin with, as clients write them; empty means all paths.
+    pub path_prefix: String,
 }
 
 /// Where requests go.
@@ -179,6 +191,9 @@ pub struct Entitlement {
     /// Who goes first when there is more to do than can be done: 9 before all others, 0 last.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub priority: u8,
+    /// Whether answers that the gateway kept count like others.
+    #[serde(default, skip_serializing_if = "CacheHits::is_default")]
+    pub cache_hits: CacheHits,
     /// The billing period that usage counts in. Past its end the gateway counts from zero in a period of the same
     /// length that begins there, until it is told otherwise.
     pub period: Period,

@@ -3,7 +3,7 @@
 use domain::catalogue::{Catalogue, Meter};
 use model::Money;
 use model::access::Interval;
-use model::catalogue::{MeterTerms, Offer, PlanTerms};
+use model::catalogue::{CacheHits, MeterTerms, Offer, PlanTerms};
 use model::money::grouped;
 use model::price::{Overage, TierModel, unit_price_words};
 
@@ -84,6 +84,9 @@ pub fn lines(catalogue: &Catalogue, terms: &PlanTerms, offer: &Offer) -> Vec<Str
     ));
     out.extend(terms.limits.iter().map(|l| l.words(str::to_owned)));
     out.extend(in_flight(terms));
+    if terms.cache_hits == CacheHits::Free {
+        out.push("Answers from the cache do not count".to_owned());
+    }
     out.extend(terms.features.iter().map(|f| catalogue.feature_name(f).to_owned()));
     if offer.meters.iter().any(|m| m.overage.is_some()) {
         out.push("A spend cap that really stops".to_owned());

@@ -8,7 +8,7 @@ use crate::features::Deciding;
 use crate::jobs::{self, Job, Registry};
 use crate::{Domain, DomainError, Result, catalogue, subscriptions};
 use model::access::{Environment, Interval, Settlement, SubscriptionStatus, Suspension};
-use model::catalogue::{MeterTerms, PlanTerms, RateLimit};
+use model::catalogue::{CacheHits, MeterTerms, PlanTerms, RateLimit};
 use model::snapshot::{Entitlement, FeatureLife, MeterEntitlement};
 use model::{ConsumerId, Currency, Period, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
@@ -229,6 +229,7 @@ impl World {
             limits: terms.limits.clone(),
             concurrency: terms.concurrency,
             priority: terms.priority,
+            cache_hits: terms.cache_hits,
             meters: offered.iter().filter_map(|t| self.meter(t)).collect(),
             ..self.nothing(environment)
         }
@@ -260,6 +261,7 @@ impl World {
             limits: Vec::new(),
             concurrency: None,
             priority: 0,
+            cache_hits: CacheHits::default(),
             period: Period::around(self.created_at, Interval::Month, self.now),
             meters: Vec::new(),
             currency: self.currency,

@@ -44,6 +44,7 @@ pub async fn changes_since(domain: &Domain, ledger: &str, version: i64) -> Resul
         },
         keys: keys(&mut tx, version).await?,
         entitlements: entitlements(&mut tx, version, domain.clock.now()).await?,
+        purges: Vec::new(),
         shipped_through: u64::try_from(newest.shipped).unwrap_or(0),
     };
     tx.commit().await?;

@@ -130,6 +130,7 @@ fn entitlement(consumer: ConsumerId, now: Time) -> Entitlement {
         limits: Vec::new(),
         concurrency: None,
         priority: 0,
+        cache_hits: model::catalogue::CacheHits::Counted,
         period: Period {
             start: now.plus_s(-3600),
             end: now.plus_s(30 * 86_400),

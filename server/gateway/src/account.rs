@@ -10,7 +10,7 @@ use crate::rate::{Gcra, Own, Rules};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use model::access::{Environment, Suspension};
-use model::catalogue::{MeterTerms, RateLimit};
+use model::catalogue::{CacheHits, MeterTerms, RateLimit};
 use model::snapshot::{Entitlement, FeatureLife, LaterFeatures, MeterEntitlement, Variants};
 use model::{ConsumerId, Currency, Period, PlanVersionId, SubscriptionId, Time, price};
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -52,6 +52,8 @@ pub(crate) struct Profile {
     pub(crate) concurrency: Option<u32>,
     /// Who is let in first when there is more to do than can be done; 0 to 9.
     pub(crate) priority: u8,
+    /// Whether answers that were kept count like others.
+    pub(crate) cache_hits: CacheHits,
     pub(crate) currency: Currency,
     pub(crate) meters: Vec<(u16, MeterTerms)>,
     /// `X-Plan` and `X-Features`.
@@ -154,6 +156,7 @@ impl Profile {
             rules: Rules::of_plan(&e.limits),
             concurrency: e.concurrency,
             priority: e.priority,
+            cache_hits: e.cache_hits,
             currency: e.currency,
             meters: e.meters.iter().map(|m| (m.meter, m.terms.clone())).collect(),
             plan_header: headers::value(&e.plan),
@@ -177,6 +180,7 @@ impl Profile {
             rules: Rules::default(),
             concurrency: None,
             priority: 0,
+            cache_hits: CacheHits::default(),
             currency: Currency::USD,
             meters: Vec::new(),
             plan_header: HeaderValue::from_static(""),
@@ -525,6 +529,7 @@ impl Terms {
             limits: self.profile.rules.told.clone(),
             concurrency: self.profile.concurrency,
             priority: self.profile.priority,
+            cache_hits: self.profile.cache_hits,
             feature_life: self.feature_life(),
             period: self.period,
             meters: meters
@@ -617,6 +622,7 @@ mod tests {
             limits: Vec::new(),
             concurrency: None,
             priority: 0,
+            cache_hits: CacheHits::default(),
             period,
             meters: meters
                 .map(|((meter, terms), (used, settled))| MeterEntitlement {

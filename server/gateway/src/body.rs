@@ -1,5 +1,6 @@
 //! Bodies on their way through: frames are passed on as they come, never gathered.
 
+use crate::cache::Fill;
 use crate::client::ClientBody;
 use crate::config::Limits;
 use crate::download::Download;
@@ -214,12 +215,15 @@ pub(crate) struct Stream {
     open: Open,
     cut: Option<Cut>,
     length_known: bool,
+    /// Where it is gathered to be kept.
+    fill: Option<Box<Fill>>,
 }
 
 impl Stream {
     /// Holds the upstream's connection until the end, and then gives it back.
-    pub(crate) fn new(incoming: Download, open: Open) -> Self {
+    pub(crate) fn new(incoming: Download, open: Open, fill: Option<Box<Fill>>) -> Self {
         Self {
+            fill,
             length_known: incoming.size_hint().exact().is_some(),
             incoming,
             open,
@@ -231,6 +235,13 @@ impl Stream {
         let worker = self.open.worker();
         let most = worker.shared.limits.idle_per_upstream;
         self.incoming.give_back(&worker.pool, Instant::now(), most);
+    }
+
+    /// It came whole.
+    fn filled(&mut self) {
+        if let Some(fill) = self.fill.take() {
+            fill.finish();
+        }
     }
 
     fn record(&mut self) -> Result<(), BodyError> {
@@ -252,12 +263,23 @@ impl Stream {
                 if last || long {
                     self.record()?;
                 }
+                if let Some(fill) = &mut self.fill {
+                    fill.push(&data);
+                }
+                if last {
+                    self.filled();
+                }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(None) => {
                 let trailers = self.incoming.take_trailers();
                 self.give_back();
                 self.record()?;
+                match trailers {
+                    // What is kept has no place for them.
+                    Some(_) => self.fill = None,
+                    None => self.filled(),
+                }
                 Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t))))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),

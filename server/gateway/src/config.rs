@@ -165,6 +165,10 @@ pub struct Limits {
     pub in_flight_per_thread: u32,
     /// Longest wait for a place among them.
     pub in_flight_wait: Duration,
+    /// Memory for answers that are kept, in bytes; 0 keeps none.
+    pub cache_bytes: usize,
+    /// Longest wait for another request that fetches the same answer.
+    pub cache_wait: Duration,
     /// Longest time between two questions to the snapshot source.
     pub poll_interval: Duration,
     /// Longest time a record waits before it is shipped.
@@ -193,6 +197,8 @@ impl Default for Limits {
             connections_per_address: 1_000,
             in_flight_per_thread: 8_192,
             in_flight_wait: Duration::from_secs(1),
+            cache_bytes: 64 << 20,
+            cache_wait: Duration::from_secs(3),
             poll_interval: Duration::from_secs(2),
             ship_interval: Duration::from_millis(200),
             segment_records: 1 << 16,

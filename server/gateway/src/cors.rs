@@ -17,7 +17,9 @@ const ALWAYS_ASKED: [&str; 5] = [
     "turnpike-quote",
 ];
 /// Answer headers of the gateway that every page may read.
-const ALWAYS_SHOWN: [&str; 6] = [
+const ALWAYS_SHOWN: [&str; 8] = [
+    "age",
+    "cache-status",
     "ratelimit",
     "ratelimit-policy",
     "retry-after",

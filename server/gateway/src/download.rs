@@ -121,6 +121,11 @@ impl Download {
         }
     }
 
+    /// Whether its end can be told from a connection that broke.
+    pub(crate) fn ends_for_sure(&self) -> bool {
+        self.incoming.ends_for_sure()
+    }
+
     /// How much is to come.
     pub(crate) fn size_hint(&self) -> SizeHint {
         match &self.filtering {

@@ -2,6 +2,7 @@
 
 use crate::authenticate::Callers;
 use crate::balance as targets;
+use crate::cache::Cache;
 use crate::config::{AccessLogConfig, AccessLogTo, Config, Peppers};
 use crate::disk;
 use crate::gate::Gate;
@@ -88,6 +89,7 @@ impl Gateway {
             access_log,
             crowd: Crowd::new(&config),
             gates: gates.collect(),
+            cache: Cache::new(config.limits.cache_bytes, config.limits.cache_wait),
             limits: config.limits,
             tables,
             ledger,

@@ -203,6 +203,31 @@
 //! `examples/bench_overload` measures it: an upstream that serves 16 requests at once in 20 ms each, the lower plan
 //! asking for five times its capacity.
 //!
+//! # Answers that are kept
+//!
+//! ```toml
+//! [routes.policy]
+//! cache = { shared_by = "plan", default_ttl_s = 60, max_object_bytes = 200_000, headers = ["x-currency"] }
+//! [[plans]]
+//! cache_hits = "free"
+//! ```
+//!
+//! A route with `cache` keeps answers to GET for as long as they say themselves (RFC 9111; `Cache-Control`, `Expires`,
+//! `Age`, `Vary`), or `default_ttl_s`; nothing is guessed. Not kept: `private`, `no-store`, `Set-Cookie`, `Vary: *`, event
+//! streams, parts, failures, and what broke off or ends with its connection. Requests with a range, a body, or a cookie or
+//! `Authorization` of the client's own go by. HEAD, `If-None-Match` and `If-Modified-Since` are answered from what is kept;
+//! what is stale is confirmed by its `ETag` or `Last-Modified`, and never given when the upstream fails. A request that
+//! changes something (any other method, answered 2xx or 3xx) makes what is kept about the same address, for all callers,
+//! useless. Who shares an answer, and what the upstream is therefore not told, is said in
+//! [`model::policy::CachePolicy`].
+//!
+//! The cache is asked behind authentication, gates and every limit, and before a request queues for its upstream. A hit
+//! is recorded like any answer, with its units or with none as the caller's plan says (`cache_hits`). `Cache-Status`
+//! (RFC 9211) says what was done. Requests for the same wait up to [`Limits::cache_wait`] for the one that fetches it.
+//! All answers together take [`Limits::cache_bytes`] at most, a quarter of it for those on their way; what was not used
+//! for longest goes first. They are this gateway's own, are not kept over a restart, and go when the route or its
+//! upstream is published anew, or when an administrator forgets them ([`model::snapshot::Purge`]).
+//!
 //! # Callers with a token, callers without anything
 //!
 //! A token's caller is the consumer that the token names: terms, counters and suspension are those of its keys. What
@@ -249,6 +274,7 @@ mod balance;
 pub mod benching;
 mod body;
 mod bounded;
+mod cache;
 mod client;
 mod config;
 mod cors;

@@ -125,6 +125,8 @@ refusals! {
     TokenPlanRefused = 80, FORBIDDEN, "token-plan-refused", "The token names a plan that it may not", "/docs";
     /// Every target of the upstream is left out after failures.
     UpstreamUnavailable = 55, SERVICE_UNAVAILABLE, "upstream-unavailable", "The service behind the gateway is not available just now", "/docs";
+    /// The client wants nothing but a kept answer, and none is kept.
+    NotCached = 60, GATEWAY_TIMEOUT, "not-cached", "No answer is kept", "/docs";
     /// The body is no JSON, or can be read in more than one way, where it must be checked.
     BodyUnclear = 50, BAD_REQUEST, "body-unclear", "The request's body is not JSON that has one reading", "/docs";
     /// The body is compressed where it must be checked.

@@ -1,8 +1,11 @@
 //! A worker thread: its sockets, and the five phases in order for each request.
 
+mod cached;
+
 use crate::admit::{self, Admission};
 use crate::authenticate::{self, Arrival, Caller, Callers, Known};
 use crate::body::{self, Answer, Progress, Stream, Upload};
+use crate::cache::{Ask, Cache, Fetch, Fill};
 use crate::client::ClientBody;
 use crate::config::{Limits, Peppers};
 use crate::cors;
@@ -29,7 +32,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
-use model::policy::IdentityForm;
+use model::policy::{IdentityForm, SharedBy};
 use model::{Clock, KeyId, Random, RequestId, Time};
 use socket2::SockRef;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) identities: Identities,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) listening: Listening,
+    pub(crate) cache: Arc<Cache>,
     /// Of the worker threads, in their order.
     pub(crate) gates: Vec<Arc<Gate>>,
 }
@@ -213,6 +217,14 @@ struct Ready {
     parts: Parts,
     length: BodyLength,
     upload: Option<Upload>,
+    /// What it says about kept answers, where the route keeps some.
+    ask: Option<Box<Ask>>,
+    /// The right to keep the answer.
+    fetch: Option<Box<Fetch>>,
+    /// Why kept answers were not looked through.
+    went_by: Option<&'static str>,
+    /// Where a change of its resource is noted, when it may make one.
+    touches: Option<usize>,
 }
 
 /// The life of a request.
@@ -382,12 +394,25 @@ impl<'a> Exchange<'a> {
         if let Err(refused) = pass_gates(&mut ready).await {
             return Err(Early::new(Some(ready.open), refused));
         }
+        if let Some(ask) = ready.ask.take() {
+            match Box::pin(self.kept_or_fetch(client, &mut ready, ask)).await {
+                Ok(Some(kept)) => {
+                    self.passed(Phase::Admit, Instant::now());
+                    return self.answer_kept(ready, &kept);
+                }
+                Ok(None) => {}
+                Err(refused) => return Err(Early::new(Some(ready.open), refused)),
+            }
+        }
         if let Err(refused) = self.let_in(&mut ready).await {
             return Err(Early::new(Some(ready.open), refused));
         }
         self.passed(Phase::Admit, Instant::now());
         match self.forward(client, &mut ready).await {
-            Ok((status, headers, incoming)) => self.answer(ready, status, headers, incoming),
+            Ok((status, headers, incoming)) if ready.route.cache.is_some() => {
+                self.answer_fetched(ready, status, headers, incoming)
+            }
+            Ok((status, headers, incoming)) => self.answer(ready, status, headers, incoming, None),
             Err(refused) => Err(Early::new(Some(ready.open), refused)),
         }
     }
@@ -482,6 +507,10 @@ impl<'a> Exchange<'a> {
             Ok(admission) => admission,
             Err(refused) => return Err(Early::new(Some(open), refused)),
         };
+        let has_body = !matches!(length, BodyLength::Absent | BodyLength::Exact(0)) || self.websocket;
+        let ask = route.cache.as_ref().map(|_| Box::new(Ask::of(&parts, has_body)));
+        let touches = (route.changes && !parts.method.is_safe())
+            .then(|| shared.cache.place(caller.key.account.environment, &parts));
         if route.gates.hides(admission.closed) {
             route.gates.ask_plainly(admission.closed, &mut parts.headers);
         }
@@ -500,6 +529,10 @@ impl<'a> Exchange<'a> {
             parts,
             length,
             upload,
+            ask,
+            fetch: None,
+            went_by: None,
+            touches,
         })
     }
 
@@ -542,6 +575,12 @@ impl<'a> Exchange<'a> {
         self.send(client, ready, &mut call);
         let headers = std::mem::take(&mut ready.parts.headers);
         let (status, mut headers, incoming) = call.answer(self.worker, headers).await?;
+        if let Some(fetch) = &mut ready.fetch {
+            fetch.answered(&headers);
+        }
+        if let Some(place) = ready.touches.filter(|_| status.is_success() || status.is_redirection()) {
+            self.worker.shared.cache.changed(place);
+        }
         let (gates, closed) = (&ready.route.gates, ready.admission.closed);
         let filter = gates.treat_answer(closed, &ready.parts.method, status, &mut headers)?;
         let mut download = Download::new(incoming, filter);
@@ -573,18 +612,32 @@ impl<'a> Exchange<'a> {
             "host",
             ready.route.host.as_ref().unwrap_or(&upstream.host_header).as_bytes(),
         );
-        own.say(headers::X_FORWARDED_FOR, client.header.as_bytes());
+        // An answer that several share is made without knowing which of them asked.
+        let shared_by = ready
+            .fetch
+            .as_ref()
+            .and(ready.route.cache.as_ref())
+            .map(|rule| rule.shared_by);
+        let one = shared_by.is_none_or(|by| !by.is_shared());
+        if one {
+            own.say(headers::X_FORWARDED_FOR, client.header.as_bytes());
+        }
         own.say(headers::X_FORWARDED_PROTO, client.scheme.as_bytes());
         let token = self.identity_token(ready, features);
         match upstream.identity {
+            IdentityForm::Jwt if !one => {}
             IdentityForm::Jwt => own.say(headers::X_IDENTITY_TOKEN, token.as_ref().map_or(b"", |t| t.as_bytes())),
             IdentityForm::Headers => {
-                own.say(headers::X_CONSUMER_ID, account.header.as_bytes());
-                if ready.caller.key.id != KeyId::NONE {
+                if one {
+                    own.say(headers::X_CONSUMER_ID, account.header.as_bytes());
+                }
+                if ready.caller.key.id != KeyId::NONE && shared_by.is_none_or(|by| by == SharedBy::Key) {
                     own.say(headers::X_KEY_ID, key.as_bytes());
                 }
-                own.say(headers::X_PLAN, profile.plan_header.as_bytes());
-                own.say(headers::X_FEATURES, features.as_bytes());
+                if shared_by != Some(SharedBy::Everyone) {
+                    own.say(headers::X_PLAN, profile.plan_header.as_bytes());
+                    own.say(headers::X_FEATURES, features.as_bytes());
+                }
                 own.say(headers::X_ENVIRONMENT, account.environment.word().as_bytes());
             }
         }
@@ -632,6 +685,7 @@ impl<'a> Exchange<'a> {
         status: StatusCode,
         mut headers: HeaderMap,
         mut incoming: Download,
+        mut fill: Option<Box<Fill>>,
     ) -> Result<Response<Answer>, Early> {
         let Ready {
             route,
@@ -655,6 +709,9 @@ impl<'a> Exchange<'a> {
         let whole = incoming.take_whole();
         if let Some(data) = &whole {
             open.sent(data.len());
+            if let Some(fill) = &mut fill {
+                fill.push(data);
+            }
         }
         let ended = incoming.is_end();
         if (ended || is_event_stream(&headers)) && open.write().is_err() {
@@ -670,9 +727,12 @@ impl<'a> Exchange<'a> {
         } else if ended {
             let most = worker.shared.limits.idle_per_upstream;
             incoming.give_back(&worker.pool, now, most);
+            if let Some(fill) = fill {
+                fill.finish();
+            }
             Answer::Whole(whole)
         } else {
-            Answer::Stream(Box::new(Stream::new(incoming, open)))
+            Answer::Stream(Box::new(Stream::new(incoming, open, fill)))
         };
         let mut answer = Response::new(body);
         *answer.status_mut() = status;

@@ -65,6 +65,9 @@ async fn ask(shared: &Arc<Shared>, source: &dyn SnapshotSource) -> Result<bool, 
         .map_err(|_| "no answer in time".to_owned())?
         .map_err(|e| e.to_string())?;
     let changed = changes.version != version || changes.routing.is_some();
+    for purge in &changes.purges {
+        shared.cache.forget(purge.route, &purge.path_prefix);
+    }
     let now = shared.clock.now();
     let applying = Arc::clone(shared);
     let apply = move || applying.tables.apply(changes, &applying.ledger, now);

@@ -6,6 +6,7 @@
 
 mod address;
 mod auth;
+mod cache;
 mod cors;
 mod edits;
 mod field_path;
@@ -22,6 +23,7 @@ mod upstream;
 
 pub use address::AddressRange;
 pub use auth::AuthPolicy;
+pub use cache::{CachePolicy, ObjectBytes, SharedBy};
 pub use cors::Cors;
 pub use edits::HeaderEdits;
 pub use field_path::{FieldPath, FieldPathError, FieldStep};

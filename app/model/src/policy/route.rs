@@ -1,8 +1,8 @@
 //! What is done with the requests of one route.
 
 use super::{
-    AddressRange, AuthPolicy, Cors, Gate, HeaderEdits, HostPattern, PolicyError, RateRule, Rewrite, Segment,
-    check_in_flight, check_rate_rules, is_header_name, wrong,
+    AddressRange, AuthPolicy, CachePolicy, Cors, Gate, HeaderEdits, HostPattern, PolicyError, RateRule, Rewrite,
+    Segment, check_in_flight, check_rate_rules, is_header_name, wrong,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -60,6 +60,9 @@ pub struct RoutePolicy {
     /// What of it needs a feature.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,
+    /// Which answers are kept and given again; none means none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CachePolicy>,
 }
 
 fn is_zero(n: &i32) -> bool {
@@ -110,6 +113,7 @@ impl RoutePolicy {
             );
         }
         self.auth.check()?;
+        self.cache.as_ref().map_or(Ok(()), CachePolicy::check)?;
         self.request_headers.check("request_headers")?;
         self.answer_headers.check("answer_headers")?;
         self.rewrite.as_ref().map_or(Ok(()), |r| r.check(path))?;

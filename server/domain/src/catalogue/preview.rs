@@ -289,6 +289,14 @@ fn differences(old: &PlanTerms, new: &PlanTerms) -> Vec<String> {
             old.priority, new.priority
         ));
     }
+    if old.cache_hits != new.cache_hits {
+        let words = |t: &PlanTerms| t.cache_hits.word();
+        out.push(format!(
+            "Answers from the cache: {} becomes {}.",
+            words(old),
+            words(new)
+        ));
+    }
     if old.grace_days != new.grace_days {
         out.push(format!(
             "Grace period: {} days become {}.",

@@ -143,6 +143,7 @@ fn entitlement(consumer: ConsumerId, priority: u8) -> Entitlement {
         limits: Vec::new(),
         concurrency: None,
         priority,
+        cache_hits: model::catalogue::CacheHits::Counted,
         period: Period {
             start,
             end: start.plus_s(86_400),

@@ -66,6 +66,11 @@ impl Closed {
     pub(crate) fn any(self) -> bool {
         self.0 != 0
     }
+
+    /// A bit a gate.
+    pub(crate) fn bits(self) -> u32 {
+        self.0
+    }
 }
 
 fn bits(gates: &[Gate], which: impl Fn(&Gate) -> bool) -> u32 {

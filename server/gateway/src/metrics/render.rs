@@ -31,6 +31,7 @@ pub(crate) fn render(text: &mut Text, all: &[Arc<Metrics>], shared: &Shared, shi
     answers(text, all, &named);
     times(text, all, routes.as_deref());
     state(text, shared, shipped);
+    kept(text, shared);
     load(text, routes.as_deref(), shared);
 }
 
@@ -212,6 +213,21 @@ fn state(text: &mut Text, shared: &Shared, shipped: u64) {
         "Keys known, revoked ones with them.",
         &tables.key_count(),
     );
+}
+
+/// Answers that are kept.
+fn kept(text: &mut Text, shared: &Shared) {
+    let bytes = shared.cache.bytes();
+    text.family("cache_bytes", "gauge", "Memory that kept answers take.")
+        .sample(&[], bytes);
+    text.family(
+        "cache_requests_total",
+        "counter",
+        "Requests of routes that keep answers, by how they came by theirs.",
+    );
+    for (how, n) in shared.cache.results() {
+        text.sample(&[("how", &how)], n);
+    }
 }
 
 /// Requests in flight and waiting, here and of the upstreams that have a bound; subjects that rate limits know.

@@ -23,6 +23,7 @@ pub(crate) use target::Target;
 pub(crate) use upstream::{Heritage, Upstream};
 
 use crate::authenticate::{Accepted, AnonymousPlan};
+use crate::cache::Rule as CacheRule;
 use crate::cors::Cors;
 use crate::edits::Edits;
 use crate::feature_gates::Gates;
@@ -68,6 +69,10 @@ pub(crate) struct Route {
     /// Requests in flight, of all callers together.
     pub(crate) concurrency: Option<u32>,
     pub(crate) gates: Gates,
+    /// Which answers are kept.
+    pub(crate) cache: Option<CacheRule>,
+    /// Whether its requests may change what some route keeps answers about.
+    pub(crate) changes: bool,
     allow: Vec<AddressRange>,
     deny: Vec<AddressRange>,
 }
@@ -76,7 +81,7 @@ impl Route {
     fn compile(
         record: &RouteRecord,
         path: &[Segment],
-        upstream: &Arc<Upstream>,
+        (upstream, told): (&Arc<Upstream>, &Routing),
         counts: StatusSet,
         anonymous: &HashMap<&str, Arc<AnonymousPlan>>,
     ) -> Result<Self, RoutingError> {
@@ -99,6 +104,11 @@ impl Route {
             limits: Rule::of_route(&policy.limits, record.number),
             concurrency: policy.concurrency,
             gates: Gates::compile(&policy.gates),
+            cache: policy.cache.as_ref().map(|cache| {
+                let upstream = told.upstreams.iter().find(|u| u.number == record.upstream);
+                CacheRule::compile(cache, record, upstream)
+            }),
+            changes: told.routes.iter().any(|r| r.policy.cache.is_some()),
             cors: policy.cors.as_ref().map(Cors::compile),
             target: target.map_err(|e| unusable(&e))?,
             host: host.map_err(|e| unusable(&e))?,
@@ -191,7 +201,7 @@ impl Routes {
             let counts = meters.get(&r.meter).copied();
             let path = segments(&r.path).map_err(|e| RoutingError::Unusable(r.slug.clone(), e.to_string()))?;
             let counts = counts.unwrap_or_else(|| StatusSet::from_words([]));
-            let route = Arc::new(Route::compile(r, &path, upstream, counts, &anonymous)?);
+            let route = Arc::new(Route::compile(r, &path, (upstream, &told), counts, &anonymous)?);
             let hosts = r.policy.hosts.iter().map(|h| Some(h.as_str()));
             for host in hosts.chain(r.policy.hosts.is_empty().then_some(None)) {
                 let paths = by_host.entry(host).or_default();

@@ -269,6 +269,15 @@ impl Incoming {
         }
     }
 
+    /// Whether its end can be told from a connection that broke.
+    pub(crate) fn ends_for_sure(&self) -> bool {
+        match &self.source {
+            Source::Direct(body) => !body.framing.ends_at_close(),
+            Source::Http2(_) => true,
+            Source::Relayed(_) | Source::Tunnel(_) | Source::Done => false,
+        }
+    }
+
     /// How much is to come.
     pub(crate) fn size_hint(&self) -> SizeHint {
         let left = match &self.source {

@@ -3,6 +3,7 @@
 
 mod access_log;
 mod answers;
+mod cache;
 mod clients;
 mod concurrency;
 mod credentials;

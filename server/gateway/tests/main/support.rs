@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use gateway::{Config, Gateway, Peppers, Running, SnapshotSource, SourceError, UsageSink};
 use model::access::{Environment, Method};
-use model::catalogue::{MeterTerms, RateLimit};
+use model::catalogue::{CacheHits, MeterTerms, RateLimit};
 use model::key::PlainKey;
 use model::policy::{RoutePolicy, UpstreamPolicy};
 use model::price::{Overage, OverageTier, TierModel};
@@ -70,6 +70,7 @@ struct State {
     routing: (i64, Routing),
     keys: HashMap<u64, (i64, KeyRecord)>,
     entitlements: HashMap<(ConsumerId, Environment), (i64, Entitlement)>,
+    purges: Vec<(i64, Purge)>,
     ledgers: HashMap<String, Vec<UsageRecord>>,
 }
 
@@ -107,6 +108,9 @@ impl Plane {
     }
     pub(crate) fn put_entitlement(&self, e: Entitlement) {
         self.change(|s, v| drop(s.entitlements.insert((e.consumer, e.environment), (v, e))));
+    }
+    pub(crate) fn purge(&self, purge: Purge) {
+        self.change(|s, v| s.purges.push((v, purge)));
     }
     pub(crate) fn edit_key(&self, lookup: u64, f: impl FnOnce(&mut KeyRecord)) {
         self.change(|s, v| {
@@ -159,6 +163,7 @@ impl SnapshotSource for Plane {
             routing: (s.routing.0 > version).then(|| s.routing.1.clone()),
             keys: s.keys.values().filter(|k| k.0 > version).map(|k| k.1.clone()).collect(),
             entitlements,
+            purges: s.purges.iter().filter(|p| p.0 > version).map(|p| p.1.clone()).collect(),
             shipped_through: rows.last().map_or(0, |r| r.seq),
         })
     }
@@ -253,6 +258,7 @@ pub(crate) fn entitlement(consumer: ConsumerId) -> Entitlement {
         limits: Vec::new(),
         concurrency: None,
         priority: 0,
+        cache_hits: CacheHits::default(),
         period: Period {
             start,
             end: start.plus_ms(30 * DAY_MS),
