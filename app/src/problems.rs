@@ -122,6 +122,14 @@ problems! {
         "The API failed too often and is given time to recover. The call is not counted." "Try again after the seconds in Retry-After." NOWHERE;
     60 "not-cached" 504 "No answer is kept"
         "The request says only-if-cached, and the gateway keeps no answer that it could give." "Leave only-if-cached out of Cache-Control, and the API is asked." NOWHERE;
+    61 "idempotency-key-missing" 400 "An Idempotency-Key is needed"
+        "This call must carry the header Idempotency-Key, so that repeating it does not do it twice." "Send a value of your own that is new for each operation, such as a UUID, and the same one when you repeat it." NOWHERE;
+    62 "idempotency-busy" 409 "The first request with this key is under way"
+        "A request with the same Idempotency-Key has not been answered yet." "Repeat it after the seconds in Retry-After: then you get its answer. It is not counted." NOWHERE;
+    63 "idempotency-reused" 422 "The key was used for another request"
+        "The Idempotency-Key was used for a request with another method, path, query or body." "Use a new key for each operation." NOWHERE;
+    64 "idempotency-lost" 409 "The first answer is not kept"
+        "The request was done, and is not done twice; its answer was too large to be kept, broke off, or made room for others." "Ask the API what became of it. Use a new key only to do it again." NOWHERE;
     50 "body-unclear" 400 "The request's body is not JSON that has one reading"
         "Some fields of the body need a feature that your plan does not grant, so the body is read before it is forwarded; and it is no JSON, or a name stands in an object twice." "Send plain JSON in which every name stands once." NOWHERE;
     51 "body-encoded" 415 "The request's body must not be compressed here"

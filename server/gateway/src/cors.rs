@@ -17,9 +17,10 @@ const ALWAYS_ASKED: [&str; 5] = [
     "turnpike-quote",
 ];
 /// Answer headers of the gateway that every page may read.
-const ALWAYS_SHOWN: [&str; 8] = [
+const ALWAYS_SHOWN: [&str; 9] = [
     "age",
     "cache-status",
+    "idempotent-replayed",
     "ratelimit",
     "ratelimit-policy",
     "retry-after",

@@ -19,6 +19,8 @@ const AHEAD_BYTES: usize = 64 << 10;
 pub(crate) struct Download {
     incoming: Incoming,
     filtering: Option<Box<Filtering>>,
+    /// Taken out and put back, before all else.
+    front: Bytes,
 }
 
 struct Filtering {
@@ -55,11 +57,15 @@ impl Download {
         Self {
             incoming,
             filtering: filter.map(filtering),
+            front: Bytes::new(),
         }
     }
 
     /// The next part, as it comes.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if !self.front.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.front))));
+        }
         let Some(filtering) = &mut self.filtering else {
             return self.incoming.poll_data(cx);
         };
@@ -105,6 +111,7 @@ impl Download {
     /// All of it, when it came together with the head, or was read ahead; then it is through.
     pub(crate) fn take_whole(&mut self) -> Option<Bytes> {
         match &mut self.filtering {
+            _ if !self.front.is_empty() => None,
             None => self.incoming.take_whole(),
             Some(filtering) if filtering.ended && !filtering.ahead.is_empty() => {
                 Some(std::mem::take(&mut filtering.ahead))
@@ -113,9 +120,15 @@ impl Download {
         }
     }
 
+    /// Puts back what was taken, in front of what is to come.
+    pub(crate) fn put_back(&mut self, taken: Bytes) {
+        self.front = taken;
+    }
+
     /// Whether it is through.
     pub(crate) fn is_end(&self) -> bool {
         match &self.filtering {
+            _ if !self.front.is_empty() => false,
             None => self.incoming.is_end(),
             Some(filtering) => filtering.ended && filtering.ahead.is_empty(),
         }
@@ -129,6 +142,7 @@ impl Download {
     /// How much is to come.
     pub(crate) fn size_hint(&self) -> SizeHint {
         match &self.filtering {
+            _ if !self.front.is_empty() => SizeHint::default(),
             None => self.incoming.size_hint(),
             Some(_) => SizeHint::default(),
         }

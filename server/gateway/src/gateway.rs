@@ -11,6 +11,7 @@ use crate::ledger::Ledger;
 use crate::listen::{Crowd, Listening, TlsError};
 use crate::metrics::{self, Metrics, Series, Text};
 use crate::seen::AccessLog;
+use crate::once::Once;
 use crate::server::{self, Shared, Worker};
 use crate::source::{SnapshotSource, UsageSink};
 use crate::tables::Tables;
@@ -90,6 +91,7 @@ impl Gateway {
             crowd: Crowd::new(&config),
             gates: gates.collect(),
             cache: Cache::new(config.limits.cache_bytes, config.limits.cache_wait),
+            once: Once::new(config.limits.idempotency_bytes),
             limits: config.limits,
             tables,
             ledger,

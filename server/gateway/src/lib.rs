@@ -299,6 +299,7 @@ mod ledger;
 mod limit;
 mod listen;
 mod metrics;
+mod once;
 mod quote;
 mod rate;
 mod record;

@@ -127,6 +127,14 @@ refusals! {
     UpstreamUnavailable = 55, SERVICE_UNAVAILABLE, "upstream-unavailable", "The service behind the gateway is not available just now", "/docs";
     /// The client wants nothing but a kept answer, and none is kept.
     NotCached = 60, GATEWAY_TIMEOUT, "not-cached", "No answer is kept", "/docs";
+    /// Repeats must be told by a key, and there is none.
+    IdempotencyKeyMissing = 61, BAD_REQUEST, "idempotency-key-missing", "An Idempotency-Key is needed", "/docs";
+    /// The first request with the key is under way.
+    IdempotencyBusy = 62, CONFLICT, "idempotency-busy", "The first request with this key is under way", "/docs";
+    /// The key was used for another request.
+    IdempotencyReused = 63, UNPROCESSABLE_ENTITY, "idempotency-reused", "The key was used for another request", "/docs";
+    /// The request was done, and its answer is not kept.
+    IdempotencyLost = 64, CONFLICT, "idempotency-lost", "The first answer is not kept", "/docs";
     /// The body is no JSON, or can be read in more than one way, where it must be checked.
     BodyUnclear = 50, BAD_REQUEST, "body-unclear", "The request's body is not JSON that has one reading", "/docs";
     /// The body is compressed where it must be checked.

@@ -1,6 +1,7 @@
 //! A worker thread: its sockets, and the five phases in order for each request.
 
 mod cached;
+mod once;
 
 use crate::admit::{self, Admission};
 use crate::authenticate::{self, Arrival, Caller, Callers, Known};
@@ -19,6 +20,7 @@ use crate::http1::Invalid;
 use crate::identity::{About, Identities, JWKS_PATH};
 use crate::ledger::Ledger;
 use crate::listen::{self, Client, Crowd, Listening, Peer};
+use crate::once::Once;
 use crate::metrics::{Kind, Metrics, Phase};
 use crate::quote;
 use crate::record::Open;
@@ -35,6 +37,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use model::policy::{IdentityForm, SharedBy};
 use model::{Clock, KeyId, Random, RequestId, Time};
 use socket2::SockRef;
+use self::once::Turn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -63,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) listening: Listening,
     pub(crate) cache: Arc<Cache>,
+    pub(crate) once: Arc<Once>,
     /// Of the worker threads, in their order.
     pub(crate) gates: Vec<Arc<Gate>>,
 }
@@ -401,6 +405,14 @@ impl<'a> Exchange<'a> {
                     return self.answer_kept(ready, &kept);
                 }
                 Ok(None) => {}
+                Err(refused) => return Err(Early::new(Some(ready.open), refused)),
+            }
+        }
+        if ready.route.idempotency.is_some() {
+            match Box::pin(self.claim(client, &mut ready)).await {
+                Ok(Turn::Plain) => {}
+                Ok(Turn::First(claim)) => return Box::pin(self.first(client, ready, claim)).await,
+                Ok(Turn::Replay(saved)) => return self.replay(ready, &saved),
                 Err(refused) => return Err(Early::new(Some(ready.open), refused)),
             }
         }

@@ -1,7 +1,7 @@
 //! What is done with the requests of one route.
 
 use super::{
-    AddressRange, AuthPolicy, CachePolicy, Cors, Gate, HeaderEdits, HostPattern, PolicyError, RateRule, Rewrite,
+    AddressRange, AuthPolicy, CachePolicy, Cors, Gate, HeaderEdits, HostPattern, Idempotency, PolicyError, RateRule, Rewrite,
     Segment, check_in_flight, check_rate_rules, is_header_name, wrong,
 };
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,9 @@ pub struct RoutePolicy {
     /// Which answers are kept and given again; none means none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<CachePolicy>,
+    /// How repeats of a request with an `Idempotency-Key` are answered; none means that it is the upstream's affair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<Idempotency>,
 }
 
 fn is_zero(n: &i32) -> bool {
@@ -114,6 +117,7 @@ impl RoutePolicy {
         }
         self.auth.check()?;
         self.cache.as_ref().map_or(Ok(()), CachePolicy::check)?;
+        self.idempotency.as_ref().map_or(Ok(()), Idempotency::check)?;
         self.request_headers.check("request_headers")?;
         self.answer_headers.check("answer_headers")?;
         self.rewrite.as_ref().map_or(Ok(()), |r| r.check(path))?;

@@ -17,6 +17,7 @@ mod object;
 mod store;
 
 pub(crate) use fill::Fill;
+pub(crate) use object::copied;
 
 use crate::feature_gates::Closed;
 use crate::headers;

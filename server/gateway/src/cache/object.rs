@@ -244,7 +244,7 @@ impl Object {
         let copied = |v: HeaderValue| HeaderValue::from_bytes(v.as_bytes()).ok();
         Self {
             status,
-            headers: compact(headers, now),
+            headers: compact(headers, &NOT_KEPT, now),
             body: Bytes::copy_from_slice(body),
             vary: keeping.vary,
             validators: Validators {
@@ -381,9 +381,14 @@ impl Object {
     }
 }
 
-/// A copy of headers whose values lie in one buffer of their own; with a date.
-fn compact(headers: &HeaderMap, now: Time) -> HeaderMap {
-    let kept = || headers.iter().filter(|(name, _)| !NOT_KEPT.contains(name));
+/// A copy of an answer's headers in memory of their own, with a date.
+pub(crate) fn copied(headers: &HeaderMap, now: Time) -> HeaderMap {
+    compact(headers, &[header::CONTENT_LENGTH], now)
+}
+
+/// A copy of headers without some, whose values lie in one buffer of their own; with a date.
+fn compact(headers: &HeaderMap, without: &[HeaderName], now: Time) -> HeaderMap {
+    let kept = || headers.iter().filter(|(name, _)| !without.contains(name));
     let mut all = BytesMut::with_capacity(kept().map(|(_, v)| v.len()).sum());
     for (_, value) in kept() {
         all.put_slice(value.as_bytes());

@@ -127,6 +127,11 @@ impl Gates {
         Ok((*method != Method::HEAD).then(filter))
     }
 
+    /// What is left out of answers, in a form to be compared; empty when nothing is.
+    pub(crate) fn hidden(&self, closed: Closed) -> String {
+        if self.hides(closed) { self.mark(closed) } else { String::new() }
+    }
+
     fn mark_tag(&self, closed: Closed, headers: &mut HeaderMap) {
         headers.remove(header::LAST_MODIFIED);
         let Some(tag) = headers.remove(header::ETAG) else {

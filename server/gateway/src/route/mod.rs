@@ -33,7 +33,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 use model::access;
 use model::catalogue::StatusSet;
-use model::policy::{AddressRange, Protocol, RoutePolicy, Segment, segments};
+use model::policy::{AddressRange, Idempotency, Protocol, RoutePolicy, Segment, segments};
 use model::snapshot::{Entitlement, RouteRecord, Routing};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -71,6 +71,8 @@ pub(crate) struct Route {
     pub(crate) gates: Gates,
     /// Which answers are kept.
     pub(crate) cache: Option<CacheRule>,
+    /// How repeats are answered.
+    pub(crate) idempotency: Option<Idempotency>,
     /// Whether its requests may change what some route keeps answers about.
     pub(crate) changes: bool,
     allow: Vec<AddressRange>,
@@ -108,6 +110,7 @@ impl Route {
                 let upstream = told.upstreams.iter().find(|u| u.number == record.upstream);
                 CacheRule::compile(cache, record, upstream)
             }),
+            idempotency: policy.idempotency.clone(),
             changes: told.routes.iter().any(|r| r.policy.cache.is_some()),
             cors: policy.cors.as_ref().map(Cors::compile),
             target: target.map_err(|e| unusable(&e))?,

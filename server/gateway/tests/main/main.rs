@@ -19,6 +19,7 @@ mod health;
 mod hostile_upstream;
 mod http2_abuse;
 mod http2_upstream;
+mod idempotency;
 mod kill;
 mod limits;
 mod metrics;

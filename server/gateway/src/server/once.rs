@@ -1,0 +1,168 @@
+//! Requests that are done once, between admission and the upstream.
+
+use super::{Early, Exchange, Ready};
+use crate::body::{self, Answer, BodyError};
+use crate::cache;
+use crate::download::Download;
+use crate::headers::Short;
+use crate::listen::Client;
+use crate::once::{self, Claim, Claimed, IDEMPOTENT_REPLAYED, Owner, Saved};
+use crate::refusal::{Refusal, Refused};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Response, header};
+use model::KeyId;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// What there is for a request on a route with idempotency.
+pub(super) enum Turn {
+    /// It has no key, and is done like others.
+    Plain,
+    /// It is the first with its key.
+    First(Claim),
+    Replay(Arc<Saved>),
+}
+
+impl Exchange<'_> {
+    /// Claims the request's key, if it has one. Reads its body.
+    pub(super) async fn claim(&self, client: &Client, ready: &mut Ready) -> Result<Turn, Refused> {
+        let Some(policy) = ready.route.idempotency.as_ref().filter(|_| !self.grpc && !self.websocket) else {
+            return Ok(Turn::Plain);
+        };
+        let Some(key) = once::key(policy, &ready.parts)? else {
+            return Ok(Turn::Plain);
+        };
+        let account = &ready.caller.key.account;
+        let owner = Owner {
+            consumer: account.consumer,
+            address: (ready.caller.key.id == KeyId::NONE).then_some(client.address),
+            environment: account.environment,
+            route: ready.route.number,
+        };
+        let place = once::place(&owner, key);
+        let body = match &mut ready.upload {
+            Some(upload) => upload.read(once::BODY_MOST).await.map_err(body::refused)?,
+            None => Bytes::new(),
+        };
+        let hidden = ready.route.gates.hidden(ready.admission.closed);
+        let print = once::print(&ready.parts, &body, &hidden);
+        let shared = &self.worker.shared;
+        let claimed = shared.once.claim(place, print, policy.keep_s, shared.clock.steady_ns());
+        if let Some(refused) = once::refused(&claimed) {
+            return Err(refused);
+        }
+        Ok(match claimed {
+            Claimed::Mine(claim) => Turn::First(claim),
+            Claimed::Answered(saved) => Turn::Replay(saved),
+            Claimed::Running | Claimed::Other | Claimed::Lost => Turn::Plain,
+        })
+    }
+
+    /// Phase five for a repeat: the first answer, which costs nothing.
+    pub(super) fn replay(&self, ready: Ready, saved: &Saved) -> Result<Response<Answer>, Early> {
+        let mut headers = saved.headers.clone();
+        headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        let body = (!saved.body.is_empty()).then(|| saved.body.clone());
+        self.answer_held(ready, (saved.status, headers, body), false)
+    }
+
+    /// Does a request to its end in a task of its own, so that a client that goes away does not leave open whether it
+    /// was done.
+    pub(super) async fn first(&self, client: &Client, ready: Ready, claim: Claim) -> Result<Response<Answer>, Early> {
+        let (worker, client) = (Arc::clone(self.worker), client.clone());
+        let (id, now, machine_now, started) = (self.id, self.now, self.machine_now, self.started);
+        let passed_ns = self.passed_ns.load(Ordering::Relaxed);
+        let task = tokio::spawn(async move {
+            let exchange = Exchange {
+                worker: &worker,
+                id,
+                id_text: Short::id(&id),
+                now,
+                machine_now,
+                started,
+                grpc: false,
+                websocket: false,
+                passed_ns: AtomicU64::new(passed_ns),
+            };
+            exchange.done_once(&client, ready, claim).await
+        });
+        task.await.unwrap_or_else(|_| {
+            let refused = Refused::new(Refusal::Overloaded, "The gateway is stopping.");
+            Err(Early::new(None, refused.retry_after(1)))
+        })
+    }
+
+    async fn done_once(&self, client: &Client, mut ready: Ready, claim: Claim) -> Result<Response<Answer>, Early> {
+        if let Err(refused) = self.let_in(&mut ready).await {
+            return Err(Early::new(Some(ready.open), refused));
+        }
+        let (status, headers, mut incoming) = match self.forward(client, &mut ready).await {
+            Ok(answered) => answered,
+            Err(refused) => return Err(Early::new(Some(ready.open), refused)),
+        };
+        let policy = ready.route.idempotency.clone().unwrap_or_default();
+        let clock = &self.worker.shared.clock;
+        if !once::is_final(&policy, status) {
+            drop(claim);
+            return self.answer(ready, status, headers, incoming, None);
+        }
+        let most = usize::try_from(policy.max_answer_bytes).unwrap_or(usize::MAX);
+        let gathered = if is_gathered(&headers, &incoming, most) {
+            gather(&mut incoming, most).await
+        } else {
+            Ok(None)
+        };
+        match gathered {
+            Ok(Some(body)) => {
+                let saved = Arc::new(Saved {
+                    status,
+                    headers: cache::copied(&headers, clock.security_now()),
+                    body,
+                });
+                claim.end(Some(Arc::clone(&saved)), clock.steady_ns());
+                let idle = self.worker.shared.limits.idle_per_upstream;
+                incoming.give_back(&self.worker.pool, Instant::now(), idle);
+                let body = (!saved.body.is_empty()).then(|| saved.body.clone());
+                self.answer_held(ready, (status, headers, body), true)
+            }
+            Ok(None) => {
+                claim.end(None, clock.steady_ns());
+                self.answer(ready, status, headers, incoming, None)
+            }
+            Err(error) => {
+                claim.end(None, clock.steady_ns());
+                let refused = body::broken_answer(error, &ready.route.upstream);
+                Err(Early::new(Some(ready.open), refused))
+            }
+        }
+    }
+}
+
+/// Whether an answer may be one that is kept, by its head.
+fn is_gathered(headers: &HeaderMap, incoming: &Download, most: usize) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse().ok());
+    let fits = length.is_none_or(|l: usize| l <= most);
+    fits && incoming.ends_for_sure() && !super::is_event_stream(headers)
+}
+
+/// The whole body; none when it is larger than `most`, and then it can be read from its beginning.
+async fn gather(incoming: &mut Download, most: usize) -> Result<Option<Bytes>, BodyError> {
+    let mut body = BytesMut::new();
+    if let Some(whole) = incoming.take_whole() {
+        body.extend_from_slice(&whole);
+    }
+    while body.len() <= most && !incoming.is_end() {
+        match poll_fn(|cx| incoming.poll_data(cx)).await.transpose()? {
+            Some(data) => body.extend_from_slice(&data),
+            None => break,
+        }
+    }
+    if body.len() > most {
+        incoming.put_back(body.freeze());
+        return Ok(None);
+    }
+    Ok(Some(Bytes::copy_from_slice(&body)))
+}
+

@@ -1,0 +1,274 @@
+//! Requests with an `Idempotency-Key` are done once, whoever repeats them and whatever becomes of the client.
+
+use crate::scripted::*;
+use crate::support::*;
+use model::ConsumerId;
+use model::access::Environment;
+use model::key::PlainKey;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+struct Once {
+    world: World,
+    upstream: Scripted,
+}
+
+/// An upstream that answers as the last segment of the path says, behind `/o/{*rest}`.
+async fn once(policy: &str) -> Once {
+    let number = AtomicUsize::new(0);
+    let upstream = Scripted::start(move |request| {
+        let n = number.fetch_add(1, Ordering::SeqCst) + 1;
+        let path = request.split(' ').nth(1).unwrap().split('?').next().unwrap();
+        let head = "HTTP/1.1 201 Created\r\nConnection: close\r\n";
+        match path.rsplit('/').next().unwrap() {
+            "empty" => vec![b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n".to_vec()],
+            "refused" => whole("422 Unprocessable Entity", "", &format!("#{n}")),
+            "failed" => whole("500 Internal Server Error", "", &format!("#{n}")),
+            "later" => whole("503 Service Unavailable", "Retry-After: 1\r\n", &format!("#{n}")),
+            "broken" => Vec::new(),
+            "half" => vec![format!("{head}Content-Length: 10\r\n\r\n#{n}").into_bytes()],
+            "large" => whole("201 Created", "", &format!("#{n} {}", "x".repeat(100_000))),
+            "chunked" => vec![format!("{head}Transfer-Encoding: chunked\r\n\r\n2\r\n#{n}\r\n0\r\n\r\n").into_bytes()],
+            "long" => vec![
+                format!("{head}Transfer-Encoding: chunked\r\n\r\n13880\r\n{}\r\n", "x".repeat(80_000)).into_bytes(),
+                format!("2\r\n#{n}\r\n0\r\n\r\n").into_bytes(),
+            ],
+            _ => whole("201 Created", "X-Own: 1\r\nLocation: /o/1\r\nSet-Cookie: a=b\r\n", &format!("#{n}")),
+        }
+    })
+    .await;
+    Once::behind(upstream, policy).await
+}
+
+impl Once {
+    async fn behind(upstream: Scripted, policy: &str) -> Self {
+        let policy = format!("{{\"idempotency\": {policy}}}");
+        let routes = [("once", "/o/{*rest}", policy.as_str()), ("other", "/p/{*rest}", policy.as_str())];
+        let world = upstream.world(&routes).await;
+        Self { world, upstream }
+    }
+
+    fn head(&self, key: &PlainKey, line: &str, lines: &str, body: &str) -> String {
+        let (key, length) = (key.reveal(), body.len());
+        format!("{line} HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nContent-Length: {length}\r\n{lines}")
+    }
+
+    async fn send(&self, line: &str, lines: &str, body: &str) -> Reply {
+        self.world.send(&self.head(&self.world.key, line, lines, body), body).await
+    }
+
+    async fn post(&self, path: &str, key: &str) -> Reply {
+        self.send(&format!("POST {path}"), &format!("Idempotency-Key: {key}\r\n"), "a body").await
+    }
+
+    fn done(&self) -> usize {
+        self.upstream.requests().len()
+    }
+}
+
+fn replayed(reply: &Reply) -> bool {
+    reply.header("idempotent-replayed") == Some("true")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_gets_the_first_answer_and_costs_nothing() {
+    let once = once("{}").await;
+    for path in ["/o/plain", "/o/chunked", "/o/empty", "/o/refused"] {
+        let before = once.done();
+        let first = once.post(path, "one").await;
+        let again = once.post(path, "one").await;
+        assert_eq!(again.status, first.status, "{path}");
+        assert!(!replayed(&first) && replayed(&again), "{path}");
+        assert_eq!(once.done() - before, 1, "{path}");
+        assert!(String::from_utf8_lossy(&again.body).contains('#') || path == "/o/empty");
+        let clear = |r: &Reply| if r.header("transfer-encoding").is_some() { r.body[3..5].to_vec() } else { r.body.clone() };
+        assert_eq!(clear(&again), clear(&first), "{path}");
+        for same in ["x-own", "location", "set-cookie"] {
+            assert_eq!(again.header(same), first.header(same), "{path}");
+        }
+        assert_ne!(again.header("x-request-id"), first.header("x-request-id"));
+        assert!(has_line(&once.upstream.last(), "idempotency-key: one"));
+        // A key of one path is another request's at the next: each path has its own.
+        once.world.clock.advance(86_400_001);
+        assert!(!replayed(&once.post(path, "one").await), "{path}: a day later it is new");
+        once.world.clock.advance(86_400_001);
+    }
+    let rows = once.world.shipped().await;
+    let units: Vec<u32> = rows.iter().map(|r| r.units).collect();
+    assert_eq!(units, [1, 0, 1, 1, 0, 1, 1, 0, 1, 0, 0, 0], "{rows:?}");
+    assert_eq!(rows[1].status, 201);
+}
+
+fn has_line(request: &str, line: &str) -> bool {
+    request.to_ascii_lowercase().contains(&format!("\r\n{line}\r\n"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_belongs_to_one_consumer_environment_and_route() {
+    let once = once("{}").await;
+    let first = once.post("/o/plain", "one").await;
+    let second = PlainKey::generate("tp", Environment::Live, &*once.world.random);
+    once.world.plane.put_key(key_record(&second, once.world.consumer));
+    let mut others = Vec::new();
+    for (number, environment) in [(1u128, Environment::Test), (3, Environment::Live)] {
+        let id = ConsumerId::from_bits(number << 80);
+        let mut e = entitlement(id);
+        e.environment = environment;
+        let key = PlainKey::generate("tp", environment, &*once.world.random);
+        once.world.plane.put_entitlement(e);
+        once.world.plane.put_key(key_record(&key, id));
+        others.push(key);
+    }
+    once.world.synced().await;
+    let lines = "Idempotency-Key: \"one\"\r\n";
+    let ask = async |key: &PlainKey, path: &str| {
+        let head = once.head(key, &format!("POST {path}"), lines, "a body");
+        once.world.send(&head, "a body").await
+    };
+    let same = ask(&second, "/o/plain").await;
+    assert!(replayed(&same) && same.body == first.body, "another key of the consumer");
+    for key in &others {
+        let reply = ask(key, "/o/plain").await;
+        assert!(!replayed(&reply) && reply.body != first.body);
+    }
+    assert!(!replayed(&ask(&second, "/p/plain").await));
+    assert_eq!(once.done(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_good_for_one_request() {
+    let once = once("{}").await;
+    let _ = once.post("/o/plain", "one").await;
+    let lines = "Idempotency-Key: one\r\n";
+    for (line, more, body) in [
+        ("PUT /o/plain", "", "a body"),
+        ("POST /o/plainer", "", "a body"),
+        ("POST /o/plain?x=1", "", "a body"),
+        ("POST /o/plain", "", "a bodz"),
+        ("POST /o/plain", "", ""),
+        ("POST /o/plain", "Content-Type: text/plain\r\n", "a body"),
+    ] {
+        let reply = once.send(line, &format!("{lines}{more}"), body).await;
+        assert_eq!((reply.status, reply.problem().as_str()), (422, "idempotency-reused"), "{line} {body}");
+    }
+    assert_eq!(once.done(), 1);
+    assert!(!replayed(&once.send("GET /o/plain", lines, "").await), "what changes nothing needs no key");
+    assert_eq!(once.done(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_may_insist_on_a_key() {
+    let required = once("{\"required\": true}").await;
+    let without = required.send("POST /o/plain", "", "a").await;
+    assert_eq!((without.status, without.problem().as_str()), (400, "idempotency-key-missing"));
+    assert_eq!(required.send("DELETE /o/plain", "", "").await.status, 201);
+    for bad in ["", "\"\"", &"x".repeat(256), "a\r\nIdempotency-Key: b"] {
+        assert_eq!(required.post("/o/plain", bad).await.problem(), "bad-request", "{bad}");
+    }
+    let large = "x".repeat(60 << 10);
+    let fits = required.send("POST /o/plain", "Idempotency-Key: large\r\n", &large).await;
+    assert_eq!(fits.status, 201);
+    assert!(required.upstream.last().ends_with(&large));
+    let optional = once("{}").await;
+    assert_eq!(optional.send("POST /o/plain", "", "a").await.status, 201);
+    assert_eq!(optional.send("POST /o/plain", "", "a").await.body, b"#2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_may_be_done_again() {
+    let plain = once("{}").await;
+    for (path, status) in [("/o/failed", 500), ("/o/later", 503), ("/o/broken", 502)] {
+        let before = plain.done();
+        for _ in 0..2 {
+            let reply = plain.post(path, path).await;
+            assert_eq!((reply.status, replayed(&reply)), (status, false), "{path}");
+        }
+        assert_eq!(plain.done() - before, 2, "{path}");
+    }
+    let keeping = once("{\"keep_failures\": true}").await;
+    for (path, kept) in [("/o/failed", true), ("/o/later", false), ("/o/broken", false)] {
+        let _ = keeping.post(path, path).await;
+        assert_eq!(replayed(&keeping.post(path, path).await), kept, "{path}");
+    }
+}
+
+/// It was done, and is not done twice; nobody is told that it was not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_kept_is_not_replaced_by_doing_it_again() {
+    let once = once("{\"max_answer_bytes\": 50000}").await;
+    for (path, status, ends_with) in [("/o/large", 201, "xxx"), ("/o/long", 201, "\r\n2\r\n#2\r\n0\r\n\r\n"), ("/o/half", 201, "#3")] {
+        let first = once.post(path, path).await;
+        let text = String::from_utf8_lossy(&first.body).into_owned();
+        assert!(first.status == status || path == "/o/half", "{path}");
+        assert!(text.ends_with(ends_with) || path == "/o/half", "{path}");
+        let again = once.post(path, path).await;
+        assert_eq!((again.status, again.problem().as_str()), (409, "idempotency-lost"), "{path}");
+    }
+    assert_eq!(once.done(), 3);
+}
+
+/// An upstream that answers each request only when it is let.
+async fn gated() -> (Once, Arc<AtomicUsize>) {
+    let gate = Arc::new(AtomicUsize::new(0));
+    let (seen, open) = (AtomicUsize::new(0), Arc::clone(&gate));
+    let upstream = Scripted::start(move |_| {
+        let n = seen.fetch_add(1, Ordering::SeqCst);
+        tokio::task::block_in_place(|| {
+            for _ in 0..5_000 {
+                if open.load(Ordering::SeqCst) > n {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        whole("201 Created", "", &format!("#{n}"))
+    })
+    .await;
+    (Once::behind(upstream, "{}").await, gate)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_repeat_while_the_first_is_under_way_is_told_to_wait() {
+    let (once, gate) = gated().await;
+    let head = once.head(&once.world.key, "POST /o/a", "Idempotency-Key: one\r\nConnection: close\r\n", "a body");
+    let (addr, text) = (once.world.addr, format!("{head}\r\na body"));
+    let first = tokio::spawn(async move { Reply::parse(&raw(addr, text.as_bytes()).await) });
+    until(|| once.done() == 1).await;
+    let busy = once.post("/o/a", "one").await;
+    assert_eq!((busy.status, busy.problem().as_str()), (409, "idempotency-busy"));
+    assert_eq!(busy.header("retry-after"), Some("1"));
+    gate.store(1, Ordering::SeqCst);
+    assert_eq!(first.await.unwrap().body, b"#0");
+    let again = once.post("/o/a", "one").await;
+    assert!(replayed(&again) && again.body == b"#0");
+    assert_eq!(once.done(), 1);
+}
+
+/// The reason to repeat at all: the answer did not arrive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_client_that_goes_away_finds_what_it_asked_for_done() {
+    let (once, gate) = gated().await;
+    let head = once.head(&once.world.key, "POST /o/a", "Idempotency-Key: one\r\n", "a body");
+    let mut stream = TcpStream::connect(once.world.addr).await.unwrap();
+    stream.write_all(format!("{head}\r\na body").as_bytes()).await.unwrap();
+    until(|| once.done() == 1).await;
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(once.post("/o/a", "one").await.problem(), "idempotency-busy", "it goes on");
+    gate.store(10, Ordering::SeqCst);
+    for _ in 0..1_000 {
+        let reply = once.post("/o/a", "one").await;
+        if reply.status == 201 {
+            assert!(replayed(&reply) && reply.body == b"#0");
+            assert_eq!(once.done(), 1);
+            let rows = once.world.shipped().await;
+            assert_eq!(rows.iter().map(|r| r.units).sum::<u32>(), 1, "it is billed once");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("its answer never came");
+}
