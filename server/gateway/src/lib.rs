@@ -213,12 +213,12 @@
 //! ```
 //!
 //! A route with `cache` keeps answers to GET for as long as they say themselves (RFC 9111; `Cache-Control`, `Expires`,
-//! `Age`, `Vary`), or `default_ttl_s`; nothing is guessed. Not kept: `private`, `no-store`, `Set-Cookie`, `Vary: *`, event
-//! streams, parts, failures, and what broke off or ends with its connection. Requests with a range, a body, or a cookie or
-//! `Authorization` of the client's own go by. HEAD, `If-None-Match` and `If-Modified-Since` are answered from what is kept;
-//! what is stale is confirmed by its `ETag` or `Last-Modified`, and never given when the upstream fails. A request that
-//! changes something (any other method, answered 2xx or 3xx) makes what is kept about the same address, for all callers,
-//! useless. Who shares an answer, and what the upstream is therefore not told, is said in
+//! `Age`, `Vary`), or `default_ttl_s`; nothing is guessed. Not kept: `private`, `no-store`, `Set-Cookie`, `Vary: *`,
+//! event streams, parts, failures, and what broke off or ends with its connection. Requests with a range, a body, or a
+//! cookie or `Authorization` of the client's own go by. HEAD, `If-None-Match` and `If-Modified-Since` are answered from
+//! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified`, and never given when the upstream fails.
+//! A request that changes something (any other method, answered 2xx or 3xx) makes what is kept about the same address,
+//! for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
 //! [`model::policy::CachePolicy`].
 //!
 //! The cache is asked behind authentication, gates and every limit, and before a request queues for its upstream. A hit
@@ -227,6 +227,25 @@
 //! All answers together take [`Limits::cache_bytes`] at most, a quarter of it for those on their way; what was not used
 //! for longest goes first. They are this gateway's own, are not kept over a restart, and go when the route or its
 //! upstream is published anew, or when an administrator forgets them ([`model::snapshot::Purge`]).
+//!
+//! # Repeats
+//!
+//! ```toml
+//! [routes.policy]
+//! idempotency = { required = true, keep_s = 86400, max_answer_bytes = 65536 }
+//! ```
+//!
+//! On a route with `idempotency` a request with an `Idempotency-Key` and any method but GET and HEAD is done once: a
+//! repeat gets the first answer, with `Idempotent-Replayed: true`, and is recorded with no units. A key belongs to the
+//! consumer, the environment and the route; it is good for one method, path, query, content type and body (of at most 1
+//! MiB), and with another 422 is answered. While the first is under way, a repeat gets 409 with `Retry-After`. The
+//! first goes on to its end when its client goes away. Kept is every answer of the upstream but 429, 503 and, unless
+//! `keep_failures` says so, other failures: after those, and when the upstream gave no answer at all, a repeat is done
+//! anew, so an upstream that may have done the work without answering should look at the key, which reaches it, too.
+//! What was done and whose answer is not kept (larger than `max_answer_bytes`, broken off, without a certain end, an
+//! event stream, or pushed out of [`Limits::idempotency_bytes`]) is not done again: 409. A repeat needs what a request
+//! needs: a valid key, and room in limits and quota for the moment. All of it is in the memory of this gateway: behind
+//! a balancer repeats must come to the gateway that had the first, and a restart forgets.
 //!
 //! # Callers with a token, callers without anything
 //!

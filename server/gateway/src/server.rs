@@ -3,6 +3,7 @@
 mod cached;
 mod once;
 
+use self::once::Turn;
 use crate::admit::{self, Admission};
 use crate::authenticate::{self, Arrival, Caller, Callers, Known};
 use crate::body::{self, Answer, Progress, Stream, Upload};
@@ -20,8 +21,8 @@ use crate::http1::Invalid;
 use crate::identity::{About, Identities, JWKS_PATH};
 use crate::ledger::Ledger;
 use crate::listen::{self, Client, Crowd, Listening, Peer};
-use crate::once::Once;
 use crate::metrics::{Kind, Metrics, Phase};
+use crate::once::Once;
 use crate::quote;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
@@ -37,7 +38,6 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use model::policy::{IdentityForm, SharedBy};
 use model::{Clock, KeyId, Random, RequestId, Time};
 use socket2::SockRef;
-use self::once::Turn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! What is done with the requests of one route.
 
 use super::{
-    AddressRange, AuthPolicy, CachePolicy, Cors, Gate, HeaderEdits, HostPattern, Idempotency, PolicyError, RateRule, Rewrite,
-    Segment, check_in_flight, check_rate_rules, is_header_name, wrong,
+    AddressRange, AuthPolicy, CachePolicy, Cors, Gate, HeaderEdits, HostPattern, Idempotency, PolicyError, RateRule,
+    Rewrite, Segment, check_in_flight, check_rate_rules, is_header_name, wrong,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -3,9 +3,9 @@
 //! Whoever asks was authenticated and admitted before: a kept answer is for those who may have it. What it is found by
 //! holds the route as it is published with its upstream, the environment, host, scheme, path and query as they came,
 //! the gates that are closed, who shares it, and for answers that several consumers share every header of the client
-//! that reaches the upstream. Nothing else that a client can choose reaches it (`Rule::lets_through`), so no answer can be made
-//! for another client that did not come about by that client's own words. `control` reads `Cache-Control`, `object` says how long an answer holds, `store` keeps
-//! it, `fill` gathers it on its way.
+//! that reaches the upstream. Nothing else that a client can choose reaches it (`Rule::lets_through`), so no answer can
+//! be made for another client that did not come about by that client's own words. `control` reads `Cache-Control`,
+//! `object` says how long an answer holds, `store` keeps it, `fill` gathers it on its way.
 //!
 //! Requests for the same wait for the first, for a time; when that one fails, or finds an answer that is not kept, they
 //! go themselves. What changes a resource, and what an administrator forgets, is counted: an answer that was asked for

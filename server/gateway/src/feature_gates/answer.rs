@@ -129,7 +129,11 @@ impl Gates {
 
     /// What is left out of answers, in a form to be compared; empty when nothing is.
     pub(crate) fn hidden(&self, closed: Closed) -> String {
-        if self.hides(closed) { self.mark(closed) } else { String::new() }
+        if self.hides(closed) {
+            self.mark(closed)
+        } else {
+            String::new()
+        }
     }
 
     fn mark_tag(&self, closed: Closed, headers: &mut HeaderMap) {

@@ -228,6 +228,12 @@ fn kept(text: &mut Text, shared: &Shared) {
     for (how, n) in shared.cache.results() {
         text.sample(&[("how", &how)], n);
     }
+    text.family(
+        "idempotency_bytes",
+        "gauge",
+        "Memory that idempotency keys and their answers take.",
+    )
+    .sample(&[], shared.once.bytes());
 }
 
 /// Requests in flight and waiting, here and of the upstreams that have a bound; subjects that rate limits know.

@@ -66,7 +66,10 @@ pub(crate) fn key<'a>(policy: &Idempotency, parts: &'a Parts) -> Result<Option<&
     };
     // A structured field's string, or the bare text that most clients send.
     let text = value.as_bytes().trim_ascii();
-    let bare = text.strip_prefix(b"\"").and_then(|t| t.strip_suffix(b"\"")).unwrap_or(text);
+    let bare = text
+        .strip_prefix(b"\"")
+        .and_then(|t| t.strip_suffix(b"\""))
+        .unwrap_or(text);
     if given.next().is_some() || bare.is_empty() || bare.len() > KEY_MOST {
         let detail = format!("There must be one Idempotency-Key, of 1 to {KEY_MOST} characters.");
         return Err(Refused::new(Refusal::BadRequest, detail));

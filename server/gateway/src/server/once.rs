@@ -28,7 +28,12 @@ pub(super) enum Turn {
 impl Exchange<'_> {
     /// Claims the request's key, if it has one. Reads its body.
     pub(super) async fn claim(&self, client: &Client, ready: &mut Ready) -> Result<Turn, Refused> {
-        let Some(policy) = ready.route.idempotency.as_ref().filter(|_| !self.grpc && !self.websocket) else {
+        let Some(policy) = ready
+            .route
+            .idempotency
+            .as_ref()
+            .filter(|_| !self.grpc && !self.websocket)
+        else {
             return Ok(Turn::Plain);
         };
         let Some(key) = once::key(policy, &ready.parts)? else {
@@ -74,6 +79,7 @@ impl Exchange<'_> {
         let (worker, client) = (Arc::clone(self.worker), client.clone());
         let (id, now, machine_now, started) = (self.id, self.now, self.machine_now, self.started);
         let passed_ns = self.passed_ns.load(Ordering::Relaxed);
+        let (route, seen) = (self.route, self.seen.clone());
         let task = tokio::spawn(async move {
             let exchange = Exchange {
                 worker: &worker,
@@ -82,6 +88,8 @@ impl Exchange<'_> {
                 now,
                 machine_now,
                 started,
+                route,
+                seen,
                 grpc: false,
                 websocket: false,
                 passed_ns: AtomicU64::new(passed_ns),
@@ -142,7 +150,9 @@ impl Exchange<'_> {
 
 /// Whether an answer may be one that is kept, by its head.
 fn is_gathered(headers: &HeaderMap, incoming: &Download, most: usize) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse().ok());
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|l| l.to_str().ok()?.parse().ok());
     let fits = length.is_none_or(|l: usize| l <= most);
     fits && incoming.ends_for_sure() && !super::is_event_stream(headers)
 }
@@ -165,4 +175,3 @@ async fn gather(incoming: &mut Download, most: usize) -> Result<Option<Bytes>, B
     }
     Ok(Some(Bytes::copy_from_slice(&body)))
 }
-

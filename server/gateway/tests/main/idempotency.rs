@@ -33,10 +33,18 @@ async fn once(policy: &str) -> Once {
             "large" => whole("201 Created", "", &format!("#{n} {}", "x".repeat(100_000))),
             "chunked" => vec![format!("{head}Transfer-Encoding: chunked\r\n\r\n2\r\n#{n}\r\n0\r\n\r\n").into_bytes()],
             "long" => vec![
-                format!("{head}Transfer-Encoding: chunked\r\n\r\n13880\r\n{}\r\n", "x".repeat(80_000)).into_bytes(),
+                format!(
+                    "{head}Transfer-Encoding: chunked\r\n\r\n13880\r\n{}\r\n",
+                    "x".repeat(80_000)
+                )
+                .into_bytes(),
                 format!("2\r\n#{n}\r\n0\r\n\r\n").into_bytes(),
             ],
-            _ => whole("201 Created", "X-Own: 1\r\nLocation: /o/1\r\nSet-Cookie: a=b\r\n", &format!("#{n}")),
+            _ => whole(
+                "201 Created",
+                "X-Own: 1\r\nLocation: /o/1\r\nSet-Cookie: a=b\r\n",
+                &format!("#{n}"),
+            ),
         }
     })
     .await;
@@ -46,7 +54,10 @@ async fn once(policy: &str) -> Once {
 impl Once {
     async fn behind(upstream: Scripted, policy: &str) -> Self {
         let policy = format!("{{\"idempotency\": {policy}}}");
-        let routes = [("once", "/o/{*rest}", policy.as_str()), ("other", "/p/{*rest}", policy.as_str())];
+        let routes = [
+            ("once", "/o/{*rest}", policy.as_str()),
+            ("other", "/p/{*rest}", policy.as_str()),
+        ];
         let world = upstream.world(&routes).await;
         Self { world, upstream }
     }
@@ -57,11 +68,18 @@ impl Once {
     }
 
     async fn send(&self, line: &str, lines: &str, body: &str) -> Reply {
-        self.world.send(&self.head(&self.world.key, line, lines, body), body).await
+        self.world
+            .send(&self.head(&self.world.key, line, lines, body), body)
+            .await
     }
 
     async fn post(&self, path: &str, key: &str) -> Reply {
-        self.send(&format!("POST {path}"), &format!("Idempotency-Key: {key}\r\n"), "a body").await
+        self.send(
+            &format!("POST {path}"),
+            &format!("Idempotency-Key: {key}\r\n"),
+            "a body",
+        )
+        .await
     }
 
     fn done(&self) -> usize {
@@ -84,7 +102,13 @@ async fn a_repeat_gets_the_first_answer_and_costs_nothing() {
         assert!(!replayed(&first) && replayed(&again), "{path}");
         assert_eq!(once.done() - before, 1, "{path}");
         assert!(String::from_utf8_lossy(&again.body).contains('#') || path == "/o/empty");
-        let clear = |r: &Reply| if r.header("transfer-encoding").is_some() { r.body[3..5].to_vec() } else { r.body.clone() };
+        let clear = |r: &Reply| {
+            if r.header("transfer-encoding").is_some() {
+                r.body[3..5].to_vec()
+            } else {
+                r.body.clone()
+            }
+        };
         assert_eq!(clear(&again), clear(&first), "{path}");
         for same in ["x-own", "location", "set-cookie"] {
             assert_eq!(again.header(same), first.header(same), "{path}");
@@ -93,7 +117,10 @@ async fn a_repeat_gets_the_first_answer_and_costs_nothing() {
         assert!(has_line(&once.upstream.last(), "idempotency-key: one"));
         // A key of one path is another request's at the next: each path has its own.
         once.world.clock.advance(86_400_001);
-        assert!(!replayed(&once.post(path, "one").await), "{path}: a day later it is new");
+        assert!(
+            !replayed(&once.post(path, "one").await),
+            "{path}: a day later it is new"
+        );
         once.world.clock.advance(86_400_001);
     }
     let rows = once.world.shipped().await;
@@ -129,7 +156,10 @@ async fn a_key_belongs_to_one_consumer_environment_and_route() {
         once.world.send(&head, "a body").await
     };
     let same = ask(&second, "/o/plain").await;
-    assert!(replayed(&same) && same.body == first.body, "another key of the consumer");
+    assert!(
+        replayed(&same) && same.body == first.body,
+        "another key of the consumer"
+    );
     for key in &others {
         let reply = ask(key, "/o/plain").await;
         assert!(!replayed(&reply) && reply.body != first.body);
@@ -152,10 +182,17 @@ async fn a_key_is_good_for_one_request() {
         ("POST /o/plain", "Content-Type: text/plain\r\n", "a body"),
     ] {
         let reply = once.send(line, &format!("{lines}{more}"), body).await;
-        assert_eq!((reply.status, reply.problem().as_str()), (422, "idempotency-reused"), "{line} {body}");
+        assert_eq!(
+            (reply.status, reply.problem().as_str()),
+            (422, "idempotency-reused"),
+            "{line} {body}"
+        );
     }
     assert_eq!(once.done(), 1);
-    assert!(!replayed(&once.send("GET /o/plain", lines, "").await), "what changes nothing needs no key");
+    assert!(
+        !replayed(&once.send("GET /o/plain", lines, "").await),
+        "what changes nothing needs no key"
+    );
     assert_eq!(once.done(), 2);
 }
 
@@ -163,13 +200,18 @@ async fn a_key_is_good_for_one_request() {
 async fn a_route_may_insist_on_a_key() {
     let required = once("{\"required\": true}").await;
     let without = required.send("POST /o/plain", "", "a").await;
-    assert_eq!((without.status, without.problem().as_str()), (400, "idempotency-key-missing"));
+    assert_eq!(
+        (without.status, without.problem().as_str()),
+        (400, "idempotency-key-missing")
+    );
     assert_eq!(required.send("DELETE /o/plain", "", "").await.status, 201);
     for bad in ["", "\"\"", &"x".repeat(256), "a\r\nIdempotency-Key: b"] {
         assert_eq!(required.post("/o/plain", bad).await.problem(), "bad-request", "{bad}");
     }
     let large = "x".repeat(60 << 10);
-    let fits = required.send("POST /o/plain", "Idempotency-Key: large\r\n", &large).await;
+    let fits = required
+        .send("POST /o/plain", "Idempotency-Key: large\r\n", &large)
+        .await;
     assert_eq!(fits.status, 201);
     assert!(required.upstream.last().ends_with(&large));
     let optional = once("{}").await;
@@ -199,13 +241,21 @@ async fn what_failed_may_be_done_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_not_kept_is_not_replaced_by_doing_it_again() {
     let once = once("{\"max_answer_bytes\": 50000}").await;
-    for (path, status, ends_with) in [("/o/large", 201, "xxx"), ("/o/long", 201, "\r\n2\r\n#2\r\n0\r\n\r\n"), ("/o/half", 201, "#3")] {
+    for (path, status, ends_with) in [
+        ("/o/large", 201, "xxx"),
+        ("/o/long", 201, "\r\n2\r\n#2\r\n0\r\n\r\n"),
+        ("/o/half", 201, "#3"),
+    ] {
         let first = once.post(path, path).await;
         let text = String::from_utf8_lossy(&first.body).into_owned();
         assert!(first.status == status || path == "/o/half", "{path}");
         assert!(text.ends_with(ends_with) || path == "/o/half", "{path}");
         let again = once.post(path, path).await;
-        assert_eq!((again.status, again.problem().as_str()), (409, "idempotency-lost"), "{path}");
+        assert_eq!(
+            (again.status, again.problem().as_str()),
+            (409, "idempotency-lost"),
+            "{path}"
+        );
     }
     assert_eq!(once.done(), 3);
 }
@@ -233,7 +283,12 @@ async fn gated() -> (Once, Arc<AtomicUsize>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_repeat_while_the_first_is_under_way_is_told_to_wait() {
     let (once, gate) = gated().await;
-    let head = once.head(&once.world.key, "POST /o/a", "Idempotency-Key: one\r\nConnection: close\r\n", "a body");
+    let head = once.head(
+        &once.world.key,
+        "POST /o/a",
+        "Idempotency-Key: one\r\nConnection: close\r\n",
+        "a body",
+    );
     let (addr, text) = (once.world.addr, format!("{head}\r\na body"));
     let first = tokio::spawn(async move { Reply::parse(&raw(addr, text.as_bytes()).await) });
     until(|| once.done() == 1).await;
@@ -257,7 +312,11 @@ async fn a_client_that_goes_away_finds_what_it_asked_for_done() {
     until(|| once.done() == 1).await;
     drop(stream);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(once.post("/o/a", "one").await.problem(), "idempotency-busy", "it goes on");
+    assert_eq!(
+        once.post("/o/a", "one").await.problem(),
+        "idempotency-busy",
+        "it goes on"
+    );
     gate.store(10, Ordering::SeqCst);
     for _ in 0..1_000 {
         let reply = once.post("/o/a", "one").await;
