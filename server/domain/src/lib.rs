@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod passwords;
 pub mod payments;
 pub mod provision;
+pub mod purges;
 pub mod recurring;
 pub mod sessions;
 pub mod settings;

@@ -2,7 +2,7 @@
 //! versions, usage and the ledger's cursor agree with each other.
 
 use crate::usage::settled;
-use crate::{Domain, DomainError, Result, catalogue, entitlements};
+use crate::{Domain, DomainError, Result, catalogue, entitlements, purges};
 use futures::TryStreamExt as _;
 use model::access::{Environment, Method};
 use model::snapshot::{
@@ -28,7 +28,8 @@ pub async fn changes_since(domain: &Domain, ledger: &str, version: i64) -> Resul
     // Versions become visible in order, so whatever is at or below the highest one visible is visible too.
     let newest = sqlx::query!(
         r#"SELECT greatest((SELECT max(version) FROM keys), (SELECT max(version) FROM entitlements),
-                           (SELECT max(version) FROM routing_state), 0) AS "newest!",
+                           (SELECT max(version) FROM routing_state),
+                           (SELECT max(version) FROM cache_purges), 0) AS "newest!",
                   (SELECT version FROM routing_state) AS "routing!",
                   coalesce((SELECT shipped_through FROM ledgers WHERE id = $1), 0) AS "shipped!""#,
         ledger,
@@ -44,7 +45,7 @@ pub async fn changes_since(domain: &Domain, ledger: &str, version: i64) -> Resul
         },
         keys: keys(&mut tx, version).await?,
         entitlements: entitlements(&mut tx, version, domain.clock.now()).await?,
-        purges: Vec::new(),
+        purges: purges::since(&mut tx, version).await?,
         shipped_through: u64::try_from(newest.shipped).unwrap_or(0),
     };
     tx.commit().await?;

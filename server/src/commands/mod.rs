@@ -1,6 +1,7 @@
 //! The command line: one module a noun.
 
 mod account;
+mod cache;
 mod check;
 mod demo;
 mod key;
@@ -53,6 +54,9 @@ enum Command {
     /// What is sold.
     #[command(subcommand)]
     Plan(plan::Plan),
+    /// Answers that gateways keep.
+    #[command(subcommand)]
+    Cache(cache::Cache),
     /// Check configuration, database and Stripe, and say what is wrong.
     Check(Box<Serving>),
 }
@@ -105,6 +109,7 @@ async fn with_schema(database: &Database, context: &Context, command: Command) -
         Command::Key(key) => key::run(context, key).await,
         Command::Usage(usage) => usage::run(context, usage).await,
         Command::Plan(plan) => plan::run(context, plan).await,
+        Command::Cache(cache) => cache::run(context, cache).await,
         Command::Serve(_) | Command::Check(_) => Ok(()),
     }
 }

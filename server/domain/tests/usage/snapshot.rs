@@ -2,6 +2,7 @@
 
 use super::{Under, batch, consumer, live, manager, record, routes};
 use crate::world::World;
+use domain::purges;
 use domain::snapshot::{changes_since, listen};
 use domain::usage::ship;
 use domain::{Domain, entitlements, keys};
@@ -190,4 +191,34 @@ async fn a_change_is_hinted() {
     keys::create(&world.domain, &manager(who), live("k")).await.unwrap();
     tokio::time::timeout(HANG, hints.next()).await.expect("a hint");
     assert_eq!(changes_since(&world.domain, "a", 0).await.unwrap().keys.len(), 1);
+}
+
+/// Every gateway hears of it once, however often the same is purged, and one that starts later forgets nothing it has not.
+#[tokio::test]
+async fn a_purge_is_told_to_gateways_and_written_down() {
+    let world = World::new().await;
+    let provider = domain::Provider::console();
+    let purge = async |route: Option<&str>, path: &str| purges::purge(&world.domain, &provider, route, path).await;
+    let before = changes_since(&world.domain, "a", 0).await.unwrap();
+    assert!(before.purges.is_empty());
+    for _ in 0..2 {
+        purge(None, "/v1/countries").await.unwrap();
+    }
+    purge(None, "").await.unwrap();
+    let told = changes_since(&world.domain, "a", before.version).await.unwrap();
+    let prefixes: Vec<_> = told.purges.iter().map(|p| (p.route, p.path_prefix.as_str())).collect();
+    assert!(prefixes.len() == 2 && prefixes.contains(&(None, "")) && prefixes.contains(&(None, "/v1/countries")));
+    assert!(told.routing.is_none(), "routes are not told anew");
+    let after = changes_since(&world.domain, "a", told.version).await.unwrap();
+    assert!(after.purges.is_empty() && after.version == told.version);
+    purge(None, "/v1/countries").await.unwrap();
+    let again = changes_since(&world.domain, "a", told.version).await.unwrap();
+    assert_eq!(again.purges.len(), 1);
+    assert!(purge(Some("nowhere"), "").await.is_err() && purge(None, "v1").await.is_err());
+    assert_eq!(
+        world
+            .count("SELECT count(*) FROM audit_log WHERE action = 'cache.purge'")
+            .await,
+        4
+    );
 }
