@@ -1,12 +1,14 @@
 //! The listener for operators: alive, ready, measured. It has an address of its own and no secrets.
 
+use axum::Json;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use domain::Domain;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -25,13 +27,14 @@ pub(crate) struct Operations {
     pub(crate) draining: Arc<AtomicBool>,
 }
 
-/// `/healthz`, `/readyz`, `/metrics`.
+/// `/healthz`, `/readyz`, `/metrics`, and `/explain` for this machine.
 pub(crate) fn router(operations: Operations) -> Router {
     Router::new()
         // Asks nothing of anybody: an answer means that the process lives.
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/explain", post(explain))
         .with_state(operations)
 }
 
@@ -60,6 +63,25 @@ async fn ready(State(operations): State<Operations>) -> Response {
 async fn database_answers(domain: &Domain) -> bool {
     let ping = sqlx::query("SELECT 1").execute(&domain.pool);
     matches!(tokio::time::timeout(PING_LIMIT, ping).await, Ok(Ok(_)))
+}
+
+/// What would become of a request. It says what consumers pay for and have used, so it is for this machine alone, and
+/// being JSON that is posted, not for pages in a browser on it.
+async fn explain(
+    State(operations): State<Operations>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Json(question): Json<gateway::Question>,
+) -> Response {
+    if !peer.ip().to_canonical().is_loopback() {
+        return (StatusCode::FORBIDDEN, "Ask from the machine itself.\n").into_response();
+    }
+    let Some(gateway) = operations.gateway.as_ref().and_then(Weak::upgrade) else {
+        return (StatusCode::NOT_FOUND, "There is no gateway here.\n").into_response();
+    };
+    match gateway.explain(&question) {
+        Ok(explanation) => Json(explanation).into_response(),
+        Err(why) => (StatusCode::UNPROCESSABLE_ENTITY, why + "\n").into_response(),
+    }
 }
 
 async fn metrics(State(operations): State<Operations>) -> Response {

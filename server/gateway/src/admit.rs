@@ -46,7 +46,7 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    fn asked(&self) -> Asked<'a> {
+    pub(crate) fn asked(&self) -> Asked<'a> {
         Asked {
             account: &self.caller.key.account,
             key: self.caller.number(),
@@ -130,27 +130,50 @@ impl Foresight {
 
 /// Whether the caller may use the route at all; the gates of the route that it does not pass.
 fn permitted(request: &Request<'_>, terms: &Terms) -> Result<Closed, Refused> {
-    let Request { caller, route, .. } = *request;
     check_state(terms)?;
+    check_scope(request)?;
+    check_feature(request, terms)?;
+    check_gates(request, terms)
+}
+
+/// Refuses a key whose scope does not hold the route.
+pub(crate) fn check_scope(request: &Request<'_>) -> Result<(), Refused> {
+    let Request { caller, route, .. } = *request;
     if let Some(routes) = &caller.key.routes
         && !routes.contains(&route.number)
     {
         let detail = format!("This key's scope does not hold the route {}.", route.slug);
         return Err(Refused::new(Refusal::InsufficientScope, detail));
     }
-    let has = |feature: &str| terms.profile.features.iter().any(|f| f == feature) || caller.is_granted(feature);
-    if let Some(feature) = &route.feature
-        && !has(feature)
+    Ok(())
+}
+
+fn has(request: &Request<'_>, terms: &Terms, feature: &str) -> bool {
+    terms.profile.features.iter().any(|f| f == feature) || request.caller.is_granted(feature)
+}
+
+/// Refuses a caller without the feature that the route needs.
+pub(crate) fn check_feature(request: &Request<'_>, terms: &Terms) -> Result<(), Refused> {
+    if let Some(feature) = &request.route.feature
+        && !has(request, terms, feature)
     {
         let detail = format!("The plan {} does not include {feature}.", terms.profile.plan);
         return Err(Refused::new(Refusal::FeatureMissing, detail));
     }
-    let profile = &terms.profile;
-    let closed = route.gates.closed(has, request.parts);
-    route
-        .gates
-        .check_head(closed, request.parts.uri.query(), &profile.plan)?;
+    Ok(())
+}
+
+/// The gates of the route that the caller does not pass; refuses a request that needs one as a whole or by its query.
+pub(crate) fn check_gates(request: &Request<'_>, terms: &Terms) -> Result<Closed, Refused> {
+    let gates = &request.route.gates;
+    let closed = gates.closed(|feature| has(request, terms, feature), request.parts);
+    gates.check_head(closed, request.parts.uri.query(), &terms.profile.plan)?;
     Ok(closed)
+}
+
+/// The refusal by one rate limit.
+pub(crate) fn limited_by(limit: &rate::Peeked) -> Refused {
+    Refused::new(Refusal::RateLimited, format!("At most {}.", limit.words)).retry_after(limit.rate.seconds())
 }
 
 fn over_rate(limited: &rate::Limited) -> Refused {
@@ -164,7 +187,7 @@ const BUSY_RETRY_S: u64 = 1;
 
 /// The consumer's own bound is answered 429, as Stripe does: it has a hand in it. That of a route is not of its making:
 /// 503, which the RateLimit draft calls a temporarily reduced capacity.
-fn too_many(full: Full, terms: &Terms, route: &Route, now: Time) -> Refused {
+pub(crate) fn too_many(full: Full, terms: &Terms, route: &Route, now: Time) -> Refused {
     let refused = match full {
         Full::Plan(most) => {
             let detail = format!("At most {most} requests in flight. Wait for the answer to one of them.");
@@ -180,7 +203,8 @@ fn too_many(full: Full, terms: &Terms, route: &Route, now: Time) -> Refused {
     refused.retry_after(BUSY_RETRY_S)
 }
 
-fn check_state(terms: &Terms) -> Result<(), Refused> {
+/// Refuses accounts that may do nothing.
+pub(crate) fn check_state(terms: &Terms) -> Result<(), Refused> {
     let (refusal, detail) = match terms.suspended {
         None => return Ok(()),
         Some(Suspension::Payment) => (
@@ -196,7 +220,8 @@ fn check_state(terms: &Terms) -> Result<(), Refused> {
     Err(Refused::new(refusal, detail))
 }
 
-fn over_limit(over: Over, terms: &Terms, limit: &Limit, now: Time) -> Refused {
+/// The refusal by a meter's ceiling.
+pub(crate) fn over_limit(over: Over, terms: &Terms, limit: &Limit, now: Time) -> Refused {
     match over {
         Over::Quota => {
             let seconds = u64::try_from(now.ms_until(terms.period.end) / 1000 + 1).unwrap_or(1);

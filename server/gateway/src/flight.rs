@@ -35,9 +35,14 @@ pub(crate) enum Full {
     Route(u32),
 }
 
+/// Whether one more fits.
+fn fits(count: u32, most: u32) -> bool {
+    count < most
+}
+
 /// Takes a place below `most`; how many are left then.
 fn take(count: &AtomicU32, most: u32) -> Option<u32> {
-    let one_more = |n: u32| (n < most).then_some(n + 1);
+    let one_more = |n: u32| fits(n, most).then_some(n + 1);
     let before = count
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
         .ok()?;
@@ -56,6 +61,21 @@ impl RouteFlights {
 }
 
 impl Flight {
+    /// What [`Flight::take`] would say, with the requests in flight now: of the consumer, and on the route.
+    pub(crate) fn peek(
+        (account, plan_most): (&Account, Option<u32>),
+        (routes, route, route_most): (&RouteFlights, u16, Option<u32>),
+    ) -> (Result<(), Full>, [u32; 2]) {
+        let counts = [account.in_flight(), routes.of(route)].map(|c| c.load(Ordering::Relaxed));
+        let full = |count, most: &u32| !fits(count, *most);
+        let verdict = match (plan_most, route_most) {
+            (Some(most), _) if full(counts[0], &most) => Err(Full::Plan(most)),
+            (_, Some(most)) if full(counts[1], &most) => Err(Full::Route(most)),
+            _ => Ok(()),
+        };
+        (verdict, counts)
+    }
+
     /// Takes a place where a bound holds: of the consumer (how many it has left then), and on the route.
     pub(crate) fn take(
         (account, plan_most): (&Arc<Account>, Option<u32>),

@@ -1,10 +1,11 @@
 //! Starts and stops a gateway.
 
-use crate::authenticate::Callers;
+use crate::authenticate::{Arrival, Callers};
 use crate::balance as targets;
 use crate::cache::Cache;
 use crate::config::{AccessLogConfig, AccessLogTo, Config, Peppers};
 use crate::disk;
+use crate::explain::{Explanation, Knowledge, Question, explain};
 use crate::gate::Gate;
 use crate::identity::Identities;
 use crate::ledger::Ledger;
@@ -19,7 +20,7 @@ use crate::{shipper, sync, token};
 use model::{Clock, Random};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -207,6 +208,27 @@ impl Running {
             log.render(&mut text);
         }
         text.finish()
+    }
+
+    /// What would become of a request, with the limits as they are now; nothing is sent and nothing is taken.
+    ///
+    /// # Errors
+    /// When the question is none, or there are no routes yet; in words.
+    pub fn explain(&self, question: &Question) -> Result<Explanation, String> {
+        let shared = &self.shared;
+        let knowledge = Knowledge {
+            known: shared.known(),
+            trusted: &shared.listening.trusted,
+            gates: &shared.gates,
+            arrival: Arrival {
+                client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                now: shared.clock.now(),
+                machine_now: shared.clock.security_now(),
+                now_ns: shared.clock.steady_ns(),
+            },
+            live: true,
+        };
+        explain(&knowledge, question)
     }
 
     /// Opens the file of the access log anew, as after it was moved.

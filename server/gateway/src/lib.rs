@@ -279,6 +279,13 @@
 //! same, each is published a month before it signs and a month after, and whoever learns a pepper can sign. To take a
 //! stolen one out of use at once, begin with another pepper.
 //!
+//! # Seen from outside
+//!
+//! `metrics` counts per worker and is added up when it is read; a request costs it a few stores and five readings of the
+//! clock. `seen` is the access log: a request gathers what is told of it only while there is one, and a thread of its own
+//! writes. `explain` asks each decision of the request path without taking anything. Trace context (`traceparent`) passes
+//! through untouched.
+//!
 //! # Threads
 //!
 //! One current-thread runtime per worker with a listening socket of its own (`SO_REUSEPORT`), one thread that syncs the
@@ -302,6 +309,7 @@ mod date;
 mod disk;
 mod download;
 mod edits;
+mod explain;
 mod feature_gates;
 mod filter;
 mod flight;
@@ -319,6 +327,7 @@ mod limit;
 mod listen;
 mod metrics;
 mod once;
+mod own;
 mod quote;
 mod rate;
 mod record;
@@ -336,6 +345,7 @@ mod tunnel;
 mod upstream;
 
 pub use config::{AccessLogConfig, AccessLogTo, Config, Limits, Peppers, Share};
+pub use explain::{Decision, Explanation, Question, Verdict, explain_snapshot};
 pub use gateway::{Gateway, Running, StartError};
 pub use listen::{TlsError, TlsFiles};
 pub use refusal::Refusal;

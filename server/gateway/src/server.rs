@@ -23,6 +23,7 @@ use crate::ledger::Ledger;
 use crate::listen::{self, Client, Crowd, Listening, Peer};
 use crate::metrics::{Kind, Metrics, Phase};
 use crate::once::Once;
+use crate::own::{Own, Told};
 use crate::quote;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
@@ -35,8 +36,8 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
-use model::policy::{IdentityForm, SharedBy};
-use model::{Clock, KeyId, Random, RequestId, Time};
+use model::policy::IdentityForm;
+use model::{Clock, Random, RequestId, Time};
 use socket2::SockRef;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,8 +49,6 @@ use tokio::sync::{mpsc, watch};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often idle upstream connections are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
-/// Most headers that the gateway adds to a request.
-const OWN_HEADERS: usize = 12;
 /// Random bytes fetched at once: enough for 256 request ids.
 const RANDOM_BYTES: usize = 4096;
 
@@ -79,7 +78,7 @@ impl Shared {
         }
     }
 
-    fn known(&self) -> Known<'_> {
+    pub(crate) fn known(&self) -> Known<'_> {
         Known {
             tables: &self.tables,
             peppers: &self.peppers,
@@ -167,26 +166,6 @@ pub(crate) async fn serve(worker: Arc<Worker>, listener: TcpListener, mut stop: 
     let drain = (*stop.borrow()).unwrap_or_default();
     if tokio::time::timeout(drain, all_gone.recv()).await.is_err() {
         tracing::warn!("requests were still open at the end of the drain time");
-    }
-}
-
-/// The headers that the gateway adds to a request, on the stack.
-#[derive(Default)]
-struct Own<'a> {
-    lines: [(&'static str, &'a [u8]); OWN_HEADERS],
-    len: usize,
-}
-
-impl<'a> Own<'a> {
-    fn say(&mut self, name: &'static str, value: &'a [u8]) {
-        if let Some(line) = self.lines.get_mut(self.len) {
-            *line = (name, value);
-            self.len += 1;
-        }
-    }
-
-    fn lines(&self) -> &[(&'static str, &'a [u8])] {
-        &self.lines[..self.len]
     }
 }
 
@@ -611,52 +590,32 @@ impl<'a> Exchange<'a> {
             headers: said,
             ..
         } = &ready.parts;
-        let (account, key) = (&ready.caller.key.account, Short::id(&ready.caller.key.id));
-        let (upstream, profile) = (&ready.route.upstream, &ready.admission.terms.profile);
+        let (key, profile) = (Short::id(&ready.caller.key.id), &ready.admission.terms.profile);
         let host = match uri.authority() {
             Some(authority) => Some(authority.as_str().as_bytes()),
             None => said.get(header::HOST).map(HeaderValue::as_bytes),
         };
         let granted = ready.caller.granted.as_ref().map(|g| g.header(profile));
         let features = granted.as_ref().unwrap_or(&profile.features_header);
-        let mut own = Own::default();
-        own.say(
-            "host",
-            ready.route.host.as_ref().unwrap_or(&upstream.host_header).as_bytes(),
-        );
         // An answer that several share is made without knowing which of them asked.
         let shared_by = ready
             .fetch
             .as_ref()
             .and(ready.route.cache.as_ref())
             .map(|rule| rule.shared_by);
-        let one = shared_by.is_none_or(|by| !by.is_shared());
-        if one {
-            own.say(headers::X_FORWARDED_FOR, client.header.as_bytes());
-        }
-        own.say(headers::X_FORWARDED_PROTO, client.scheme.as_bytes());
         let token = self.identity_token(ready, features);
-        match upstream.identity {
-            IdentityForm::Jwt if !one => {}
-            IdentityForm::Jwt => own.say(headers::X_IDENTITY_TOKEN, token.as_ref().map_or(b"", |t| t.as_bytes())),
-            IdentityForm::Headers => {
-                if one {
-                    own.say(headers::X_CONSUMER_ID, account.header.as_bytes());
-                }
-                if ready.caller.key.id != KeyId::NONE && shared_by.is_none_or(|by| by == SharedBy::Key) {
-                    own.say(headers::X_KEY_ID, key.as_bytes());
-                }
-                if shared_by != Some(SharedBy::Everyone) {
-                    own.say(headers::X_PLAN, profile.plan_header.as_bytes());
-                    own.say(headers::X_FEATURES, features.as_bytes());
-                }
-                own.say(headers::X_ENVIRONMENT, account.environment.word().as_bytes());
-            }
-        }
-        own.say("x-request-id", self.id_text.as_bytes());
-        if let Some(host) = host {
-            own.say(headers::X_FORWARDED_HOST, host);
-        }
+        let own = Own::new(Told {
+            client,
+            caller: &ready.caller,
+            route: &ready.route,
+            profile,
+            features,
+            token: token.as_ref().map_or(b"", |t| t.as_bytes()),
+            key: key.as_bytes(),
+            request_id: self.id_text.as_bytes(),
+            host,
+            shared_by,
+        });
         // Absolute form: the upstream gets the path and the query alone, byte for byte.
         let asked = uri.path_and_query().map_or("/", |p| p.as_str());
         let rewritten = ready.route.target.as_ref().map(|target| target.apply(uri));

@@ -66,6 +66,11 @@ impl KeyEntry {
         }
     }
 
+    /// When its time is over; none for never.
+    pub(crate) fn expires(&self) -> Option<Time> {
+        (self.expires_ms != i64::MAX).then(|| Time::from_unix_ms(self.expires_ms))
+    }
+
     /// Whether its time is over.
     pub(crate) fn expired(&self, now: Time) -> bool {
         now.unix_ms() >= self.expires_ms
@@ -169,6 +174,18 @@ impl Tables {
     pub(crate) fn key(&self, lookup: u64) -> Option<KeyEntry> {
         let shard = self.shard(lookup)?.read().unwrap_or_else(PoisonError::into_inner);
         shard.get(lookup).cloned()
+    }
+
+    /// A key's lookup and entry by its id; looks through all keys, so it is for people's questions alone.
+    pub(crate) fn key_by_id(&self, id: KeyId) -> Option<(u64, KeyEntry)> {
+        self.shards.iter().find_map(|shard| {
+            let keys = shard.read().unwrap_or_else(PoisonError::into_inner);
+            let found = |(lookup, place): (&u64, &u32)| {
+                let entry = keys.entries.get(usize::try_from(*place).ok()?)?;
+                (entry.id == id).then(|| (*lookup, entry.clone()))
+            };
+            keys.places.iter().find_map(found)
+        })
     }
 
     /// Whether a request that is still open must end.

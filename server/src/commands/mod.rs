@@ -4,6 +4,7 @@ mod account;
 mod cache;
 mod check;
 mod demo;
+mod gateway;
 mod key;
 mod plan;
 mod usage;
@@ -57,6 +58,9 @@ enum Command {
     /// Answers that gateways keep.
     #[command(subcommand)]
     Cache(cache::Cache),
+    /// The gateway.
+    #[command(subcommand)]
+    Gateway(gateway::Gateway),
     /// Check configuration, database and Stripe, and say what is wrong.
     Check(Box<Serving>),
 }
@@ -75,6 +79,11 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         portal,
         command,
     } = cli;
+    if let Command::Gateway(asked) = &command
+        && gateway::ask_running(json, asked).await?
+    {
+        return Ok(());
+    }
     match command {
         Command::Serve(serving) => return crate::serve::serve(storage, portal, *serving).await,
         Command::Check(serving) => return check::run(json, storage, portal, *serving).await,
@@ -110,6 +119,7 @@ async fn with_schema(database: &Database, context: &Context, command: Command) -
         Command::Usage(usage) => usage::run(context, usage).await,
         Command::Plan(plan) => plan::run(context, plan).await,
         Command::Cache(cache) => cache::run(context, cache).await,
+        Command::Gateway(asked) => gateway::run(context, asked).await,
         Command::Serve(_) | Command::Check(_) => Ok(()),
     }
 }

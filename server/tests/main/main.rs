@@ -9,6 +9,7 @@
 mod bad_input;
 mod cli;
 mod crash;
+mod explain;
 mod matrix;
 mod outage;
 mod partition;

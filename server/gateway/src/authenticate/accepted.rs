@@ -36,13 +36,18 @@ impl Accepted {
         }
     }
 
+    /// Whether there is a place for a key.
+    pub(super) fn takes_keys(&self) -> bool {
+        self.bearer || self.basic || self.query.is_some() || !self.key_headers.is_empty()
+    }
+
     /// Whether `Authorization` is read here; otherwise it is the upstream's.
     pub(super) fn reads_authorization(&self) -> bool {
         self.bearer || self.jwt || self.basic
     }
 
     /// Where a credential belongs, for people.
-    pub(super) fn places(&self) -> String {
+    pub(crate) fn places(&self) -> String {
         let mut places = Vec::new();
         let headers = self.key_headers.iter().map(HeaderName::as_str).map(spelled);
         places.extend(headers.map(|name| format!("your key in the header {name}")));

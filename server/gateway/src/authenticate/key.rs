@@ -13,6 +13,11 @@ const RETRY_AFTER_S: u64 = 5;
 /// The caller behind a key that works now.
 pub(super) fn caller(tables: &Tables, peppers: &Peppers, text: &[u8], now: Time) -> Result<Caller, NotLetIn> {
     let caller = identify(tables, peppers, text).map_err(|r| (None, r))?;
+    alive(caller, now)
+}
+
+/// The caller, if its key has not ended.
+pub(super) fn alive(caller: Caller, now: Time) -> Result<Caller, NotLetIn> {
     let ended = if caller.key.revoked {
         (
             Refusal::KeyRevoked,

@@ -177,6 +177,24 @@ pub(crate) fn key_caller(tables: &Tables, peppers: &Peppers, text: &[u8], now: T
     key::caller(tables, peppers, text, now).ok()
 }
 
+/// The caller behind a key that is named by its id, as if it had sent the key; other credentials are taken out of the
+/// request. `None` where there is no such key.
+pub(crate) fn by_id(
+    known: Known<'_>,
+    accepted: &Accepted,
+    parts: &mut Parts,
+    id: KeyId,
+    now: Time,
+) -> Option<Result<Caller, NotLetIn>> {
+    // What is wrong with them is not the question.
+    let _ = present::take(parts, accepted);
+    let (lookup, entry) = known.tables.key_by_id(id)?;
+    if !accepted.takes_keys() {
+        return Some(Err((None, present::missing(accepted))));
+    }
+    Some(key::alive(Caller::of_key(entry, lookup), now))
+}
+
 /// With the schemes that would be taken (RFC 9110, 11.6.1).
 fn challenge(refused: Refused, accepted: &Accepted) -> Refused {
     if refused.refusal().status() != StatusCode::UNAUTHORIZED || !accepted.basic {

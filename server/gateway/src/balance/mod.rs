@@ -21,7 +21,7 @@ mod window;
 
 pub(crate) use budget::Retry;
 pub(crate) use choice::{Balance, CanaryRule, Member, Memory, Unavailable};
-pub(crate) use circuit::{Circuit, Trip};
+pub(crate) use circuit::{Circuit, Gate, Trip};
 pub(crate) use lease::Lease;
 pub(crate) use metrics::render;
 pub(crate) use names::Addresses;

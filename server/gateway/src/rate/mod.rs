@@ -239,6 +239,33 @@ pub(crate) fn ask(
     Ok((Left::of(&all), others.then(|| Box::new(limited(&all, terms)))))
 }
 
+/// What a limit would say to one more request.
+pub(crate) struct Peeked {
+    pub(crate) name: String,
+    /// What people are told of it.
+    pub(crate) words: String,
+    pub(crate) rate: Rate,
+}
+
+/// What every limit that holds would say, without taking anything.
+pub(crate) fn peek(arrivals: &Arrivals, asked: &Asked<'_>, terms: &Terms, now_ns: u64) -> Vec<Peeked> {
+    let all = holding(arrivals, asked, terms, now_ns);
+    let peeked = |held: &Held<'_>| Peeked {
+        name: held.name().to_owned(),
+        words: words(held, terms),
+        rate: held.rate,
+    };
+    all.iter().map(peeked).collect()
+}
+
+fn words(held: &Held<'_>, terms: &Terms) -> String {
+    let overall = terms.profile.rate_limit;
+    match held.rule {
+        Some((_, rule)) => rule.words.clone(),
+        None => format!("{} requests a second, {} at once", overall.per_second, overall.burst),
+    }
+}
+
 fn rules<'a>(terms: &'a Terms, route: &'a Route) -> impl Iterator<Item = &'a Rule> {
     terms.profile.rules.rules.iter().chain(&route.limits)
 }
@@ -291,11 +318,7 @@ fn take_all(all: &mut [Held<'_>], now_ns: u64) -> Result<(), ()> {
 
 fn limited(all: &[Held<'_>], terms: &Terms) -> Limited {
     let refusing = || all.iter().filter(|h| !h.rate.allowed);
-    let overall = terms.profile.rate_limit;
-    let words = |h: &Held<'_>| match h.rule {
-        Some((_, rule)) => rule.words.clone(),
-        None => format!("{} requests a second, {} at once", overall.per_second, overall.burst),
-    };
+    let words = |h: &Held<'_>| words(h, terms);
     Limited {
         left: Left::of(all),
         violated: refusing().map(|h| h.name().to_owned()).collect(),

@@ -154,6 +154,15 @@ impl Candidate {
     }
 }
 
+/// Whether a route whose path fits takes a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fit {
+    Taken,
+    /// It asks for headers that the request has not.
+    OtherHeaders,
+    OtherMethod,
+}
+
 /// The paths of a host.
 type Paths = tree::Tree<Candidate>;
 
@@ -236,17 +245,31 @@ impl Routes {
 
     /// The route of a request.
     pub(crate) fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Arc<Route>, Refused> {
+        self.find_watched(method, uri, headers, &mut |_, _| {})
+    }
+
+    /// The same; `watch` is told of every route that the path fits, in the order in which they are asked.
+    pub(crate) fn find_watched(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        watch: &mut impl FnMut(&Route, Fit),
+    ) -> Result<Arc<Route>, Refused> {
         let path = path::canonical(uri.path())?;
         let wanted = known_method(method);
         let mut allowed: Vec<access::Method> = Vec::new();
         for paths in self.at_host(uri, headers) {
             let fits = paths.find(&path, &mut |candidate| {
                 if !candidate.has_headers(headers) {
+                    watch(&candidate.route, Fit::OtherHeaders);
                     return None;
                 }
                 if wanted.is_some_and(|w| candidate.methods.contains(&w)) {
+                    watch(&candidate.route, Fit::Taken);
                     return Some(Arc::clone(&candidate.route));
                 }
+                watch(&candidate.route, Fit::OtherMethod);
                 allowed.extend(&candidate.methods);
                 None
             });

@@ -118,7 +118,7 @@ impl RequestHead<'_> {
     }
 
     /// The client's headers that go on. The upstream's own host and the framing of the body as it is sent are ours.
-    fn passed_on(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    pub(crate) fn passed_on(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let nominated = headers::nominated(self.client);
         self.client.iter().filter(move |(name, _)| {
             let own = **name == header::HOST || **name == header::CONTENT_LENGTH;

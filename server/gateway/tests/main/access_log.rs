@@ -39,6 +39,11 @@ async fn a_line_says_who_asked_for_what_and_what_came_of_it() {
     );
     let reply = world.send(&head, "body").await;
     assert_eq!(reply.status, 200);
+    let passed_on = world.upstream.last().to_ascii_lowercase();
+    assert!(
+        passed_on.contains(&format!("traceparent: {TRACEPARENT}\r\n")),
+        "a trace goes through untouched"
+    );
     until(|| lines(&path).len() == 1).await;
     let line = &lines(&path)[0];
     for (field, value) in [

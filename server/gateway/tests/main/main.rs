@@ -11,6 +11,7 @@ mod crossing;
 mod differential;
 mod durability;
 mod exhaustion;
+mod explain;
 mod faults;
 mod fields;
 mod framing;
