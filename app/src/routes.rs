@@ -153,7 +153,7 @@ fn consumers(table: Table) -> Table {
 
 /// What it costs, the plan, Stripe's deliveries, and the provider's side of both.
 fn billing(table: Table) -> Table {
-    use crate::admin::{inbox, plans};
+    use crate::admin::{cache, inbox, plans};
     use crate::{plan, pricing, stripe};
     let delivery = post(stripe::webhook).layer(DefaultBodyLimit::max(domain::stripe_inbox::MAX_BODY_BYTES));
     // A catalogue file is longer than other forms, and escaping makes it longer still.
@@ -184,6 +184,8 @@ fn billing(table: Table) -> Table {
             Who::Provider,
             post(plans::preview).layer(file()),
         )
+        .page("/admin/cache", Who::Provider, get(cache::page))
+        .form("/admin/cache", Who::Provider, post(cache::purge))
         .page("/admin/inbox", Who::Provider, get(inbox::page))
         .page("/admin/inbox/{id}", Who::Provider, get(inbox::detail))
         .form("/admin/inbox/{id}/replay", Who::Provider, post(inbox::replay))

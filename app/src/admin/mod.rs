@@ -1,5 +1,6 @@
 //! The provider's pages.
 
+pub mod cache;
 pub mod consumers;
 pub mod inbox;
 pub mod overview;

@@ -29,8 +29,10 @@ pub async fn page(visitor: ProviderAdmin, Query(query): Query<HashMap<String, St
             };
             banner(Tone::Good, text, ())
         });
-        let publish =
-            view! { <a class="button" data-kind="primary" href="/admin/plans/publish">"Publish a catalogue"</a> };
+        let publish = view! {
+            <a class="button" href="/admin/cache">"Kept answers"</a>
+            <a class="button" data-kind="primary" href="/admin/plans/publish">"Publish a catalogue"</a>
+        };
         let body: Vec<_> = plans.iter().map(|p| plan(p, can_charge)).collect();
         let priced = plans
             .iter()

@@ -150,6 +150,7 @@ impl Probe {
             "/plan/change" => [plan("free"), one("at", &world.domain.clock.now().unix_ms().to_string())].concat(),
             "/plan/checkout" => plan("open"),
             "/plan/cancel" => one("name", "Free"),
+            "/admin/cache" => [one("route", ""), one("path", "/v1")].concat(),
             "/admin/plans/publish" => one("text", &crate::support::catalogue(([127, 0, 0, 1], 9).into())),
             "/admin/plans/preview" => {
                 self.file = Some(("file", crate::support::catalogue(([127, 0, 0, 1], 9).into())));
