@@ -13,6 +13,7 @@ use crate::policy::{
     check_in_flight, check_rate_rules, segments, shape,
 };
 use crate::price::{Overage, OverageTier, TierModel};
+use crate::quota::{DEFAULT_MARKS, QuotaGrace, check_marks};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -280,6 +281,12 @@ pub struct OfferMeterFile {
     /// What happens above: a price, or nothing here, and then requests are refused (a hard quota).
     #[serde(default)]
     pub overage: Option<OverageFile>,
+    /// Calls beyond a hard quota that are let through: `{ percent = 5 }`, `{ hours = 24 }`, or both.
+    #[serde(default)]
+    pub grace: Option<QuotaGrace>,
+    /// Percentages of `included` at which members get a mail; 50, 80 and 100 by default.
+    #[serde(default)]
+    pub marks: Option<Vec<u16>>,
 }
 
 /// Prices above the allowance.
@@ -372,7 +379,7 @@ pub struct Offer {
 }
 
 /// Allowance and overage of a meter, checked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeterTerms {
     /// Slug of the meter.
     pub meter: String,
@@ -380,6 +387,19 @@ pub struct MeterTerms {
     pub included: u64,
     /// Prices above; none makes the allowance a hard quota.
     pub overage: Option<Overage>,
+    /// What a hard quota lets through beyond it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<QuotaGrace>,
+    /// Percentages of the allowance at which members are told, where they are not the usual ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marks: Option<Vec<u16>>,
+}
+
+impl MeterTerms {
+    /// Percentages of the allowance at which members are told.
+    pub fn marks(&self) -> &[u16] {
+        self.marks.as_deref().unwrap_or(&DEFAULT_MARKS)
+    }
 }
 
 impl PlanTerms {
@@ -596,10 +616,21 @@ impl OfferFile {
                 .as_ref()
                 .map(|o| o.check(&place, m.included, currency))
                 .transpose()?;
+            if let Some(grace) = &m.grace {
+                if overage.is_some() {
+                    let problem = "nothing is refused past a soft quota: leave out either grace or overage";
+                    return wrong(format!("{place}.grace"), problem);
+                }
+                grace.check().or_else(|e| wrong(format!("{place}.grace"), e))?;
+            }
+            let marks = check_marks(m.marks.as_deref().unwrap_or_default());
+            marks.or_else(|e| wrong(format!("{place}.marks"), e))?;
             terms.push(MeterTerms {
                 meter: m.meter.clone(),
                 included: m.included,
                 overage,
+                grace: m.grace,
+                marks: m.marks.clone(),
             });
         }
         Ok(Offer {

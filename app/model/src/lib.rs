@@ -12,6 +12,7 @@ pub mod key;
 pub mod money;
 pub mod policy;
 pub mod price;
+pub mod quota;
 pub mod snapshot;
 pub mod time;
 pub mod usage;

@@ -241,6 +241,7 @@ mod tests {
                 package_units: 1,
                 tiers,
             }),
+            ..MeterTerms::default()
         }
     }
     fn minor(t: &MeterTerms, units: u64) -> i64 {
@@ -284,7 +285,7 @@ mod tests {
         let t = MeterTerms {
             meter: "calls".to_owned(),
             included: 1_000,
-            overage: None,
+            ..MeterTerms::default()
         };
         assert_eq!(minor(&t, 1_000), 0);
         assert_eq!(units_within(&t, 0, Currency::USD), None);

@@ -260,4 +260,7 @@ pub struct MeterEntitlement {
     /// The part of `used` that counts under earlier plan versions; this one's prices are for the rest.
     #[serde(default)]
     pub settled_units: u64,
+    /// When a hard quota with a grace was used up in this period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_up_at: Option<Time>,
 }

@@ -81,6 +81,7 @@ fn priced(mut row: Cells) -> Option<Priced> {
                 None => None,
                 Some(word) => Some(overage(&word, row)?),
             },
+            ..MeterTerms::default()
         },
     })
 }
@@ -187,6 +188,7 @@ mod tests {
                         unit_minor: unit.parse().unwrap(),
                     }],
                 }),
+                ..MeterTerms::default()
             },
         }
     }

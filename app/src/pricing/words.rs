@@ -25,6 +25,8 @@ pub fn allowance(terms: &MeterTerms, meter: Option<&Meter>, interval: Interval) 
     let included = units(terms.included, meter);
     if terms.overage.is_some() {
         format!("{included} included a {interval}")
+    } else if let Some(grace) = &terms.grace {
+        format!("{included} a {interval}, then {}, then it stops", grace.words())
     } else {
         format!("{included} a {interval}, then it stops")
     }

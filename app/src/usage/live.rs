@@ -195,10 +195,11 @@ fn allowance(m: &MeterUsage, resets: Time) -> Bar {
             grouped(over)
         ),
     };
-    let at_end = if priced {
-        "more is charged by use"
-    } else {
-        "then calls are refused"
+    let at_end = match &m.terms.grace {
+        _ if priced => "more is charged by use".to_owned(),
+        Some(grace) if m.over() > 0 => format!("in grace: {}, free of charge, then calls are refused", grace.words()),
+        Some(grace) => format!("then {}, then calls are refused", grace.words()),
+        None => "then calls are refused".to_owned(),
     };
     Bar {
         name: m.name.clone(),

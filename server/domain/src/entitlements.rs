@@ -242,6 +242,7 @@ impl World {
             terms: terms.clone(),
             used: 0,
             settled_units: 0,
+            used_up_at: None,
         })
     }
 

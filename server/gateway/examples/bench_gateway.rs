@@ -140,10 +140,11 @@ fn entitlement(consumer: ConsumerId, now: Time) -> Entitlement {
             terms: MeterTerms {
                 meter: "calls".to_owned(),
                 included: u64::MAX / 2,
-                overage: None,
+                ..MeterTerms::default()
             },
             used: 0,
             settled_units: 0,
+            used_up_at: None,
         }],
         currency: Currency::USD,
         spend_cap_minor: Some(1_000_000),

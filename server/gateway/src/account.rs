@@ -315,13 +315,13 @@ impl Account {
     }
 
     /// Reserves units; the new total on success.
-    pub(crate) fn take(&self, terms: &Terms, limit: &Limit, units: u32) -> Result<u64, Over> {
+    pub(crate) fn take(&self, terms: &Terms, limit: &Limit, units: u32, now: Time) -> Result<u64, Over> {
         if !terms.summed || units == 0 {
-            return limit.slot.take(u64::from(units), limit);
+            return limit.slot.take(u64::from(units), limit, now);
         }
         let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         let before = terms.cost_minor(None);
-        let total = limit.slot.take(u64::from(units), limit)?;
+        let total = limit.slot.take(u64::from(units), limit, now)?;
         if terms.is_beyond_cap(before, terms.cost_minor(None)) {
             limit.slot.release(u64::from(units));
             return Err(Over::Cap);
@@ -362,7 +362,9 @@ impl Account {
                 None => Slot::starting_at(base(m)),
             };
             let settled_units = if current { m.settled_units } else { 0 };
-            frame.limit(m.meter, &m.terms, settled_units, slot)
+            let limit = frame.limit(m.meter, &m.terms, settled_units, slot);
+            limit.slot.follow_grace(&limit, m.used_up_at.filter(|_| current));
+            limit
         };
         let own = profile.rules.own(&[(&old.profile.rules, &old.own)]);
         self.terms.store(Arc::new(Terms {
@@ -479,8 +481,8 @@ impl Terms {
     }
 
     /// Whether units of a meter would be given just now.
-    pub(crate) fn peek(&self, limit: &Limit, units: u32) -> Result<(), Over> {
-        limit.slot.peek(u64::from(units), limit)?;
+    pub(crate) fn peek(&self, limit: &Limit, units: u32, now: Time) -> Result<(), Over> {
+        limit.slot.peek(u64::from(units), limit, now)?;
         let more = Some((limit.meter, u64::from(units)));
         if self.summed && units > 0 && self.is_beyond_cap(self.cost_minor(None), self.cost_minor(more)) {
             return Err(Over::Cap);
@@ -514,7 +516,7 @@ impl Terms {
 
     /// The entitlement again, with these units as `used`, for the copy on disk.
     pub(crate) fn to_entitlement(&self, account: &Account, used: &[u64]) -> Entitlement {
-        let settled = self.limits.iter().map(|l| l.settled_units);
+        let settled = self.limits.iter().map(|l| (l.settled_units, l.slot.used_up_at()));
         let meters = self.profile.meters.iter().zip(used).zip(settled);
         Entitlement {
             consumer: account.consumer,
@@ -533,12 +535,15 @@ impl Terms {
             feature_life: self.feature_life(),
             period: self.period,
             meters: meters
-                .map(|(((meter, terms), used), settled_units)| MeterEntitlement {
-                    meter: *meter,
-                    terms: terms.clone(),
-                    used: *used,
-                    settled_units,
-                })
+                .map(
+                    |(((meter, terms), used), (settled_units, used_up_at))| MeterEntitlement {
+                        meter: *meter,
+                        terms: terms.clone(),
+                        used: *used,
+                        settled_units,
+                        used_up_at,
+                    },
+                )
                 .collect(),
             currency: self.profile.currency,
             spend_cap_minor: self.spend_cap_minor,
@@ -595,6 +600,7 @@ mod tests {
                     package_units: 1,
                     tiers: vec![tier(Some(included + step), a), tier(None, b)],
                 }),
+                ..MeterTerms::default()
             }
         })
     }
@@ -630,6 +636,7 @@ mod tests {
                     terms: terms.clone(),
                     used: *used,
                     settled_units: *settled,
+                    used_up_at: None,
                 })
                 .collect(),
             currency: Currency::USD,
@@ -649,7 +656,7 @@ mod tests {
     fn ask(account: &Account, meter: usize, units: u32) -> bool {
         let terms = account.told();
         let limit = &terms.limits[meter];
-        let given = account.take(&terms, limit, units).is_ok();
+        let given = account.take(&terms, limit, units, terms.period.start).is_ok();
         let recorded = if given { u64::from(units) } else { 0 };
         limit.slot.recorded.fetch_add(recorded, Ordering::Relaxed);
         given
@@ -721,6 +728,7 @@ mod tests {
                     unit_minor: 1.into(),
                 }],
             }),
+            ..MeterTerms::default()
         };
         let account = Account::unknown(ConsumerId::from_bits(1), Environment::Live);
         let told = entitled(&[terms], &[100], &[100], 30, 50);

@@ -6,7 +6,7 @@ use crate::authenticate::Caller;
 use crate::cost;
 use crate::feature_gates::Closed;
 use crate::flight::{Flight, Full};
-use crate::headers::{RATELIMIT, RATELIMIT_POLICY};
+use crate::headers::{self, RATELIMIT, RATELIMIT_POLICY, TURNPIKE_GRACE};
 use crate::limit::{Limit, Over};
 use crate::rate::{self, Asked, Left};
 use crate::refusal::{Refusal, Refused};
@@ -76,7 +76,7 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
     left.concurrency = concurrency.zip(in_flight_left);
     let taken = match terms.limit(route.meter) {
         None => 0,
-        Some(limit) => match account.take(&terms, limit, route.weight) {
+        Some(limit) => match account.take(&terms, limit, route.weight, now) {
             Ok(total) => total,
             Err(over) => {
                 let refused = over_limit(over, &terms, limit, now);
@@ -115,7 +115,7 @@ pub(crate) fn foresee(request: &Request<'_>, tables: &Tables, now: Time, now_ns:
     let refused = refused.or_else(|| others.map(|l| over_rate(&l)));
     let refused = refused.or_else(|| {
         let limit = terms.limit(route.meter)?;
-        let over = terms.peek(limit, route.weight).err()?;
+        let over = terms.peek(limit, route.weight, now).err()?;
         Some(over_limit(over, &terms, limit, now))
     });
     Ok(Foresight { terms, refused, left })
@@ -225,8 +225,13 @@ pub(crate) fn over_limit(over: Over, terms: &Terms, limit: &Limit, now: Time) ->
     match over {
         Over::Quota => {
             let seconds = u64::try_from(now.ms_until(terms.period.end) / 1000 + 1).unwrap_or(1);
+            let grace = if limit.grace.is_some() {
+                " The grace beyond them has ended."
+            } else {
+                ""
+            };
             let detail = format!(
-                "The plan {} includes {} units until {}. A larger plan lifts this at once.",
+                "The plan {} includes {} units until {}.{grace} A larger plan lifts this at once.",
                 terms.profile.plan,
                 limit.quota.unwrap_or(0),
                 terms.period.end
@@ -275,5 +280,9 @@ impl Admission {
         add_limits(headers, &self.terms, route, &self.left, now);
         let units = if counted { self.units } else { 0 };
         cost::say(headers, &self.terms, route.meter, self.taken, units);
+        let limit = self.terms.limit(route.meter);
+        if let Some((units, end)) = limit.and_then(|l| l.grace_left(self.taken, self.terms.period)) {
+            headers.insert(TURNPIKE_GRACE, headers::grace(units, end));
+        }
     }
 }

@@ -26,6 +26,7 @@ const ALWAYS_SHOWN: [&str; 9] = [
     "retry-after",
     "turnpike-budget-remaining",
     "turnpike-cost",
+    "turnpike-grace",
     "x-request-id",
 ];
 /// What an upstream may not say on a route for which the gateway answers.

@@ -1,6 +1,7 @@
 //! Header rules: what never crosses the gateway, and what it says itself.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use model::Time;
 use model::catalogue::RateLimit;
 use std::fmt::Write;
 
@@ -18,6 +19,8 @@ pub(crate) const X_FORWARDED_HOST: &str = "x-forwarded-host";
 pub(crate) const TURNPIKE_COST: HeaderName = HeaderName::from_static("turnpike-cost");
 /// What is left under the spend cap after it.
 pub(crate) const TURNPIKE_BUDGET_REMAINING: HeaderName = HeaderName::from_static("turnpike-budget-remaining");
+/// The call was let through beyond a hard quota.
+pub(crate) const TURNPIKE_GRACE: HeaderName = HeaderName::from_static("turnpike-grace");
 /// Asks what a call would cost, without making it.
 pub(crate) const TURNPIKE_QUOTE: HeaderName = HeaderName::from_static("turnpike-quote");
 pub(crate) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -130,7 +133,7 @@ pub(crate) fn reaches_upstream(name: &str) -> bool {
 }
 
 /// Headers that the gateway adds to an answer.
-pub(crate) const ADDED_TO_ANSWERS: usize = 5;
+pub(crate) const ADDED_TO_ANSWERS: usize = 6;
 
 /// Whether an upstream's header may reach the client.
 pub(crate) fn reaches_client(name: &str) -> bool {
@@ -164,6 +167,15 @@ pub(crate) fn policy(rate: RateLimit, quota: Option<(u64, i64)>) -> HeaderValue 
         let _ = write!(text, ", \"quota\";q={ceiling};w={seconds}");
     }
     value(&text)
+}
+
+/// What is left of a grace, as a structured field: `units=52, until=@1793577600`.
+pub(crate) fn grace(units: Option<u64>, until: Time) -> HeaderValue {
+    let mut text = Short::new();
+    let units = units.map_or(Ok(()), |units| write!(text, "units={units}, "));
+    // Both numbers are shorter than the place for them.
+    let _ = units.and_then(|()| write!(text, "until=@{}", until.unix_s()));
+    text.value()
 }
 
 #[cfg(test)]

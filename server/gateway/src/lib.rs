@@ -164,6 +164,11 @@
 //! the head also of a stream; `0.00` for what does not count and for refusals. The budget is what the spend cap leaves
 //! after this call, as invoices are rounded, calls in flight included; without a cap it is not said.
 //!
+//! A plan's hard quota may have a grace (`grace = { percent = 5 }`, `{ hours = 24 }`, both for the first of the two). Calls
+//! in it are let through and counted, cost nothing, as everything under a hard quota, and say so:
+//! `turnpike-grace: units=52, until=@1793577600`, with nothing left of `"quota"` in `RateLimit`. The hours begin when the
+//! quota is used up, and the grace ends with the period.
+//!
 //! The same request with `Turnpike-Quote: ?1` asks for the price without calling (`quote`): 200 with
 //!
 //! ```json

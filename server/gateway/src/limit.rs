@@ -7,9 +7,10 @@
 use crate::headers;
 use http::HeaderValue;
 use model::catalogue::{MeterTerms, RateLimit};
-use model::{Currency, Period, price};
+use model::quota::QuotaGrace;
+use model::{Currency, Period, Time, price};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// The ceiling and the counter of a meter.
 #[derive(Clone)]
@@ -17,6 +18,8 @@ pub(crate) struct Limit {
     pub(crate) meter: u16,
     /// Hard quota, in units.
     pub(crate) quota: Option<u64>,
+    /// What is let through beyond the quota.
+    pub(crate) grace: Option<QuotaGrace>,
     /// Whether units beyond the allowance cost something.
     pub(crate) priced: bool,
     /// Units that fit under the spend cap, where this is the only priced meter.
@@ -54,6 +57,7 @@ impl Frame {
         Limit {
             meter,
             quota,
+            grace: terms.grace,
             priced: terms.overage.is_some(),
             within_cap,
             settled_units,
@@ -69,15 +73,17 @@ pub(crate) fn cap_left(spend_cap_minor: Option<i64>, settled_minor: i64) -> Opti
 }
 
 impl Limit {
-    /// Whether `units` that lead to a total of `then` fit.
-    fn check(&self, units: u64, then: u64) -> Result<(), Over> {
-        if units > 0 && self.quota.is_some_and(|q| then > q) {
-            return Err(Over::Quota);
-        }
-        if units > 0 && self.within_cap.is_some_and(|c| then > c) {
-            return Err(Over::Cap);
-        }
-        Ok(())
+    /// Whether a total of `then` is beyond the hard quota, by the grace or more.
+    fn is_past_quota(&self, then: u64) -> bool {
+        self.quota.is_some_and(|q| then > q)
+    }
+
+    /// What is left of the grace after a count of `taken`, where that is in it: units, and its end.
+    pub(crate) fn grace_left(&self, taken: u64, period: Period) -> Option<(Option<u64>, Time)> {
+        let (grace, quota) = self.grace.filter(|_| self.is_past_quota(taken)).zip(self.quota)?;
+        let units = grace.last_unit(quota).map(|last| last.saturating_sub(taken));
+        let end = self.slot.used_up_at().and_then(|since| grace.end(since));
+        Some((units, end.map_or(period.end, |end| end.min(period.end))))
     }
 
     /// The first ceiling that is reached, in units.
@@ -96,6 +102,8 @@ pub(crate) struct Slot {
     taken: AtomicU64,
     /// As the ledger has it; changed only in the instant a record is written.
     pub(crate) recorded: AtomicU64,
+    /// When a quota with a grace was used up, in milliseconds since 1970; 0 when it is not.
+    used_up_ms: AtomicI64,
 }
 
 /// Why units were not given.
@@ -110,6 +118,7 @@ impl Slot {
         Arc::new(Self {
             taken: AtomicU64::new(units),
             recorded: AtomicU64::new(units),
+            used_up_ms: AtomicI64::new(0),
         })
     }
     /// Units recorded and in flight.
@@ -121,25 +130,68 @@ impl Slot {
         self.taken.fetch_sub(units, Ordering::Relaxed);
     }
 
-    pub(crate) fn take(&self, units: u64, limit: &Limit) -> Result<u64, Over> {
+    /// When a quota with a grace was used up.
+    pub(crate) fn used_up_at(&self) -> Option<Time> {
+        let ms = self.used_up_ms.load(Ordering::Relaxed);
+        (ms != 0).then(|| Time::from_unix_ms(ms))
+    }
+
+    /// Takes over when the quota was used up: what is told, if that was earlier, and nothing while units are left.
+    pub(crate) fn follow_grace(&self, limit: &Limit, told: Option<Time>) {
+        if let Some(told) = told {
+            let earlier = |ms: i64| (ms == 0 || told.unix_ms() < ms).then(|| told.unix_ms());
+            let _ = self
+                .used_up_ms
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);
+        } else if limit.quota.is_none_or(|q| self.taken() < q) {
+            self.used_up_ms.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether `units` that lead to a total of `then` fit.
+    fn check(&self, limit: &Limit, units: u64, then: u64, now: Time) -> Result<(), Over> {
+        if units > 0 && limit.is_past_quota(then) && !self.has_grace(limit, then, now) {
+            return Err(Over::Quota);
+        }
+        if units > 0 && limit.within_cap.is_some_and(|c| then > c) {
+            return Err(Over::Cap);
+        }
+        Ok(())
+    }
+
+    fn has_grace(&self, limit: &Limit, then: u64, now: Time) -> bool {
+        limit.grace.zip(limit.quota).is_some_and(|(grace, quota)| {
+            let since = self.used_up_at().unwrap_or(now);
+            grace.last_unit(quota).is_none_or(|last| then <= last) && grace.end(since).is_none_or(|end| now < end)
+        })
+    }
+
+    /// Gives units, and remembers when a quota with a grace is used up by them.
+    pub(crate) fn take(&self, units: u64, limit: &Limit, at: Time) -> Result<u64, Over> {
         let mut now = self.taken.load(Ordering::Relaxed);
         loop {
             let then = now.saturating_add(units);
-            limit.check(units, then)?;
+            self.check(limit, units, then, at)?;
             match self
                 .taken
                 .compare_exchange_weak(now, then, Ordering::Relaxed, Ordering::Relaxed)
             {
-                Ok(_) => return Ok(then),
+                Ok(_) => {
+                    if limit.grace.is_some() && limit.quota.is_some_and(|q| then >= q) {
+                        let (since, order) = (at.unix_ms(), Ordering::Relaxed);
+                        let _ = self.used_up_ms.compare_exchange(0, since, order, order);
+                    }
+                    return Ok(then);
+                }
                 Err(other) => now = other,
             }
         }
     }
 
     /// Why units would not be given just now.
-    pub(crate) fn peek(&self, units: u64, limit: &Limit) -> Result<(), Over> {
+    pub(crate) fn peek(&self, units: u64, limit: &Limit, at: Time) -> Result<(), Over> {
         let then = self.taken().saturating_add(units);
-        limit.check(units, then)
+        self.check(limit, units, then, at)
     }
 
     /// Another count of the same units is ahead of ours: follow it.
@@ -161,6 +213,7 @@ mod tests {
         let limit = Limit {
             meter: 1,
             quota: Some(1_000),
+            grace: None,
             priced: false,
             within_cap: None,
             settled_units: 0,
@@ -169,7 +222,13 @@ mod tests {
         };
         let given: usize = std::thread::scope(|s| {
             let threads: Vec<_> = (0..4)
-                .map(|_| s.spawn(|| (0..200).filter(|_| limit.slot.take(1, &limit).is_ok()).count()))
+                .map(|_| {
+                    s.spawn(|| {
+                        (0..200)
+                            .filter(|_| limit.slot.take(1, &limit, Time::from_unix_s(1)).is_ok())
+                            .count()
+                    })
+                })
                 .collect();
             threads.into_iter().map(|t| t.join().unwrap()).sum()
         });

@@ -346,8 +346,18 @@ fn offer_words(offer: &Offer) -> String {
     for m in &offer.meters {
         out.push_str(&format!("; {}: {} included, ", m.meter, grouped(m.included)));
         match &m.overage {
-            None => out.push_str("then refused"),
+            None => match &m.grace {
+                None => out.push_str("then refused"),
+                Some(grace) => out.push_str(&format!("then {}, then refused", grace.words())),
+            },
             Some(overage) => out.push_str(&overage_words(overage, offer.flat.currency)),
+        }
+    }
+    for m in offer.meters.iter().filter(|m| m.marks.is_some()) {
+        let marks: Vec<String> = m.marks().iter().map(|mark| format!("{mark} %")).collect();
+        match marks.is_empty() {
+            true => out.push_str(&format!("; {}: no mails", m.meter)),
+            false => out.push_str(&format!("; {}: mails at {}", m.meter, marks.join(", "))),
         }
     }
     out

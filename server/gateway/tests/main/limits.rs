@@ -3,6 +3,7 @@
 use crate::support::*;
 use model::access::Environment;
 use model::key::PlainKey;
+use model::quota::QuotaGrace;
 use model::{Period, Time};
 use std::sync::Arc;
 use tokio::sync::Barrier;
@@ -214,4 +215,100 @@ async fn test_keys_count_apart() {
             .count(),
         2
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_grace_lets_so_many_through_and_no_more() {
+    let world = World::with(|e| {
+        e.meters = vec![meter(1, 40, None)];
+        e.meters[0].terms.grace = Some(QuotaGrace {
+            percent: Some(5),
+            hours: None,
+        });
+    })
+    .await;
+    let (passed, refused) = at_once(&world, "/v1/ok", 39).await;
+    assert_eq!((passed, refused.len()), (39, 0));
+    let last = world.get("/v1/ok").await;
+    assert_eq!(
+        (last.status, last.header("turnpike-grace")),
+        (200, None),
+        "the last of the quota"
+    );
+    let end = (START_MS + 30 * DAY_MS) / 1_000;
+    let first = world.get("/v1/ok").await;
+    assert_eq!(first.header("turnpike-grace"), Some(&*format!("units=1, until=@{end}")));
+    assert!(first.header("ratelimit").unwrap().contains("\"quota\";r=0;"));
+    assert_eq!(at_once(&world, "/v1/ok", 20).await.0, 1);
+    let refused = world.get("/v1/ok").await;
+    assert_eq!(
+        (refused.problem(), refused.header("turnpike-grace")),
+        ("quota-exceeded".to_owned(), None)
+    );
+    assert!(String::from_utf8_lossy(&refused.body).contains("grace"));
+    let rows = world.shipped().await;
+    assert_eq!(
+        rows.iter().map(|r| r.units).sum::<u32>(),
+        42,
+        "calls in grace are counted"
+    );
+    world.clock.advance(30 * DAY_MS);
+    assert_eq!(
+        at_once(&world, "/v1/ok", 50).await.0,
+        42,
+        "the next period has a grace of its own"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grace_of_hours_begins_when_the_quota_is_used_up() {
+    const HOUR_MS: i64 = 3_600_000;
+    let grace = |percent| {
+        Some(QuotaGrace {
+            percent,
+            hours: Some(24),
+        })
+    };
+    let mut world = World::with(|e| {
+        e.meters = vec![meter(1, 2, None)];
+        e.meters[0].terms.grace = grace(None);
+    })
+    .await;
+    world.clock.advance(5 * DAY_MS);
+    assert_eq!(at_once(&world, "/v1/ok", 2).await.0, 2);
+    let end = (START_MS + 7 * DAY_MS) / 1_000;
+    world.clock.advance(20 * HOUR_MS);
+    let reply = world.get("/v1/ok").await;
+    assert_eq!(reply.header("turnpike-grace"), Some(&*format!("until=@{end}")));
+    assert_eq!(at_once(&world, "/v1/ok", 30).await.0, 30);
+    // A change of anything else does not begin it anew.
+    world.plane.edit_entitlement(world.consumer, |e| e.priority = 3);
+    world.synced().await;
+    world.clock.advance(4 * HOUR_MS - 1);
+    assert_eq!(world.get("/v1/ok").await.status, 200);
+    world.clock.advance(1);
+    assert_eq!(world.get("/v1/ok").await.problem(), "quota-exceeded");
+    world.stop().await;
+    world.start();
+    world.synced().await;
+    assert_eq!(
+        world.get("/v1/ok").await.problem(),
+        "quota-exceeded",
+        "nor does a restart"
+    );
+    // More quota ends it; when that is used up, it has a grace of its own, by units or by time.
+    world.plane.edit_entitlement(world.consumer, |e| {
+        e.meters[0].terms.included = 40;
+        e.meters[0].terms.grace = grace(Some(5));
+    });
+    world.synced().await;
+    assert_eq!(at_once(&world, "/v1/ok", 20).await.0, 40 + 2 - 34);
+    // What the control plane knows of another gateway's count holds here.
+    world.plane.edit_entitlement(world.consumer, |e| {
+        e.meters[0].terms.included = 41;
+        e.meters[0].terms.grace = grace(None);
+        e.meters[0].used_up_at = Some(Time::from_unix_ms(START_MS));
+    });
+    world.synced().await;
+    assert_eq!(world.get("/v1/ok").await.problem(), "quota-exceeded");
 }

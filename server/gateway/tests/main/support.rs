@@ -233,9 +233,11 @@ pub(crate) fn meter(number: u16, included: u64, unit_minor: Option<&str>) -> Met
             meter: format!("meter-{number}"),
             included,
             overage,
+            ..MeterTerms::default()
         },
         used: 0,
         settled_units: 0,
+        used_up_at: None,
     }
 }
 
