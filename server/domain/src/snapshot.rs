@@ -1,7 +1,7 @@
 //! What a gateway is told: everything newer than the version it has, read in one snapshot of the database, so that
 //! versions, usage and the ledger's cursor agree with each other.
 
-use crate::usage::settled;
+use crate::usage::{marks, settled};
 use crate::{Domain, DomainError, Result, catalogue, entitlements, purges};
 use futures::TryStreamExt as _;
 use model::access::{Environment, Method};
@@ -208,6 +208,25 @@ pub(crate) async fn entitlement_of(
         .pop())
 }
 
+/// The live entitlements of these consumers as a gateway has them now.
+pub(crate) async fn live_of(
+    connection: &mut PgConnection,
+    consumers: &[ConsumerId],
+    now: Time,
+) -> Result<Vec<Entitlement>> {
+    let records = sqlx::query_scalar!(
+        "SELECT record FROM entitlements WHERE consumer_id = ANY($1) AND environment = 'live'",
+        consumers as &[ConsumerId],
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let records = records
+        .into_iter()
+        .map(serde_json::from_value)
+        .collect::<Result<Vec<_>, _>>()?;
+    with_usage(connection, records, now).await
+}
+
 /// Fills in what is used of each meter in the period that holds `now`, over all plan versions of that period.
 async fn with_usage(
     connection: &mut PgConnection,
@@ -249,6 +268,7 @@ async fn with_usage(
         }
     }
     settled::fill(connection, &mut records).await?;
+    marks::fill(connection, &mut records).await?;
     Ok(records)
 }
 

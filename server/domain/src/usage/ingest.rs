@@ -63,6 +63,7 @@ pub async fn ship(domain: &Domain, batch: &UsageBatch) -> Result<()> {
     }
     add_hours(&mut tx, &counted).await?;
     add_periods(&mut tx, &counted, now).await?;
+    super::marks::touch(&mut tx, &counted, now).await?;
     add_requests(&mut tx, &batch.ledger, &counted).await?;
     touch_keys(&mut tx, &counted).await?;
     sqlx::query!(

@@ -1,5 +1,6 @@
 //! The request log: the last requests with filters, and the job that drops what is older than the retention.
 
+use super::marks::TellMarks;
 use super::report::reading;
 use crate::jobs::{self, Job, Registry};
 use crate::{Domain, Result, Viewer};
@@ -149,7 +150,7 @@ impl Job for DropOldRequests {
 /// The jobs of usage.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    registry.with::<DropOldRequests>()
+    registry.with::<DropOldRequests>().with::<TellMarks>()
 }
 
 /// Starts the jobs that repeat; doing so again changes nothing.
@@ -158,5 +159,7 @@ pub fn register(registry: Registry) -> Registry {
 /// When the database fails.
 pub async fn ensure_recurring(domain: &Domain) -> Result<()> {
     let mut connection = domain.pool.acquire().await?;
-    jobs::enqueue(domain, &mut connection, &DropOldRequests {}, domain.clock.now()).await
+    let now = domain.clock.now();
+    jobs::enqueue(domain, &mut connection, &DropOldRequests {}, now).await?;
+    jobs::enqueue(domain, &mut connection, &TellMarks {}, now).await
 }

@@ -3,6 +3,7 @@
 mod carry_over;
 pub mod ingest;
 pub mod log;
+pub(crate) mod marks;
 pub mod report;
 pub(crate) mod settled;
 

@@ -9,5 +9,5 @@ mod features;
 mod grace;
 mod inbox;
 mod refunds;
-mod shop;
+pub(crate) mod shop;
 mod unconfigured;

@@ -3,6 +3,7 @@
 mod ingest;
 mod invoices;
 mod keys;
+mod marks;
 mod outbox;
 mod paid;
 mod snapshot;
