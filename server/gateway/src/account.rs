@@ -391,15 +391,16 @@ impl Terms {
         let profile = &plan.profile;
         let before = before.filter(|b| b.period.start == self.period.start);
         let length_s = self.period.start.ms_until(self.period.end).max(0) / 1000;
-        let quota = |meter: u16| {
+        let hard = |meter: u16| {
             let told = profile.meters.iter().find(|(n, _)| *n == meter);
-            told.and_then(|(_, terms)| terms.overage.is_none().then_some(terms.included))
+            told.map(|(_, terms)| terms).filter(|terms| terms.overage.is_none())
         };
         let shared = self.limits.iter().cloned();
         let foreign = profile.meters.iter().filter(|(meter, _)| self.limit(*meter).is_none());
         let foreign = foreign.map(|(meter, _)| Limit {
             meter: *meter,
             quota: None,
+            grace: None,
             priced: false,
             within_cap: None,
             settled_units: 0,
@@ -409,7 +410,8 @@ impl Terms {
                 .map_or_else(Arc::default, |l| Arc::clone(&l.slot)),
         });
         let limits = shared.chain(foreign).map(|mut limit| {
-            limit.quota = quota(limit.meter);
+            limit.quota = hard(limit.meter).map(|terms| terms.included);
+            limit.grace = hard(limit.meter).and_then(|terms| terms.grace);
             limit.policy = headers::policy(profile.rate_limit, limit.ceiling().map(|c| (c, length_s)));
             limit
         });
@@ -494,6 +496,13 @@ impl Terms {
     pub(crate) fn budget_left_minor(&self) -> Option<i64> {
         let left = cap_left(self.spend_cap_minor, self.settled_minor)?;
         Some(left.saturating_sub(self.cost_minor(None)?).max(0))
+    }
+
+    /// Units that the plan in force includes of a meter.
+    pub(crate) fn included(&self, number: u16) -> Option<u64> {
+        let meters = &self.profile.meters;
+        let found = meters.iter().find(|(n, _)| *n == number);
+        found.map(|(_, terms)| terms.included)
     }
 
     /// The terms that a meter's units are charged by.

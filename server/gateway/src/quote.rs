@@ -37,7 +37,7 @@ pub(crate) fn body(foresight: &Foresight, route: &Route, meter: &str, portal: &s
     let then = taken.saturating_add(route.weight.into());
     let currency = terms.profile.currency;
     let cost = cost::of(terms, route.meter, then, route.weight).map(|minor| Major { minor, currency }.to_string());
-    let included = terms.meter(route.meter).zip(limit);
+    let included = terms.included(route.meter).zip(limit);
     // A hard quota holds for the whole period, an allowance for what these prices are for.
     let since = |l: &Limit| {
         if l.priced {
@@ -46,7 +46,7 @@ pub(crate) fn body(foresight: &Foresight, route: &Route, meter: &str, portal: &s
             taken
         }
     };
-    let included = included.map(|(m, l)| m.included.saturating_sub(since(l)));
+    let included = included.map(|(m, l)| m.saturating_sub(since(l)));
     json!({
         "meter": meter,
         "units": route.weight,

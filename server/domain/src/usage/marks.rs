@@ -100,7 +100,7 @@ impl Job for TellMarks {
         )
         .fetch_all(&mut *tx)
         .await?;
-        let meters = catalogue::meters(&mut *tx).await?;
+        let meters = catalogue::meters(&mut tx).await?;
         for record in snapshot::live_of(&mut tx, &consumers, now).await? {
             for part in parts(&record, &meters)? {
                 part.tell(domain, &mut tx, &record, now).await?;
