@@ -17,7 +17,7 @@ const ALWAYS_ASKED: [&str; 5] = [
     "turnpike-quote",
 ];
 /// Answer headers of the gateway that every page may read.
-const ALWAYS_SHOWN: [&str; 9] = [
+const ALWAYS_SHOWN: [&str; 10] = [
     "age",
     "cache-status",
     "idempotent-replayed",
