@@ -130,6 +130,10 @@ problems! {
         "The Idempotency-Key was used for a request with another method, path, query or body." "Use a new key for each operation." NOWHERE;
     64 "idempotency-lost" 409 "The first answer is not kept"
         "The request was done, and is not done twice; its answer was too large to be kept, broke off, or made room for others." "Ask the API what became of it. Use a new key only to do it again." NOWHERE;
+    70 "key-quota-reached" 429 "The key's own quota is used up"
+        "Your account gave this key a quota of its own, and this period's is used up. Other keys of the account go on." "Raise or remove the key's quota, or wait for the next period." KEYS;
+    71 "key-budget-reached" 402 "The key's own budget is reached"
+        "Your account gave this key a budget of its own, and the key's part of the usage charges has reached it. Other keys of the account go on." "Raise or remove the key's budget, or wait for the next period." KEYS;
     50 "body-unclear" 400 "The request's body is not JSON that has one reading"
         "Some fields of the body need a feature that your plan does not grant, so the body is read before it is forwarded; and it is no JSON, or a name stands in an object twice." "Send plain JSON in which every name stands once." NOWHERE;
     51 "body-encoded" 415 "The request's body must not be compressed here"

@@ -81,6 +81,8 @@ fn console(table: Table) -> Table {
         .page("/keys", Who::Viewer, get(keys::page))
         .page("/keys/new", Who::KeyManager, get(keys::create_page))
         .form("/keys/new", Who::KeyManager, post(keys::create))
+        .page("/keys/{id}/limits", Who::KeyManager, get(keys::limits_page))
+        .form("/keys/{id}/limits", Who::KeyManager, post(keys::limits))
         .page("/keys/{id}/rotate", Who::KeyManager, get(keys::rotate_page))
         .form("/keys/{id}/rotate", Who::KeyManager, post(keys::rotate))
         .page("/keys/{id}/revoke", Who::KeyManager, get(keys::revoke_page))

@@ -146,6 +146,31 @@ pub struct KeyRecord {
     pub expires_at: Option<Time>,
     /// Numbers of the routes it may use; none means all.
     pub routes: Option<Vec<u16>>,
+    /// What its owner lets it use in a billing period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<KeyLimits>,
+}
+
+/// What one key may use in a billing period, and what it has used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyLimits {
+    /// Units of all meters together; none means as many as the plan lets through.
+    pub quota: Option<u64>,
+    /// Its part of the usage charges, in minor units.
+    pub budget_minor: Option<i64>,
+    /// The period that `used` is of.
+    pub period_start: Time,
+    /// Units used, as far as shipped ([`Changes::shipped_through`]).
+    pub used: Vec<KeyUse>,
+}
+
+/// What a key has used of a meter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyUse {
+    /// Number of the meter.
+    pub meter: u16,
+    /// Units.
+    pub units: u64,
 }
 
 impl std::fmt::Debug for KeyRecord {

@@ -15,7 +15,7 @@ use leptos::prelude::*;
 use model::{KeyId, Time};
 use std::collections::HashMap;
 
-fn id_of(text: &str) -> Result<KeyId, AppError> {
+pub(super) fn id_of(text: &str) -> Result<KeyId, AppError> {
     text.parse().map_err(|_| AppError::not_found())
 }
 

@@ -1,5 +1,6 @@
 //! Creating a key: the form, and the page that shows the key once.
 
+use super::limits;
 use super::view::{curl_line, reveal};
 use crate::error::AppError;
 use crate::render::{Nav, with_status};
@@ -7,11 +8,13 @@ use crate::session::SignedInKeys;
 use crate::ui::{FormState, card, field, page_head, select, submit};
 use axum::extract::{Form, Query};
 use axum::response::Response;
-use domain::keys::{self, KeyRoute, NewKey};
+use domain::key_limits::{self, Limits};
+use domain::keys::{self, CreatedKey, KeyRoute, NewKey};
+use domain::{Domain, KeyManager};
 use http::StatusCode;
 use leptos::prelude::*;
-use model::Time;
 use model::access::Environment;
+use model::{Currency, Time};
 use std::collections::{BTreeSet, HashMap};
 
 /// What the names of the route boxes begin with.
@@ -27,13 +30,15 @@ pub async fn create_page(
     visitor: SignedInKeys,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response, AppError> {
-    let routes = keys::routes(&visitor.site().domain).await?;
+    let domain = &visitor.site().domain;
+    let routes = keys::routes(domain).await?;
+    let currency = limits::currency(domain, visitor.viewer()).await?;
     let environment = query.get("environment").map_or("live", String::as_str);
     let form = FormState::empty()
         .with("environment", environment)
         .with("expires", "never")
         .with("routes", "all");
-    Ok(form_page(&visitor, &form, &routes, &BTreeSet::new()))
+    Ok(form_page(&visitor, &form, &routes, &BTreeSet::new(), currency))
 }
 
 /// `POST /keys/new`
@@ -48,8 +53,10 @@ pub async fn create(visitor: SignedInKeys, Form(posted): Form<HashMap<String, St
         .filter_map(|k| k.strip_prefix(ROUTE_BOX))
         .map(str::to_owned)
         .collect();
-    let made = match wanted(&posted, &boxes, domain.clock.now()) {
-        Ok(new) => keys::create(domain, visitor.key_manager(), new).await,
+    let currency = limits::currency(domain, visitor.viewer()).await?;
+    let limits = limits::wanted(&posted, currency);
+    let made = match wanted(&posted, &boxes, domain.clock.now()).and_then(|new| Ok((new, limits?))) {
+        Ok((new, limits)) => limited(domain, visitor.key_manager(), new, limits).await,
         Err(error) => Err(error),
     };
     let routes = keys::routes(domain).await?;
@@ -66,14 +73,25 @@ pub async fn create(visitor: SignedInKeys, Form(posted): Form<HashMap<String, St
         Err(error) => {
             let form = FormState::empty()
                 .with("name", value("name"))
+                .with("quota", value("quota"))
+                .with("budget", value("budget"))
                 .with("environment", value("environment"))
                 .with("expires", value("expires"))
                 .with("routes", value("routes"))
                 .refused(error)?;
-            let page = form_page(&visitor, &form, &routes, &boxes);
+            let page = form_page(&visitor, &form, &routes, &boxes, currency);
             Ok(with_status(StatusCode::UNPROCESSABLE_ENTITY, page))
         }
     }
+}
+
+/// Nobody has the key before it is limited: its text leaves with this answer.
+async fn limited(domain: &Domain, manager: &KeyManager, new: NewKey, limits: Limits) -> domain::Result<CreatedKey> {
+    let created = keys::create(domain, manager, new).await?;
+    if limits != Limits::default() {
+        key_limits::set(domain, manager, created.id, limits).await?;
+    }
+    Ok(created)
 }
 
 fn wanted(posted: &HashMap<String, String>, boxes: &BTreeSet<String>, now: Time) -> domain::Result<NewKey> {
@@ -100,7 +118,13 @@ fn wanted(posted: &HashMap<String, String>, boxes: &BTreeSet<String>, now: Time)
     })
 }
 
-fn form_page(visitor: &SignedInKeys, form: &FormState, routes: &[KeyRoute], chosen: &BTreeSet<String>) -> Response {
+fn form_page(
+    visitor: &SignedInKeys,
+    form: &FormState,
+    routes: &[KeyRoute],
+    chosen: &BTreeSet<String>,
+    currency: Currency,
+) -> Response {
     visitor.console("Create a key", Nav::Keys, || {
         let owned = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
             pairs.iter().map(|(v, t)| ((*v).to_owned(), (*t).to_owned())).collect()
@@ -125,6 +149,10 @@ fn form_page(visitor: &SignedInKeys, form: &FormState, routes: &[KeyRoute], chos
                 <details open={!chosen.is_empty()}>
                     <summary>"Choose routes"</summary>
                     <fieldset><legend class="skip">"Routes"</legend>{boxes}</fieldset>
+                </details>
+                <details open={!(form.value("quota").is_empty() && form.value("budget").is_empty())}>
+                    <summary>"Limit what it may use"</summary>
+                    <div class="stack">{limits::fields(form, currency)}</div>
                 </details>
                 <div class="actions">{submit("Create key", "primary")} <a class="button" data-kind="quiet" href="/keys">"Back"</a></div>
             </form>

@@ -2,10 +2,12 @@
 
 mod change;
 mod create;
+mod limits;
 mod view;
 
 pub use change::{revoke, revoke_page, rotate, rotate_page};
 pub use create::{create, create_page};
+pub use limits::{limits, limits_page};
 pub(crate) use view::curl_line;
 
 use crate::error::AppError;
@@ -83,6 +85,10 @@ fn row(key: &Key, may: bool, now: Time) -> impl IntoView + use<> {
         view! { <a class="button" href=format!("/keys/{id}/rotate") aria-label=format!("Rotate {name}")>"Rotate"</a> }
     });
     let name = key.name.clone();
+    let limits = revocable.then(|| {
+        view! { <a class="button" href=format!("/keys/{id}/limits") aria-label=format!("Limits of {name}")>"Limits"</a> }
+    });
+    let name = key.name.clone();
     let revoke = revocable.then(|| {
         view! {
             <a class="button" data-kind="danger" href=format!("/keys/{id}/revoke") aria-label=format!("Revoke {name}")>"Revoke"</a>
@@ -96,7 +102,7 @@ fn row(key: &Key, may: bool, now: Time) -> impl IntoView + use<> {
             <td data-label="Routes">{routes}</td>
             <td data-label="Last used">{last_used(key)}</td>
             <td data-label="Created">{on_day(key.created_at)}</td>
-            <td class="num"><span class="actions">{rotate} {revoke}</span></td>
+            <td class="num"><span class="actions">{limits} {rotate} {revoke}</span></td>
         </tr>
     }
 }

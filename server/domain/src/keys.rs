@@ -259,8 +259,8 @@ pub async fn get(domain: &Domain, viewer: &Viewer, id: KeyId) -> Result<Key> {
     .ok_or(DomainError::NotFound)
 }
 
-/// Makes a successor with the same name, routes and expiry; the old key works for the overlap, never past its own
-/// expiry. Both count against the same quota.
+/// Makes a successor with the same name, routes, expiry and limits of its own; the old key works for the overlap, never
+/// past its own expiry. Both count against the account's quota, each against its own.
 ///
 /// # Errors
 /// `NotFound`; `Conflict` when the key no longer works or was rotated before.
@@ -305,6 +305,14 @@ pub async fn rotate(domain: &Domain, manager: &KeyManager, id: KeyId, overlap: O
         created.id as KeyId,
         now.plus_s(overlap.seconds()),
         (overlap == Overlap::None).then_some(now),
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "UPDATE keys n SET quota_units = o.quota_units, budget_minor = o.budget_minor FROM keys o
+         WHERE n.id = $2 AND o.id = $1 AND (o.quota_units IS NOT NULL OR o.budget_minor IS NOT NULL)",
+        id as KeyId,
+        created.id as KeyId,
     )
     .execute(&mut *tx)
     .await?;

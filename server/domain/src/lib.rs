@@ -19,6 +19,7 @@ pub mod features;
 pub mod identity;
 pub mod invoices;
 pub mod jobs;
+pub mod key_limits;
 pub mod keys;
 pub mod letters;
 pub mod links;

@@ -1,6 +1,7 @@
 //! What a gateway is told: everything newer than the version it has, read in one snapshot of the database, so that
 //! versions, usage and the ledger's cursor agree with each other.
 
+use crate::key_limits::{self, Limits};
 use crate::usage::{marks, settled};
 use crate::{Domain, DomainError, Result, catalogue, entitlements, purges};
 use futures::TryStreamExt as _;
@@ -43,7 +44,7 @@ pub async fn changes_since(domain: &Domain, ledger: &str, version: i64) -> Resul
         } else {
             None
         },
-        keys: keys(&mut tx, version).await?,
+        keys: keys(&mut tx, version, domain.clock.now()).await?,
         entitlements: entitlements(&mut tx, version, domain.clock.now()).await?,
         purges: purges::since(&mut tx, version).await?,
         shipped_through: u64::try_from(newest.shipped).unwrap_or(0),
@@ -145,20 +146,28 @@ async fn token_plans(connection: &mut PgConnection, issuers: &[IssuerRecord], no
     Ok(plans)
 }
 
-async fn keys(connection: &mut PgConnection, version: i64) -> Result<Vec<KeyRecord>> {
+async fn keys(connection: &mut PgConnection, version: i64, now: Time) -> Result<Vec<KeyRecord>> {
     // A slug that no route has any more allows nothing: the list gets shorter, never absent.
     let mut rows = sqlx::query!(
         r#"SELECT id, consumer_id, environment, lookup, mac, pepper, revoked_at IS NOT NULL AS "revoked!", expires_at,
                   CASE WHEN routes IS NOT NULL
                        THEN ARRAY (SELECT r.number FROM routes r WHERE r.slug = ANY(keys.routes) ORDER BY 1) END
-                  AS "routes?: Vec<i16>"
+                  AS "routes?: Vec<i16>", quota_units, budget_minor
            FROM keys WHERE version > $1"#,
         version,
     )
-    .fetch(connection);
+    .fetch(&mut *connection);
     let mut keys = Vec::new();
+    let mut limits = HashMap::new();
     while let Some(k) = rows.try_next().await? {
         let routes = k.routes.map(|all| all.into_iter().map(number).collect::<Result<_>>());
+        if k.quota_units.is_some() || k.budget_minor.is_some() {
+            let set = Limits {
+                quota_units: k.quota_units,
+                budget_minor: k.budget_minor,
+            };
+            limits.insert(k.id, set);
+        }
         keys.push(KeyRecord {
             id: k.id,
             lookup: u64::try_from(k.lookup).map_err(DomainError::internal)?,
@@ -172,8 +181,11 @@ async fn keys(connection: &mut PgConnection, version: i64) -> Result<Vec<KeyReco
             revoked: k.revoked,
             expires_at: k.expires_at,
             routes: routes.transpose()?,
+            limits: None,
         });
     }
+    drop(rows);
+    key_limits::fill(connection, &mut keys, &limits, now).await?;
     Ok(keys)
 }
 

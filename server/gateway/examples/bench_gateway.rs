@@ -186,6 +186,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             revoked: false,
             expires_at: None,
             routes: None,
+            limits: None,
         });
     }
     listed.flush()?;

@@ -492,6 +492,11 @@ impl Terms {
         Ok(())
     }
 
+    /// Charged in this period under earlier plan versions, in minor units.
+    pub(crate) fn settled_minor(&self) -> i64 {
+        self.settled_minor
+    }
+
     /// What is left of the spend cap, in minor units.
     pub(crate) fn budget_left_minor(&self) -> Option<i64> {
         let left = cap_left(self.spend_cap_minor, self.settled_minor)?;

@@ -7,15 +7,16 @@ use crate::cost;
 use crate::feature_gates::Closed;
 use crate::flight::{Flight, Full};
 use crate::headers::{self, RATELIMIT, RATELIMIT_POLICY, TURNPIKE_GRACE};
-use crate::limit::{Limit, Over};
+use crate::key_limit::KeyOver;
+use crate::limit::{Limit, Over, Slot};
 use crate::rate::{self, Asked, Left};
 use crate::refusal::{Refusal, Refused};
 use crate::route::Route;
 use crate::tables::Tables;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
-use model::Time;
 use model::access::{Method, Suspension};
+use model::{Money, Time};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -26,6 +27,10 @@ pub(crate) struct Admission {
     pub(crate) units: u32,
     /// The meter's count with these units in it.
     taken: u64,
+    /// Where the key counts them, too.
+    pub(crate) key_slot: Option<Arc<Slot>>,
+    /// What is left of the key's own budget, in minor units.
+    key_budget_left: Option<i64>,
     /// Gates of the route that the caller does not pass.
     pub(crate) closed: Closed,
     /// Its place among the requests in flight.
@@ -84,9 +89,24 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
             }
         },
     };
+    let (mut key_slot, mut key_budget_left) = (None, None);
+    if let Some(own) = &caller.key.limit
+        && let Some(limit) = terms.limit(route.meter)
+    {
+        match own.take(&terms, route.meter, route.weight) {
+            Ok(given) => (key_slot, key_budget_left) = (Some(given.slot), given.budget_left_minor),
+            Err(over) => {
+                limit.slot.release(route.weight.into());
+                let refused = over_key(over, caller, &terms, now);
+                return Err(with_limits(refused, &terms, route, &left, now));
+            }
+        }
+    }
     Ok(Admission {
         terms,
         taken,
+        key_slot,
+        key_budget_left,
         units: route.weight,
         closed,
         flight,
@@ -115,8 +135,12 @@ pub(crate) fn foresee(request: &Request<'_>, tables: &Tables, now: Time, now_ns:
     let refused = refused.or_else(|| others.map(|l| over_rate(&l)));
     let refused = refused.or_else(|| {
         let limit = terms.limit(route.meter)?;
-        let over = terms.peek(limit, route.weight, now).err()?;
-        Some(over_limit(over, &terms, limit, now))
+        if let Err(over) = terms.peek(limit, route.weight, now) {
+            return Some(over_limit(over, &terms, limit, now));
+        }
+        let own = request.caller.key.limit.as_ref()?;
+        let over = own.peek(&terms, route.meter, route.weight).err()?;
+        Some(over_key(over, request.caller, &terms, now))
     });
     Ok(Foresight { terms, refused, left })
 }
@@ -250,6 +274,28 @@ pub(crate) fn over_limit(over: Over, terms: &Terms, limit: &Limit, now: Time) ->
     }
 }
 
+/// The owner of a key limited it: its page has the number.
+fn over_key(over: KeyOver, caller: &Caller, terms: &Terms, now: Time) -> Refused {
+    let (key, end) = (caller.key.id, terms.period.end);
+    let refused = match over {
+        KeyOver::Quota(quota) => {
+            let detail = format!("Your account lets the key {key} use {quota} units until {end}.");
+            let seconds = u64::try_from(now.ms_until(end) / 1000 + 1).unwrap_or(1);
+            let refused = Refused::new(Refusal::KeyQuotaReached, detail);
+            refused.violating(["key-quota"]).retry_after(seconds)
+        }
+        KeyOver::Budget(minor) => {
+            let currency = terms.profile.currency;
+            let budget = Money { minor, currency };
+            let detail = format!(
+                "Your account gave the key {key} a budget of {budget} until {end}, and this call is beyond it."
+            );
+            Refused::new(Refusal::KeyBudgetReached, detail)
+        }
+    };
+    refused.mended_at(format!("/keys/{key}/limits"))
+}
+
 /// Units left of the meter's ceiling, and seconds until the period ends.
 fn quota(terms: &Terms, meter: u16, now: Time) -> Option<(u64, i64)> {
     let limit = terms.limit(meter)?;
@@ -279,7 +325,13 @@ impl Admission {
     pub(crate) fn add_headers(&self, headers: &mut HeaderMap, route: &Route, counted: bool, now: Time) {
         add_limits(headers, &self.terms, route, &self.left, now);
         let units = if counted { self.units } else { 0 };
-        cost::say(headers, &self.terms, route.meter, self.taken, units);
+        cost::say(
+            headers,
+            &self.terms,
+            route.meter,
+            (self.taken, units),
+            self.key_budget_left,
+        );
         let limit = self.terms.limit(route.meter);
         if let Some((units, end)) = limit.and_then(|l| l.grace_left(self.taken, self.terms.period)) {
             headers.insert(TURNPIKE_GRACE, headers::grace(units, end));

@@ -27,8 +27,16 @@ pub(crate) fn budget_left(terms: &Terms) -> Option<Major> {
     Some(Money { minor, currency }.into())
 }
 
-/// Adds both headers, where the meter has a price.
-pub(crate) fn say(headers: &mut HeaderMap, terms: &Terms, meter: u16, taken: u64, units: u32) {
+/// Adds both headers, where the meter has a price. `counted` is the meter's count with the call's
+/// units, and those units; the budget is the smaller of the consumer's and of the key's own.
+pub(crate) fn say(
+    headers: &mut HeaderMap,
+    terms: &Terms,
+    meter: u16,
+    counted: (u64, u32),
+    key_budget_left: Option<i64>,
+) {
+    let (taken, units) = counted;
     if !terms.limit(meter).is_some_and(|l| l.priced) {
         return;
     }
@@ -41,7 +49,9 @@ pub(crate) fn say(headers: &mut HeaderMap, terms: &Terms, meter: u16, taken: u64
     if let Some(value) = minor.and_then(|minor| value(&Major { minor, currency })) {
         headers.insert(TURNPIKE_COST, value);
     }
-    if let Some(value) = budget_left(terms).as_ref().and_then(value) {
+    let left = terms.budget_left_minor().into_iter().chain(key_budget_left).min();
+    let left = left.map(|minor| Major::from(Money { minor, currency }));
+    if let Some(value) = left.as_ref().and_then(value) {
         headers.insert(TURNPIKE_BUDGET_REMAINING, value);
     }
 }

@@ -7,9 +7,10 @@
 use crate::ledger::Ledger;
 use crate::tables::Tables;
 use model::access::Environment;
-use model::snapshot::{Entitlement, KeyRecord, Routing};
+use model::snapshot::{Entitlement, KeyLimits, KeyRecord, KeyUse, Routing};
 use model::{ConsumerId, KeyId, Time};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -30,6 +31,9 @@ struct Stored {
     routing: Option<Routing>,
     /// Each with the last sequence number of our ledger that its `used` holds.
     entitlements: Vec<(Entitlement, u64)>,
+    /// Limits of keys, in the same way.
+    #[serde(default)]
+    key_limits: Vec<(KeyId, KeyLimits, u64)>,
 }
 
 fn damaged(what: &str) -> io::Error {
@@ -51,10 +55,19 @@ pub(crate) fn save(dir: &Path, tables: &Tables, ledger: &Ledger) -> io::Result<(
         let known = terms.period.start < terms.period.end;
         known.then(|| (terms.to_entitlement(&account, &used), through))
     });
+    let key_limits = tables.key_limits().into_iter().map(|(id, limit)| {
+        let (period_start, slots) = limit.slots();
+        let counters: Vec<_> = slots.iter().map(|(_, slot)| &slot.recorded).collect();
+        let (used, through) = ledger.agreed(&counters);
+        let used = slots.iter().zip(used);
+        let used = used.map(|((meter, _), units)| KeyUse { meter: *meter, units });
+        (id, limit.to_told(period_start, used.collect()), through)
+    });
     let stored = Stored {
         version,
         routing,
         entitlements: entitlements.collect(),
+        key_limits: key_limits.collect(),
     };
     let json = serde_json::to_vec(&stored)?;
     let mut body = Vec::with_capacity(json.len() + 8 + tables.key_count() * (KEY_LEN + 4));
@@ -130,6 +143,7 @@ fn get_key(from: &mut &[u8]) -> io::Result<KeyRecord> {
         revoked: flags & REVOKED != 0,
         expires_at: (expires_ms != i64::MAX).then(|| Time::from_unix_ms(expires_ms)),
         routes: (flags & SCOPED != 0).then_some(routes),
+        limits: None,
     })
 }
 
@@ -142,9 +156,15 @@ pub(crate) fn load(dir: &Path, tables: &Tables, ledger: &Ledger, now: Time) -> i
                 if let Some(routing) = stored.routing {
                     tables.apply_routing(routing);
                 }
-                for key in keys {
-                    tables.apply_key(key);
-                }
+                let limits = stored.key_limits.into_iter();
+                let mut limits: HashMap<KeyId, (KeyLimits, u64)> = limits.map(|(id, l, seq)| (id, (l, seq))).collect();
+                let with_limits = |mut key: KeyRecord| {
+                    let known = limits.remove(&key.id);
+                    let through = known.as_ref().map_or(0, |(_, seq)| *seq);
+                    key.limits = known.map(|(told, _)| told);
+                    (key, through)
+                };
+                tables.apply_keys(keys.into_iter().map(with_limits).collect(), ledger)?;
                 tables.set_version(stored.version);
                 return Ok(true);
             }

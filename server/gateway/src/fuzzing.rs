@@ -96,7 +96,7 @@ pub fn ledger_folder(folder: &Path, capacity: u32) -> io::Result<(Vec<u64>, u64)
         duration_us: 1,
         variants: 0,
     });
-    ledger.append(added, None)?;
+    ledger.append(added, [None, None])?;
     // Read as after another start: everything that was kept, in order.
     drop(ledger);
     let ledger = Ledger::open(folder, capacity, &Counting(AtomicU64::new(1)))?;

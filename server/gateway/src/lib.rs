@@ -327,6 +327,7 @@ mod grpc;
 mod headers;
 mod http1;
 mod identity;
+mod key_limit;
 mod ledger;
 mod limit;
 mod listen;

@@ -125,6 +125,10 @@ impl Slot {
     pub(crate) fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
+    /// Takes units, whatever the limits.
+    pub(crate) fn reserve(&self, units: u64) {
+        self.taken.fetch_add(units, Ordering::Relaxed);
+    }
     /// Gives units back.
     pub(crate) fn release(&self, units: u64) {
         self.taken.fetch_sub(units, Ordering::Relaxed);

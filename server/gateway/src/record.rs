@@ -11,6 +11,7 @@ use crate::cost;
 use crate::flight::Places;
 use crate::gate::Passes;
 use crate::ledger;
+use crate::limit::Slot;
 use crate::metrics::Kind;
 use crate::refusal::Refusal;
 use crate::seen::{Entry, Outcome};
@@ -42,6 +43,8 @@ pub(crate) struct Open {
     terms: Arc<Terms>,
     /// Units taken from the meter's counter and not given back.
     reserved: u32,
+    /// Where they are counted for the key, too.
+    key_slot: Option<Arc<Slot>>,
     status: u16,
     refusal: u8,
     upload: Option<Arc<Progress>>,
@@ -77,6 +80,7 @@ impl Open {
             meter: route.1,
             terms: caller.terms(at),
             reserved: 0,
+            key_slot: None,
             status: 0,
             refusal: 0,
             upload: None,
@@ -98,6 +102,7 @@ impl Open {
         self.places.flight = std::mem::take(&mut admission.flight);
         self.terms = Arc::clone(&admission.terms);
         self.reserved = admission.units;
+        self.key_slot = admission.key_slot.take();
         self.upload = upload;
     }
 
@@ -128,7 +133,7 @@ impl Open {
 
     /// Says that this cost nothing, and what is left of the budget, where the meter has a price.
     pub(crate) fn say_cost(&self, headers: &mut HeaderMap) {
-        cost::say(headers, &self.terms, self.meter, 0, 0);
+        cost::say(headers, &self.terms, self.meter, (0, 0), None);
     }
 
     /// Bytes of the answer's body that are about to leave.
@@ -154,6 +159,9 @@ impl Open {
         let units = std::mem::take(&mut self.reserved);
         if let Some(limit) = self.terms.limit(self.meter).filter(|_| units > 0) {
             limit.slot.release(u64::from(units));
+        }
+        if let Some(slot) = self.key_slot.as_ref().filter(|_| units > 0) {
+            slot.release(u64::from(units));
         }
     }
 
@@ -195,7 +203,10 @@ impl Open {
         let counted = slot
             .filter(|_| self.reserved > 0)
             .map(|s| (s, u64::from(self.reserved)));
-        let written = self.worker.shared.ledger.append(ledger::encode(&record), counted);
+        let of_key = self.key_slot.as_ref().filter(|_| self.reserved > 0);
+        let of_key = of_key.map(|s| (&s.recorded, u64::from(self.reserved)));
+        let ledger = &self.worker.shared.ledger;
+        let written = ledger.append(ledger::encode(&record), [counted, of_key]);
         if let Err(error) = written {
             tracing::error!(%error, "a request could not be recorded");
             self.release();

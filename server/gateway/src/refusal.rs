@@ -135,6 +135,10 @@ refusals! {
     IdempotencyReused = 63, UNPROCESSABLE_ENTITY, "idempotency-reused", "The key was used for another request", "/docs";
     /// The request was done, and its answer is not kept.
     IdempotencyLost = 64, CONFLICT, "idempotency-lost", "The first answer is not kept", "/docs";
+    /// The key has used the units that its owner lets it use in a period.
+    KeyQuotaReached = 70, TOO_MANY_REQUESTS, "key-quota-reached", "The key's own quota is used up", "/keys";
+    /// The key's part of the usage charges has reached the budget that its owner set.
+    KeyBudgetReached = 71, PAYMENT_REQUIRED, "key-budget-reached", "The key's own budget is reached", "/keys";
     /// The body is no JSON, or can be read in more than one way, where it must be checked.
     BodyUnclear = 50, BAD_REQUEST, "body-unclear", "The request's body is not JSON that has one reading", "/docs";
     /// The body is compressed where it must be checked.
@@ -154,6 +158,8 @@ struct Details {
     headers: HeaderMap,
     /// Names of the limits that refuse.
     violated: Vec<String>,
+    /// The page that mends it, where that is not the same for all.
+    link: Option<String>,
     closes: bool,
 }
 
@@ -165,6 +171,7 @@ impl Refused {
             detail: detail.into(),
             headers: HeaderMap::new(),
             violated: Vec::new(),
+            link: None,
             closes: false,
         }))
     }
@@ -177,6 +184,11 @@ impl Refused {
     /// (draft-ietf-httpapi-ratelimit-headers-10).
     pub(crate) fn violating(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.0.violated = names.into_iter().map(Into::into).collect();
+        self
+    }
+    /// With a page of the portal that mends it.
+    pub(crate) fn mended_at(mut self, path: String) -> Self {
+        self.0.link = Some(path);
         self
     }
     /// With `Retry-After`, in seconds.
@@ -204,6 +216,7 @@ impl Refused {
             refusal,
             detail,
             violated,
+            link,
             ..
         } = &*self.0;
         let mut body = serde_json::json!({
@@ -211,7 +224,7 @@ impl Refused {
             "title": refusal.title(),
             "status": refusal.status().as_u16(),
             "detail": detail,
-            "link": format!("{portal}{}", refusal.link()),
+            "link": format!("{portal}{}", link.as_deref().unwrap_or(refusal.link())),
         });
         if !violated.is_empty() {
             body["violated-policies"] = violated.clone().into();

@@ -4,6 +4,7 @@ use crate::account::{Account, Profile, Profiles};
 use crate::authenticate::Hold;
 use crate::flight::RouteFlights;
 use crate::gate::Gate;
+use crate::key_limit::KeyLimit;
 use crate::ledger::Ledger;
 use crate::rate::Arrivals;
 use crate::route::{Heritage, Routes};
@@ -50,6 +51,8 @@ pub(crate) struct KeyEntry {
     pub(crate) pepper: u16,
     pub(crate) revoked: bool,
     pub(crate) routes: Option<Arc<[u16]>>,
+    /// What its owner lets it use.
+    pub(crate) limit: Option<Arc<KeyLimit>>,
 }
 
 impl KeyEntry {
@@ -63,6 +66,7 @@ impl KeyEntry {
             pepper: 0,
             revoked: false,
             routes: None,
+            limit: None,
         }
     }
 
@@ -232,9 +236,7 @@ impl Tables {
             self.apply_routing(routing);
         }
         let revoked = changes.keys.iter().any(|k| k.revoked);
-        for key in changes.keys {
-            self.apply_key(key);
-        }
+        self.apply_keys(changes.keys.into_iter().map(|k| (k, through)).collect(), ledger)?;
         self.version.fetch_max(changes.version, Ordering::AcqRel);
         if revoked {
             self.cut.send_modify(|n| *n += 1);
@@ -373,7 +375,23 @@ impl Tables {
         self.gates.load().get(&upstream).map(Arc::clone)
     }
 
-    pub(crate) fn apply_key(&self, key: KeyRecord) {
+    /// Keys, each with the last sequence number of our ledger that is in what is told of its use.
+    pub(crate) fn apply_keys(&self, keys: Vec<(KeyRecord, u64)>, ledger: &Ledger) -> std::io::Result<()> {
+        let limited = keys.iter().filter(|(k, _)| k.limits.is_some());
+        let own = ledger.key_units_after(&limited.map(|(k, through)| (k.id, *through)).collect())?;
+        for (key, _) in keys {
+            let id = key.id;
+            self.apply_key(key, |meter, start| own.get(&(id, meter, start)).copied().unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    fn apply_key(&self, key: KeyRecord, own: impl Fn(u16, Time) -> u64) {
+        let before = self.key(key.lookup).and_then(|k| k.limit);
+        let limit = key
+            .limits
+            .as_ref()
+            .map(|told| Arc::new(KeyLimit::told(told, before.as_deref(), own)));
         let entry = KeyEntry {
             id: key.id,
             mac: key.mac,
@@ -382,6 +400,7 @@ impl Tables {
             pepper: key.pepper,
             revoked: key.revoked,
             routes: key.routes.map(Arc::from),
+            limit,
         };
         if let Some(shard) = self.shard(key.lookup) {
             shard
@@ -457,9 +476,25 @@ impl Tables {
                     revoked: key.revoked,
                     expires_at: (key.expires_ms != i64::MAX).then(|| Time::from_unix_ms(key.expires_ms)),
                     routes: key.routes.as_deref().map(<[u16]>::to_vec),
+                    limits: None,
                 });
             }
         }
+    }
+
+    /// The limits of every key that has some.
+    pub(crate) fn key_limits(&self) -> Vec<(KeyId, Arc<KeyLimit>)> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            all.extend(
+                shard
+                    .entries
+                    .iter()
+                    .filter_map(|k| Some((k.id, Arc::clone(k.limit.as_ref()?)))),
+            );
+        }
+        all
     }
 
     /// Sets the version of what was loaded from disk.

@@ -2,7 +2,7 @@
 //! that is sent again is dropped by its sequence numbers, a batch that skips some is refused, and whatever dies in
 //! between, nothing is lost and nothing counts twice.
 
-use crate::{Domain, DomainError, Result};
+use crate::{Domain, DomainError, Result, key_limits};
 use model::access::Environment;
 use model::usage::{UsageBatch, UsageRecord};
 use model::{ConsumerId, KeyId, Time};
@@ -63,6 +63,7 @@ pub async fn ship(domain: &Domain, batch: &UsageBatch) -> Result<()> {
     }
     add_hours(&mut tx, &counted).await?;
     add_periods(&mut tx, &counted, now).await?;
+    key_limits::count(&mut tx, &counted).await?;
     super::marks::touch(&mut tx, &counted, now).await?;
     add_requests(&mut tx, &batch.ledger, &counted).await?;
     touch_keys(&mut tx, &counted).await?;

@@ -2,6 +2,7 @@
 
 mod ingest;
 mod invoices;
+mod key_limits;
 mod keys;
 mod marks;
 mod outbox;

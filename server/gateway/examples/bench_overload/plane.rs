@@ -75,6 +75,7 @@ impl Plane {
                 revoked: false,
                 expires_at: None,
                 routes: None,
+                limits: None,
             });
             key.reveal().to_owned()
         };

@@ -12,7 +12,7 @@ mod segment;
 use mapping::Mapping;
 use model::access::Environment;
 use model::usage::UsageRecord;
-use model::{ConsumerId, Random, Time};
+use model::{ConsumerId, KeyId, Random, Time};
 pub(crate) use record::encode;
 use record::{decode, seal};
 use segment::Segment;
@@ -146,7 +146,11 @@ impl Ledger {
     ///
     /// # Errors
     /// When a new segment is needed and cannot be made.
-    pub(crate) fn append(&self, mut record: record::Encoded, counted: Option<(&AtomicU64, u64)>) -> io::Result<u64> {
+    pub(crate) fn append(
+        &self,
+        mut record: record::Encoded,
+        counted: [Option<(&AtomicU64, u64)>; 2],
+    ) -> io::Result<u64> {
         let mut writer = lock(&self.writer);
         let seq = writer.next;
         if seq > writer.current.segment.last() {
@@ -158,7 +162,7 @@ impl Ledger {
             return Err(io::Error::other("the record lies outside its segment"));
         }
         writer.next = seq + 1;
-        if let Some((counter, units)) = counted {
+        for (counter, units) in counted.into_iter().flatten() {
             counter.fetch_add(units, Ordering::Relaxed);
         }
         self.committed.store(seq, Ordering::Release);
@@ -300,6 +304,27 @@ impl Ledger {
                     .entry((r.consumer, r.environment, r.meter, r.period_start))
                     .or_default();
                 *sum += u64::from(r.units);
+            }
+            true
+        })?;
+        Ok(sums)
+    }
+
+    /// Units of some keys in records after what is known of each, by key, meter and period.
+    ///
+    /// `through` has the sequence number of each.
+    pub(crate) fn key_units_after(
+        &self,
+        through: &HashMap<KeyId, u64>,
+    ) -> io::Result<HashMap<(KeyId, u16, Time), u64>> {
+        let mut sums: HashMap<(KeyId, u16, Time), u64> = HashMap::new();
+        let Some(oldest) = through.values().min() else {
+            return Ok(sums);
+        };
+        let include = |r: &UsageRecord| r.units > 0 && through.get(&r.key).is_some_and(|seq| r.seq > *seq);
+        self.walk(oldest + 1, self.committed() + 1, |r| {
+            if let Some(r) = decode(r).filter(|r| include(r)) {
+                *sums.entry((r.key, r.meter, r.period_start)).or_default() += u64::from(r.units);
             }
             true
         })?;
@@ -460,7 +485,7 @@ mod tests {
 
     fn fill(ledger: &Ledger, from: u64, to: u64) {
         for n in from..=to {
-            assert_eq!(ledger.append(encode(&record(n)), None).unwrap(), n);
+            assert_eq!(ledger.append(encode(&record(n)), [None, None]).unwrap(), n);
         }
     }
 
@@ -474,7 +499,7 @@ mod tests {
             for _ in 0..4 {
                 s.spawn(|| {
                     for n in 0..500 {
-                        ledger.append(encode(&record(n)), Some((&counter, 2))).unwrap();
+                        ledger.append(encode(&record(n)), [Some((&counter, 2)), None]).unwrap();
                     }
                 });
             }

@@ -21,6 +21,7 @@ mod hostile_upstream;
 mod http2_abuse;
 mod http2_upstream;
 mod idempotency;
+mod key_limits;
 mod kill;
 mod limits;
 mod metrics;

@@ -283,6 +283,7 @@ pub(crate) fn key_record(key: &PlainKey, consumer: ConsumerId) -> KeyRecord {
         revoked: false,
         expires_at: None,
         routes: None,
+        limits: None,
     }
 }
 

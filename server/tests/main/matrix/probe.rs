@@ -120,6 +120,7 @@ impl Probe {
             ]
             .map(|(name, value)| (name, value.to_owned()))
             .into(),
+            "/keys/{id}/limits" => [one("quota", "1000"), one("budget", "5.00")].concat(),
             "/keys/{id}/rotate" => one("overlap", "24h"),
             "/budget" => one("cap", "60.00"),
             "/signup" => account("stranger@example.org"),
