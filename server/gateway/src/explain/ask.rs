@@ -270,7 +270,7 @@ fn quota(notes: &mut Notes, route: &Route, terms: &Terms, arrival: Arrival) {
         return;
     };
     let taken = limit.slot.taken();
-    let fits = terms.peek(limit, route.weight);
+    let fits = terms.peek(limit, route.weight, arrival.now);
     let fits = fits.map_err(|over| admit::over_limit(over, terms, limit, arrival.now));
     let most = limit
         .quota
