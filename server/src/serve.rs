@@ -95,17 +95,21 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
     doors.closing.cancel();
     stop.cancel();
     doors.closed.cancel();
-    for task in tasks {
-        if tokio::time::timeout(drain, task).await.is_err() {
-            tracing::warn!("requests were still open when the time to stop was up");
-        }
-    }
+    join(tasks, drain).await;
     match successor {
         Some(_) => database.leave().await,
         None => database.close().await,
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn join(tasks: Vec<JoinHandle<()>>, drain: Duration) {
+    for task in tasks {
+        if tokio::time::timeout(drain, task).await.is_err() {
+            tracing::warn!("requests were still open when the time to stop was up");
+        }
+    }
 }
 
 /// Binds the operators' listener and, where this is a portal, that; or takes the sockets of the process before this one.

@@ -18,7 +18,7 @@ use crate::source::{SnapshotSource, UsageSink};
 use crate::stop::Stop;
 use crate::tables::Tables;
 use crate::{shipper, sync, token};
-use model::{Clock, Random};
+use model::{Clock, Random, Time};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -78,10 +78,7 @@ impl Gateway {
         let ledger = Ledger::open(&config.data_dir.join(LEDGER_FOLDER), segment, &*random).map_err(data)?;
         let tables = Arc::new(Tables::new());
         tables.seed.store(seed(&*random), Ordering::Relaxed);
-        match config.take_over {
-            None => drop(disk::load(&config.data_dir, &tables, &ledger, clock.now()).map_err(data)?),
-            Some(_) => disk::forget(&config.data_dir).map_err(data)?,
-        }
+        begin_tables(&config, &tables, &ledger, clock.now()).map_err(data)?;
         let listening_on = sockets(&config).and_then(|(all, at)| Ok((copies(&all)?, all, at)));
         let (kept, listeners, local_addr) = listening_on.map_err(|e| StartError::Listen(config.listen, e))?;
         let listening = Listening::new(&config)?;
@@ -308,6 +305,14 @@ impl Running {
         let shared = self.shared;
         let stop = move || shared.access_log.as_ref().map(AccessLog::stop);
         let _ = tokio::task::spawn_blocking(stop).await;
+    }
+}
+
+/// The stored snapshot, except where the process that is taken over from knows more.
+fn begin_tables(config: &Config, tables: &Tables, ledger: &Ledger, now: Time) -> io::Result<()> {
+    match config.take_over {
+        None => disk::load(&config.data_dir, tables, ledger, now).map(drop),
+        Some(_) => disk::forget(&config.data_dir),
     }
 }
 
