@@ -164,6 +164,10 @@ pub(crate) struct Serving {
     /// What this process does.
     #[arg(long, env = "TURNPIKE_ROLE", value_enum, default_value = "all")]
     pub(crate) role: ServeRole,
+    /// Takes the listening sockets from the process that runs on this data folder with this role, and lets it end; starts
+    /// as always where there is none. SIGUSR2 makes a running process start its successor so.
+    #[arg(long)]
+    pub(crate) take_over: bool,
     /// Where the portal listens.
     #[arg(
         long,
@@ -250,8 +254,8 @@ pub(crate) struct Serving {
 
 impl Serving {
     /// What the gateway is started with.
-    pub(crate) fn gateway(&self, storage: &Storage) -> gateway::Config {
-        let mut config = gateway::Config::new(self.gateway_listen, storage.data_dir.join("gateway"));
+    pub(crate) fn gateway(&self, folder: PathBuf) -> gateway::Config {
+        let mut config = gateway::Config::new(self.gateway_listen, folder);
         if self.gateway_threads > 0 {
             config.threads = self.gateway_threads;
         }

@@ -58,6 +58,11 @@ impl Database {
         Ok(Self { pool, cluster, owner })
     }
 
+    /// Closes connections, and leaves the private PostgreSQL to the process that took over.
+    pub(crate) async fn leave(self) {
+        self.pool.close().await;
+    }
+
     /// Closes connections and stops the private PostgreSQL if it is ours to stop.
     pub(crate) async fn close(self) {
         self.pool.close().await;

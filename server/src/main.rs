@@ -9,10 +9,14 @@ mod clock;
 mod commands;
 mod config;
 mod database;
+mod handover;
+mod listeners;
 mod logs;
+mod notify;
 mod operations;
 mod output;
 mod serve;
+mod slots;
 
 use clap::Parser as _;
 use std::process::ExitCode;

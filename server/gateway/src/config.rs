@@ -4,8 +4,9 @@ use crate::listen::TlsFiles;
 use hmac::{Hmac, KeyInit, Mac};
 use model::policy::AddressRange;
 use sha2::Sha256;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where to listen, where to keep the ledger and the snapshot, and every bound.
@@ -13,6 +14,9 @@ use std::time::Duration;
 pub struct Config {
     /// Address for the provider's APIs; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Sockets of a process that this one takes over from. They are used in place of [`Config::listen`] where there are
+    /// some, one thread each; nobody is accepted before [`crate::Running::open`], and no stored snapshot is loaded.
+    pub take_over: Option<Vec<Arc<TcpListener>>>,
     /// Folder of this gateway alone: ledger segments and the copy of the snapshot.
     pub data_dir: PathBuf,
     /// Worker threads, each with its own listening socket; at least 1.
@@ -116,6 +120,7 @@ impl Config {
     pub fn new(listen: SocketAddr, data_dir: PathBuf) -> Self {
         Self {
             listen,
+            take_over: None,
             data_dir,
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             tls: None,

@@ -147,6 +147,17 @@ fn get_key(from: &mut &[u8]) -> io::Result<KeyRecord> {
     })
 }
 
+/// Removes the copies: another gateway knows more by now.
+pub(crate) fn forget(dir: &Path) -> io::Result<()> {
+    for name in [NEWEST, PREVIOUS] {
+        match std::fs::remove_file(dir.join(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Loads the newest good copy into the tables; false when there is none.
 pub(crate) fn load(dir: &Path, tables: &Tables, ledger: &Ledger, now: Time) -> io::Result<bool> {
     for name in [NEWEST, PREVIOUS] {

@@ -15,9 +15,10 @@ use crate::once::Once;
 use crate::seen::AccessLog;
 use crate::server::{self, Shared, Worker};
 use crate::source::{SnapshotSource, UsageSink};
+use crate::stop::Stop;
 use crate::tables::Tables;
 use crate::{shipper, sync, token};
-use model::{Clock, Random};
+use model::{Clock, Random, Time};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -31,7 +32,7 @@ use tokio::task::JoinHandle;
 const BACKLOG: i32 = 4096;
 /// Tasks polled before sockets are looked at again; enough for all that one look found, so that they take turns.
 const POLLS_BETWEEN_EVENTS: u32 = 512;
-const LEDGER_FOLDER: &str = "ledger";
+pub(crate) const LEDGER_FOLDER: &str = "ledger";
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -76,12 +77,10 @@ impl Gateway {
         let segment = config.limits.segment_records.max(1);
         let ledger = Ledger::open(&config.data_dir.join(LEDGER_FOLDER), segment, &*random).map_err(data)?;
         let tables = Arc::new(Tables::new());
-        let mut seed = [0; 8];
-        random.fill(&mut seed);
-        tables.seed.store(u64::from_le_bytes(seed), Ordering::Relaxed);
-        disk::load(&config.data_dir, &tables, &ledger, clock.now()).map_err(data)?;
-        let listeners = listen(config.listen, config.threads.max(1));
-        let (listeners, local_addr) = listeners.map_err(|e| StartError::Listen(config.listen, e))?;
+        tables.seed.store(seed(&*random), Ordering::Relaxed);
+        begin_tables(&config, &tables, &ledger, clock.now()).map_err(data)?;
+        let listening_on = sockets(&config).and_then(|(all, at)| Ok((copies(&all)?, all, at)));
+        let (kept, listeners, local_addr) = listening_on.map_err(|e| StartError::Listen(config.listen, e))?;
         let listening = Listening::new(&config)?;
         let syncing = ledger.start_syncing().map_err(StartError::Thread)?;
         let gates = listeners.iter().map(|_| Gate::new(config.limits.in_flight_per_thread));
@@ -107,6 +106,7 @@ impl Gateway {
             tokio::spawn(certificates.follow(stop.subscribe()));
         }
         let stop_shipping = watch::Sender::new(false);
+        let open = watch::Sender::new(config.take_over.is_none());
         let mut metrics = Vec::new();
         let series = Arc::new(Series::default());
         let mut workers = Vec::new();
@@ -114,7 +114,9 @@ impl Gateway {
             let counters = Arc::new(Metrics::new(Arc::clone(&series)));
             metrics.push(Arc::clone(&counters));
             let worker = Worker::new(Arc::clone(&shared), Arc::clone(gate), counters, Arc::clone(&random));
-            workers.push(spawn_worker(i, worker, listener, stop.subscribe()).map_err(StartError::Thread)?);
+            workers.push(
+                spawn_worker(i, worker, listener, (open.subscribe(), stop.subscribe())).map_err(StartError::Thread)?,
+            );
         }
         tokio::spawn(token::keep(Arc::clone(&shared), stop.subscribe()));
         let shipped = Arc::new(AtomicU64::new(0));
@@ -128,9 +130,11 @@ impl Gateway {
         tokio::spawn(targets::watch(Arc::clone(&shared), stop.subscribe()));
         Ok(Running {
             local_addr,
+            sockets: kept,
             shared,
             metrics,
             shipped,
+            open,
             stop,
             stop_shipping,
             workers,
@@ -144,10 +148,14 @@ impl Gateway {
 /// A gateway that serves. Dropped without [`Running::shutdown`] it goes on serving until the process ends.
 pub struct Running {
     local_addr: SocketAddr,
+    /// To be handed over.
+    sockets: Vec<TcpListener>,
     shared: Arc<Shared>,
     metrics: Vec<Arc<Metrics>>,
     shipped: Arc<AtomicU64>,
-    stop: watch::Sender<Option<Duration>>,
+    /// Whether clients are accepted.
+    open: watch::Sender<bool>,
+    stop: watch::Sender<Option<Stop>>,
     stop_shipping: watch::Sender<bool>,
     workers: Vec<oneshot::Receiver<()>>,
     snapshots: JoinHandle<()>,
@@ -172,6 +180,29 @@ impl Running {
     /// Whether it has routes to serve by and a ledger to write to, and is not shutting down.
     pub fn ready(&self) -> bool {
         self.shared.tables.routes.load().is_some() && self.shared.ledger.writable() && self.stop.borrow().is_none()
+    }
+
+    /// Whether the control plane answered the last question, so that everything it knows is known here.
+    pub fn informed(&self) -> bool {
+        self.ready() && self.shared.tables.connected()
+    }
+
+    /// Accepts clients from now on, where it takes over from another process.
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// The listening sockets, for a process that takes over.
+    ///
+    /// # Errors
+    /// When there are no file descriptors left.
+    pub fn sockets(&self) -> io::Result<Vec<TcpListener>> {
+        copies(&self.sockets)
+    }
+
+    /// Asks the control plane for everything again, with what other gateways counted.
+    pub fn ask_all_anew(&self) {
+        self.shared.tables.ask_all_anew(true);
     }
 
     /// The name of its ledger.
@@ -241,7 +272,26 @@ impl Running {
     /// Stops accepting, lets open requests finish for at most `drain`, then syncs and ships the ledger and stores the
     /// snapshot.
     pub async fn shutdown(self, drain: Duration) {
-        self.stop.send_replace(Some(drain));
+        self.end(Stop {
+            drain,
+            handed_over: false,
+        })
+        .await;
+    }
+
+    /// The same where another process serves the same sockets from now on: idle connections stay for one more request,
+    /// and the stored snapshot is removed, because that process knows more.
+    pub async fn hand_over(self, drain: Duration) {
+        self.end(Stop {
+            drain,
+            handed_over: true,
+        })
+        .await;
+    }
+
+    async fn end(self, stop: Stop) {
+        drop(self.sockets);
+        self.stop.send_replace(Some(stop));
         for worker in self.workers {
             // A worker that panicked has dropped its end: it is gone, too.
             let _ = worker.await;
@@ -255,6 +305,40 @@ impl Running {
         let shared = self.shared;
         let stop = move || shared.access_log.as_ref().map(AccessLog::stop);
         let _ = tokio::task::spawn_blocking(stop).await;
+    }
+}
+
+/// The stored snapshot, except where the process that is taken over from knows more.
+fn begin_tables(config: &Config, tables: &Tables, ledger: &Ledger, now: Time) -> io::Result<()> {
+    match config.take_over {
+        None => disk::load(&config.data_dir, tables, ledger, now).map(drop),
+        Some(_) => disk::forget(&config.data_dir),
+    }
+}
+
+fn seed(random: &dyn Random) -> u64 {
+    let mut seed = [0; 8];
+    random.fill(&mut seed);
+    u64::from_le_bytes(seed)
+}
+
+fn copies(sockets: &[TcpListener]) -> io::Result<Vec<TcpListener>> {
+    sockets.iter().map(TcpListener::try_clone).collect()
+}
+
+/// Those of the process that is taken over from, or new ones.
+fn sockets(config: &Config) -> io::Result<(Vec<TcpListener>, SocketAddr)> {
+    match config.take_over.as_deref() {
+        Some([first, ..]) => {
+            let all = config
+                .take_over
+                .iter()
+                .flatten()
+                .map(|s| s.try_clone())
+                .collect::<Result<_, _>>()?;
+            Ok((all, first.local_addr()?))
+        }
+        _ => listen(config.listen, config.threads.max(1)),
     }
 }
 
@@ -293,7 +377,7 @@ fn spawn_worker(
     index: usize,
     worker: Worker,
     listener: TcpListener,
-    stop: watch::Receiver<Option<Duration>>,
+    (open, stop): (watch::Receiver<bool>, watch::Receiver<Option<Stop>>),
 ) -> io::Result<oneshot::Receiver<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -305,7 +389,7 @@ fn spawn_worker(
         .spawn(move || {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => server::serve(Arc::new(worker), listener, stop).await,
+                    Ok(listener) => server::serve(Arc::new(worker), listener, open, stop).await,
                     Err(error) => tracing::error!(%error, "cannot listen"),
                 }
             });

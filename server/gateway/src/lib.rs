@@ -291,6 +291,16 @@
 //! writes. `explain` asks each decision of the request path without taking anything. Trace context (`traceparent`) passes
 //! through untouched.
 //!
+//! # One gateway after another
+//!
+//! A gateway can get its listening sockets from another process ([`Config::take_over`]). It begins with a data folder of its
+//! own and no stored snapshot, asks the control plane for everything, and accepts nobody before [`Running::open`]. The one
+//! before it ends with [`Running::hand_over`]: it accepts nobody, answers what its clients still send, each with
+//! `Connection: close` (HTTP/2: `GOAWAY`), and ships its ledger. Units are in one ledger each, so none is lost or counted
+//! twice. What it recorded after its successor was told reaches that one's counters with [`Running::ask_all_anew`]; until
+//! then, at most for the drain time, a hard quota and a spend cap may be passed by so much. Rate limits, requests in flight,
+//! circuits and remembered tokens begin anew. What a gateway that died left behind is brought in by [`ship_rest`].
+//!
 //! # Threads
 //!
 //! One current-thread runtime per worker with a listening socket of its own (`SO_REUSEPORT`), one thread that syncs the
@@ -338,11 +348,13 @@ mod quote;
 mod rate;
 mod record;
 mod refusal;
+mod rest;
 mod route;
 mod seen;
 mod server;
 mod shipper;
 mod source;
+mod stop;
 mod sync;
 mod tables;
 mod timer;
@@ -355,4 +367,5 @@ pub use explain::{Decision, Explanation, Question, Verdict, explain_snapshot};
 pub use gateway::{Gateway, Running, StartError};
 pub use listen::{TlsError, TlsFiles};
 pub use refusal::Refusal;
+pub use rest::{is_free, ship_rest};
 pub use source::{SnapshotSource, SourceError, UsageSink};

@@ -29,6 +29,7 @@ use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::{self, Route, Routes};
 use crate::seen::{AccessLog, Entry, Outcome};
+use crate::stop::Stop;
 use crate::tables::Tables;
 use crate::tunnel;
 use crate::upstream::{BodyLength, Call, Pool, RequestHead};
@@ -135,7 +136,16 @@ impl Random for Buffered {
 }
 
 /// Accepts until told to stop, then waits for open requests for as long as it is told.
-pub(crate) async fn serve(worker: Arc<Worker>, listener: TcpListener, mut stop: watch::Receiver<Option<Duration>>) {
+pub(crate) async fn serve(
+    worker: Arc<Worker>,
+    listener: TcpListener,
+    mut open: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Option<Stop>>,
+) {
+    tokio::select! {
+        _ = open.wait_for(|open| *open) => {}
+        _ = stop.changed() => return,
+    }
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     loop {
@@ -163,7 +173,7 @@ pub(crate) async fn serve(worker: Arc<Worker>, listener: TcpListener, mut stop: 
     }
     drop(listener);
     drop(alive);
-    let drain = (*stop.borrow()).unwrap_or_default();
+    let drain = (*stop.borrow()).unwrap_or_default().drain;
     if tokio::time::timeout(drain, all_gone.recv()).await.is_err() {
         tracing::warn!("requests were still open at the end of the drain time");
     }

@@ -1,6 +1,7 @@
 //! Brings ledger records to the control plane, in order. The sink moves the cursor in the transaction that counts the
 //! records, so after any failure the cursor is asked for and the rest is sent again.
 
+use crate::ledger::Ledger;
 use crate::server::Shared;
 use crate::source::{SourceError, UsageSink};
 use model::usage::UsageBatch;
@@ -28,7 +29,7 @@ pub(crate) async fn run(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut shipper = Shipper {
-        shared,
+        ledger: Arc::clone(&shared.ledger),
         sink,
         shipped,
         cursor: None,
@@ -43,7 +44,7 @@ pub(crate) async fn run(
             }
             Ok(_) => {
                 retry = RETRY_FIRST;
-                shipper.shared.limits.ship_interval
+                shared.limits.ship_interval
             }
             Err(error) => {
                 tracing::warn!(%error, "usage cannot be shipped; it stays in the ledger");
@@ -54,7 +55,6 @@ pub(crate) async fn run(
         };
         if pruned.elapsed() > PRUNE_EVERY {
             pruned = Instant::now();
-            let shared = &shipper.shared;
             let through = shipper.shipped.load(Ordering::Relaxed);
             shared
                 .ledger
@@ -71,8 +71,23 @@ pub(crate) async fn run(
     }
 }
 
+/// Ships what an ended gateway left behind.
+///
+/// # Errors
+/// When the ledger cannot be read, or the sink does not take it.
+pub(crate) async fn finish(ledger: Arc<Ledger>, sink: Arc<dyn UsageSink>) -> Result<u64, SourceError> {
+    let mut shipper = Shipper {
+        ledger,
+        sink,
+        shipped: Arc::default(),
+        cursor: None,
+    };
+    while shipper.step().await? > 0 {}
+    Ok(shipper.shipped.load(Ordering::Relaxed))
+}
+
 struct Shipper {
-    shared: Arc<Shared>,
+    ledger: Arc<Ledger>,
     sink: Arc<dyn UsageSink>,
     shipped: Arc<AtomicU64>,
     cursor: Option<u64>,
@@ -81,7 +96,7 @@ struct Shipper {
 impl Shipper {
     /// Ships a batch; how many records were in it.
     async fn step(&mut self) -> Result<usize, SourceError> {
-        let ledger = &self.shared.ledger;
+        let ledger = &self.ledger;
         let slow = |_| SourceError::new("no answer in time");
         let cursor = match self.cursor {
             Some(cursor) => cursor,

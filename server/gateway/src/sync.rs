@@ -3,6 +3,7 @@
 use crate::disk;
 use crate::server::Shared;
 use crate::source::SnapshotSource;
+use crate::stop::Stop;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +27,7 @@ pub(crate) async fn run(
     shared: Arc<Shared>,
     source: Arc<dyn SnapshotSource>,
     dir: PathBuf,
-    mut stop: watch::Receiver<Option<Duration>>,
+    mut stop: watch::Receiver<Option<Stop>>,
 ) {
     let mut copy = Copy::new(dir);
     let mut retry = RETRY_FIRST;
@@ -52,6 +53,12 @@ pub(crate) async fn run(
             _ = stop.changed() => break,
         }
     }
+    if stop.borrow().is_some_and(|stop| stop.handed_over) {
+        if let Err(error) = disk::forget(&copy.dir) {
+            tracing::error!(%error, "the stored snapshot cannot be removed");
+        }
+        return;
+    }
     copy.dirty = true;
     copy.due = Instant::now();
     copy.save_if_due(&shared).await;
@@ -59,7 +66,7 @@ pub(crate) async fn run(
 
 /// Asks once; whether anything changed.
 async fn ask(shared: &Arc<Shared>, source: &dyn SnapshotSource) -> Result<bool, String> {
-    let version = shared.tables.version();
+    let version = shared.tables.version_known();
     let asked = timeout(ASK_TIMEOUT, source.changes_since(shared.ledger.id(), version)).await;
     let changes = asked
         .map_err(|_| "no answer in time".to_owned())?
@@ -74,6 +81,9 @@ async fn ask(shared: &Arc<Shared>, source: &dyn SnapshotSource) -> Result<bool, 
     // A first load of a million keys takes long; other tasks of this runtime go on meanwhile.
     let applied = tokio::task::spawn_blocking(apply).await.map_err(|e| e.to_string())?;
     applied.map_err(|e| e.to_string())?;
+    if version == 0 {
+        shared.tables.ask_all_anew(false);
+    }
     let now_ms = shared.clock.security_now().unix_ms();
     shared.tables.synced_ms.store(now_ms, Ordering::Relaxed);
     shared.tables.set_connected(true);

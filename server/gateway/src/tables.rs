@@ -120,6 +120,8 @@ pub(crate) struct Tables {
     /// Of the upstreams that have a bound, by number.
     gates: ArcSwap<HashMap<u16, Arc<Gate>>>,
     version: AtomicI64,
+    /// Everything is to be asked for again, whatever the version.
+    all_anew: AtomicBool,
     /// Whether the control plane answered the last question.
     connected: AtomicBool,
     /// When it last answered, in milliseconds since 1970.
@@ -157,6 +159,7 @@ impl Tables {
             flights: RouteFlights::new(),
             gates: ArcSwap::default(),
             version: AtomicI64::new(0),
+            all_anew: AtomicBool::new(false),
             connected: AtomicBool::new(false),
             synced_ms: AtomicI64::new(0),
             rejected: AtomicU64::new(0),
@@ -209,6 +212,20 @@ impl Tables {
     pub(crate) fn version(&self) -> i64 {
         self.version.load(Ordering::Acquire)
     }
+    /// The version to ask for changes since.
+    pub(crate) fn version_known(&self) -> i64 {
+        if self.all_anew.load(Ordering::Acquire) {
+            0
+        } else {
+            self.version()
+        }
+    }
+
+    /// Makes the next question one for everything.
+    pub(crate) fn ask_all_anew(&self, wanted: bool) {
+        self.all_anew.store(wanted, Ordering::Release);
+    }
+
     /// Whether the control plane answered the last question: then an unknown key does not exist.
     pub(crate) fn connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)

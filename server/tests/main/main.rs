@@ -15,5 +15,6 @@ mod outage;
 mod partition;
 mod portal;
 mod refusals;
+mod restart;
 mod revoke;
 mod support;

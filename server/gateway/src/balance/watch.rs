@@ -4,6 +4,7 @@ use super::Target;
 use super::dice::Dice;
 use crate::route::{Routes, Upstream};
 use crate::server::Shared;
+use crate::stop::Stop;
 use crate::upstream;
 use model::policy::Health;
 use std::collections::HashMap;
@@ -33,7 +34,7 @@ enum Done {
 }
 
 /// Runs until told to stop.
-pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<Option<Duration>>) {
+pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<Option<Stop>>) {
     let dice = Dice::new(shared.tables.seed.load(Ordering::Relaxed));
     let mut watcher = Watcher {
         checks: HashMap::new(),

@@ -5,6 +5,7 @@ use super::body::{ClientBody, Shared};
 use super::head::{self, Head};
 use crate::body::Answer;
 use crate::http1::{Invalid, Piece, Scan};
+use crate::stop::Stop;
 use crate::timer::Timer;
 use crate::tunnel::Tunnel;
 use http::request::Parts;
@@ -52,7 +53,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     socket: S,
     handler: &impl Handler,
     limits: Limits,
-    stop: watch::Receiver<Option<Duration>>,
+    stop: watch::Receiver<Option<Stop>>,
 ) {
     // Registered once: the change wakes this task, and whoever waits looks at `stop`.
     let mut told = stop.clone();
@@ -92,7 +93,7 @@ struct Connection<S> {
     headers: HeaderMap,
     timer: Timer,
     limits: Limits,
-    stop: watch::Receiver<Option<Duration>>,
+    stop: watch::Receiver<Option<Stop>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
@@ -129,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
                 return Ok(tunnel);
             }
             let through = self.body_is_through();
-            if !keeps || !through || self.is_stopping() {
+            if !keeps || !through || self.closes_at_once() {
                 return self.close(!through).await.map(|()| None);
             }
             self.shared.lock().io.rest();
@@ -138,6 +139,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
 
     fn is_stopping(&self) -> bool {
         self.stop.has_changed().unwrap_or(true)
+    }
+
+    /// Whether this is to close without another request. Where another process goes on serving, the client is told with
+    /// the next answer and closes by itself: one that has just begun to send would find its request lost.
+    fn closes_at_once(&self) -> bool {
+        self.is_stopping() && !self.stop.borrow().is_some_and(|stop| stop.handed_over)
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
@@ -156,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<S> {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(_) => return Poll::Ready(Next::Closed),
                 Poll::Pending => {
-                    if io.read.is_empty() && self.stop.has_changed().unwrap_or(true) {
+                    if io.read.is_empty() && self.closes_at_once() {
                         return Poll::Ready(Next::Closed);
                     }
                     if !self.timer.is_set() {

@@ -27,7 +27,7 @@ use std::time::Duration;
 /// What a power cut may take: records younger than this.
 pub(crate) const SYNC_EVERY: Duration = Duration::from_millis(10);
 const ID_FILE: &str = "id";
-const LOCK_FILE: &str = "lock";
+pub(crate) const LOCK_FILE: &str = "lock";
 
 /// Units of a consumer's meter in a period.
 pub(crate) type UnitsKey = (ConsumerId, Environment, u16, Time);
@@ -92,8 +92,10 @@ impl Ledger {
     pub(crate) fn open(dir: &Path, capacity: u32, random: &dyn Random) -> io::Result<Arc<Self>> {
         std::fs::create_dir_all(dir)?;
         let held = File::create(dir.join(LOCK_FILE))?;
-        held.try_lock()
-            .map_err(|e| io::Error::other(format!("{} belongs to another running gateway: {e}", dir.display())))?;
+        held.try_lock().map_err(|e| {
+            let why = format!("{} belongs to another running gateway: {e}", dir.display());
+            io::Error::new(io::ErrorKind::WouldBlock, why)
+        })?;
         let id = read_or_make_id(dir, random)?;
         let (segments, next) = recover(Segment::list(dir)?)?;
         let mut segments: BTreeMap<u64, Segment> = segments.into_iter().map(|s| (s.first, s)).collect();

@@ -1,5 +1,6 @@
 //! TLS for clients: a certificate and its key from PEM files, read again when they change.
 
+use crate::stop::Stop;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -85,7 +86,7 @@ impl Certificates {
 
     /// Reads the files again whenever they change, until told to stop. Files that are unusable, such as half-written
     /// ones, are tried again at the next look; the last good certificate stays.
-    pub(crate) async fn follow(self: Arc<Self>, mut stop: watch::Receiver<Option<Duration>>) {
+    pub(crate) async fn follow(self: Arc<Self>, mut stop: watch::Receiver<Option<Stop>>) {
         let mut known = changed(&self.files);
         loop {
             tokio::select! {

@@ -17,6 +17,7 @@ use crate::client::{ClientBody, Handler};
 use crate::config::{Config, Limits};
 use crate::http1::Invalid;
 use crate::server::{self, Worker};
+use crate::stop::Stop;
 use certificates::Certificates;
 use crowd::Seat;
 use http::request::Parts;
@@ -87,7 +88,7 @@ pub(crate) async fn connection(
     worker: Arc<Worker>,
     mut stream: TcpStream,
     mut address: IpAddr,
-    stop: watch::Receiver<Option<Duration>>,
+    stop: watch::Receiver<Option<Stop>>,
     _place: (Seat, mpsc::Sender<()>),
 ) {
     let shared = Arc::clone(&worker.shared);
@@ -143,7 +144,7 @@ async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     worker: Arc<Worker>,
     stream: S,
     peer: Peer,
-    stop: watch::Receiver<Option<Duration>>,
+    stop: watch::Receiver<Option<Stop>>,
 ) {
     let limits = &worker.shared.limits;
     let limits = crate::client::Limits {
@@ -168,7 +169,7 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     worker: Arc<Worker>,
     stream: S,
     peer: Peer,
-    mut stop: watch::Receiver<Option<Duration>>,
+    mut stop: watch::Receiver<Option<Stop>>,
 ) {
     let limits = &worker.shared.limits;
     let (streams, head_bytes) = (limits.streams_per_connection, limits.head_bytes);

@@ -4,6 +4,7 @@ use super::fetch::Client;
 use super::issuer::Issuer;
 use super::keys::KeySet;
 use crate::server::Shared;
+use crate::stop::Stop;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -17,7 +18,7 @@ const READ_EVERY: Duration = Duration::from_secs(60);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 
 /// Runs until told to stop: a task for each issuer whose keys change.
-pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<Option<Duration>>) {
+pub(crate) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<Option<Stop>>) {
     let client = Client::new();
     let mut tasks: Vec<(Arc<Issuer>, JoinHandle<()>)> = Vec::new();
     loop {

@@ -6,7 +6,7 @@ mod program;
 mod upstream;
 
 pub(crate) use client::{Answer, Connection, call};
-pub(crate) use folder::Folder;
+pub(crate) use folder::{Folder, signal};
 pub(crate) use program::{Output, PEPPER, Program};
 pub(crate) use upstream::Upstream;
 

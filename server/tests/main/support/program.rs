@@ -194,12 +194,32 @@ impl Program {
         serving
     }
 
+    /// The one process that runs on this folder, whoever started it.
+    pub(crate) fn only_process(&self) -> u32 {
+        let wanted = format!("TURNPIKE_DATA_DIR={}\0", self.folder.path().display());
+        let ours = |pid: &u32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.trim() == "turnpike" && environment.windows(wanted.len()).any(|part| part == wanted.as_bytes())
+        };
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let found: Vec<u32> = pids.filter(ours).collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0]
+    }
+
     /// Starts `serve`.
     pub(crate) fn spawn(&self) -> Serving {
+        self.spawn_with(&["serve"])
+    }
+
+    /// Starts `serve` with more arguments.
+    pub(crate) fn spawn_with(&self, arguments: &[&str]) -> Serving {
         let path = self.folder.path().join("serve.log");
         let log = std::fs::File::options().create(true).append(true).open(&path).unwrap();
         let child = self
-            .command(&["serve"])
+            .command(arguments)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn();
@@ -235,6 +255,11 @@ impl Serving {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// SIGTERM: asks it to end.
