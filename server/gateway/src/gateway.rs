@@ -13,10 +13,10 @@ use crate::listen::{Crowd, Listening, TlsError};
 use crate::metrics::{self, Metrics, Series, Text};
 use crate::once::Once;
 use crate::seen::AccessLog;
-use crate::server::{self, Shared, Worker};
 use crate::source::{SnapshotSource, UsageSink};
 use crate::stop::Stop;
 use crate::tables::Tables;
+use crate::worker::{self, Shared, Worker};
 use crate::{shipper, sync, token};
 use model::{Clock, Random, Time};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -389,7 +389,7 @@ fn spawn_worker(
         .spawn(move || {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => server::serve(Arc::new(worker), listener, open, stop).await,
+                    Ok(listener) => worker::serve(Arc::new(worker), listener, open, stop).await,
                     Err(error) => tracing::error!(%error, "cannot listen"),
                 }
             });

@@ -15,7 +15,7 @@ use crate::limit::Slot;
 use crate::metrics::Kind;
 use crate::refusal::Refusal;
 use crate::seen::{Entry, Outcome};
-use crate::server::Worker;
+use crate::worker::Worker;
 use http::HeaderMap;
 use model::access::Environment;
 use model::usage::UsageRecord;

@@ -2,8 +2,8 @@
 //! records, so after any failure the cursor is asked for and the rest is sent again.
 
 use crate::ledger::Ledger;
-use crate::server::Shared;
 use crate::source::{SourceError, UsageSink};
+use crate::worker::Shared;
 use model::usage::UsageBatch;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

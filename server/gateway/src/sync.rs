@@ -1,9 +1,9 @@
 //! Keeps the snapshot up to date: asks for what changed at every hint and from time to time, and copies it to disk.
 
 use crate::disk;
-use crate::server::Shared;
 use crate::source::SnapshotSource;
 use crate::stop::Stop;
+use crate::worker::Shared;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -3,9 +3,9 @@
 use super::Target;
 use super::dice::Dice;
 use crate::route::{Routes, Upstream};
-use crate::server::Shared;
 use crate::stop::Stop;
 use crate::upstream;
+use crate::worker::Shared;
 use model::policy::Health;
 use std::collections::HashMap;
 use std::sync::Arc;

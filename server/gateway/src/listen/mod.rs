@@ -15,9 +15,10 @@ pub(crate) use crowd::Crowd;
 use crate::body::Answer;
 use crate::client::{ClientBody, Handler};
 use crate::config::{Config, Limits};
+use crate::exchange;
 use crate::http1::Invalid;
-use crate::server::{self, Worker};
 use crate::stop::Stop;
+use crate::worker::Worker;
 use certificates::Certificates;
 use crowd::Seat;
 use http::request::Parts;
@@ -130,10 +131,10 @@ struct Http1 {
 
 impl Handler for Http1 {
     async fn handle(&self, parts: Parts, body: Option<ClientBody>) -> Response<Answer> {
-        server::handle(&self.worker, &self.peer, parts, body).await
+        exchange::handle(&self.worker, &self.peer, parts, body).await
     }
     fn malformed(&self, why: Invalid) -> Response<Answer> {
-        server::malformed(&self.worker, &self.peer, why)
+        exchange::malformed(&self.worker, &self.peer, why)
     }
     fn date(&self) -> [u8; 29] {
         self.worker.date.text()
@@ -162,7 +163,7 @@ async fn handle_http2(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let (parts, body) = request.into_parts();
-    Ok(server::handle(&worker, &peer, parts, ClientBody::from_http2(body)).await)
+    Ok(exchange::handle(&worker, &peer, parts, ClientBody::from_http2(body)).await)
 }
 
 async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(

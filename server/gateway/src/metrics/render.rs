@@ -5,7 +5,7 @@ use super::text::Text;
 use super::{CLASSES, Counter, Metrics, Phase, ROUTES, UPSTREAMS, histogram, plans};
 use crate::refusal::Refusal;
 use crate::route::Routes;
-use crate::server::Shared;
+use crate::worker::Shared;
 use model::snapshot::UpstreamRecord;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;

@@ -3,8 +3,8 @@
 use super::fetch::Client;
 use super::issuer::Issuer;
 use super::keys::KeySet;
-use crate::server::Shared;
 use crate::stop::Stop;
+use crate::worker::Shared;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;

@@ -10,7 +10,7 @@ use crate::body::Upload;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
 use crate::seen::Entry;
-use crate::server::Worker;
+use crate::worker::Worker;
 use http::{HeaderMap, Method, StatusCode};
 use model::policy::Protocol;
 use std::future::poll_fn;

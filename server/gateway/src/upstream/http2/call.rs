@@ -12,7 +12,7 @@ use crate::body::Upload;
 use crate::config::Limits;
 use crate::headers;
 use crate::refusal::{Refusal, Refused};
-use crate::server::Worker;
+use crate::worker::Worker;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response, header};

@@ -154,7 +154,7 @@ fn is_gathered(headers: &HeaderMap, incoming: &Download, most: usize) -> bool {
         .get(header::CONTENT_LENGTH)
         .and_then(|l| l.to_str().ok()?.parse().ok());
     let fits = length.is_none_or(|l: usize| l <= most);
-    fits && incoming.ends_for_sure() && !super::is_event_stream(headers)
+    fits && incoming.ends_for_sure() && !super::answer::is_event_stream(headers)
 }
 
 /// The whole body; none when it is larger than `most`, and then it can be read from its beginning.

@@ -1,0 +1,253 @@
+//! What the gateway knows of a consumer in one environment: terms, counters, the rate limiter's state.
+//!
+//! Terms are replaced whole; the counters behind them are carried over as long as the period's start stays the same,
+//! so a change of plan never resets what is used, and an admitted request gives its units back to where it took them.
+
+mod profile;
+mod terms;
+#[cfg(test)]
+mod tests;
+
+use crate::headers;
+use crate::limit::{Frame, Limit, Over, Slot, cap_left};
+use crate::rate::Own;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
+use model::access::{Environment, Suspension};
+use model::snapshot::{Entitlement, MeterEntitlement};
+use model::{ConsumerId, Period, Time};
+use profile::current;
+pub(crate) use profile::{Later, Profile, Profiles};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
+pub(crate) use terms::{Terms, period_at};
+
+/// A consumer in one environment.
+pub(crate) struct Account {
+    pub(crate) consumer: ConsumerId,
+    pub(crate) environment: Environment,
+    /// `X-Consumer-Id`.
+    pub(crate) header: HeaderValue,
+    /// The name that the provider gave the consumer.
+    pub(crate) external_id: ArcSwapOption<String>,
+    /// GCRA: the theoretical arrival time of the plan's overall rate limit, in nanoseconds since 1970.
+    arrival: AtomicU64,
+    /// Requests in flight, where the plan bounds them.
+    in_flight: AtomicU32,
+    terms: ArcSwap<Terms>,
+    /// The same by plans that tokens name.
+    on_plans: ArcSwapOption<Vec<OnPlan>>,
+    /// Held for a change of terms, and where a spend cap spans several priced meters.
+    change: Mutex<()>,
+}
+
+/// A plan that tokens may name.
+pub(crate) struct TokenPlan {
+    pub(crate) profile: Arc<Profile>,
+}
+
+/// What holds for a consumer whose token names a plan.
+#[derive(Clone)]
+struct OnPlan {
+    plan: Arc<TokenPlan>,
+    /// The consumer's own terms, which it follows from.
+    own: Arc<Terms>,
+    terms: Arc<Terms>,
+}
+
+/// Plans of tokens remembered for each account; with more, the one that came first begins anew.
+const ON_PLANS_MOST: usize = 32;
+
+impl Account {
+    /// A consumer nothing is known of yet: without a plan.
+    pub(crate) fn unknown(consumer: ConsumerId, environment: Environment) -> Self {
+        Self::named(consumer, environment, headers::value(&consumer.to_string()))
+    }
+
+    /// The same, with what `X-Consumer-Id` says.
+    pub(crate) fn named(consumer: ConsumerId, environment: Environment, header: HeaderValue) -> Self {
+        let epoch = Time::from_unix_ms(0);
+        Self {
+            consumer,
+            environment,
+            header,
+            external_id: ArcSwapOption::empty(),
+            arrival: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+            on_plans: ArcSwapOption::empty(),
+            terms: ArcSwap::from_pointee(Terms {
+                profile: Arc::new(Profile::nothing()),
+                prices: None,
+                later: Arc::default(),
+                suspended: Some(Suspension::NoPlan),
+                subscription: None,
+                plan_version: None,
+                period: Period {
+                    start: epoch,
+                    end: epoch,
+                },
+                spend_cap_minor: None,
+                settled_minor: 0,
+                limits: Vec::new(),
+                own: Own::default(),
+                summed: false,
+            }),
+            change: Mutex::new(()),
+        }
+    }
+
+    /// Terms as they were last told, whatever the time.
+    pub(crate) fn told(&self) -> Arc<Terms> {
+        self.terms.load_full()
+    }
+
+    /// Whether everything is refused.
+    pub(crate) fn suspended(&self) -> bool {
+        self.terms.load().suspended.is_some()
+    }
+
+    /// The terms that hold at `now`: with the counters of the period around it, and without what ended before it.
+    pub(crate) fn terms(&self, now: Time) -> Arc<Terms> {
+        let terms = self.terms.load_full();
+        if terms.hold_at(now) {
+            return terms;
+        }
+        let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let terms = self.terms.load_full();
+        if terms.hold_at(now) {
+            return terms;
+        }
+        let period = period_at(terms.period, now);
+        let (profile, later) = current(&terms.profile, &terms.later, now);
+        let (limits, settled_minor) = if period == terms.period {
+            (terms.limits.clone(), terms.settled_minor)
+        } else {
+            (terms.emptied(period), 0)
+        };
+        let rolled = Arc::new(Terms {
+            profile,
+            prices: None,
+            later,
+            suspended: terms.suspended,
+            subscription: terms.subscription,
+            plan_version: terms.plan_version,
+            period,
+            spend_cap_minor: terms.spend_cap_minor,
+            settled_minor,
+            limits,
+            own: terms.own.clone(),
+            summed: terms.summed,
+        });
+        self.terms.store(Arc::clone(&rolled));
+        rolled
+    }
+
+    /// The terms that hold at `now` for a caller whose token names a plan.
+    pub(crate) fn terms_on(&self, now: Time, plan: &Arc<TokenPlan>) -> Arc<Terms> {
+        let own = self.terms(now);
+        let of_plan = |on: &&OnPlan| on.plan.profile.plan == plan.profile.plan;
+        let find = |all: &Option<Arc<Vec<OnPlan>>>| all.as_ref().and_then(|all| all.iter().find(of_plan).cloned());
+        let holds = |on: &OnPlan| Arc::ptr_eq(&on.own, &own) && Arc::ptr_eq(&on.plan, plan);
+        if let Some(on) = find(&self.on_plans.load()).filter(holds) {
+            return on.terms;
+        }
+        let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.on_plans.load_full();
+        let before = find(&all);
+        if let Some(on) = before.as_ref().filter(|on| holds(on)) {
+            return Arc::clone(&on.terms);
+        }
+        let terms = Arc::new(own.on_plan(plan, before.as_ref().map(|on| &*on.terms)));
+        let others = all.iter().flat_map(|all| all.iter());
+        let mut all: Vec<OnPlan> = others.filter(|on| !of_plan(on)).cloned().collect();
+        if all.len() >= ON_PLANS_MOST {
+            all.remove(0);
+        }
+        all.push(OnPlan {
+            plan: Arc::clone(plan),
+            own,
+            terms: Arc::clone(&terms),
+        });
+        self.on_plans.store(Some(Arc::new(all)));
+        terms
+    }
+
+    /// Requests in flight, where the plan bounds them.
+    pub(crate) fn in_flight(&self) -> &AtomicU32 {
+        &self.in_flight
+    }
+
+    /// Where the plan's overall rate limit stands.
+    pub(crate) fn arrival(&self) -> &AtomicU64 {
+        &self.arrival
+    }
+
+    /// Reserves units; the new total on success.
+    pub(crate) fn take(&self, terms: &Terms, limit: &Limit, units: u32, now: Time) -> Result<u64, Over> {
+        if !terms.summed || units == 0 {
+            return limit.slot.take(u64::from(units), limit, now);
+        }
+        let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = terms.cost_minor(None);
+        let total = limit.slot.take(u64::from(units), limit, now)?;
+        if terms.is_beyond_cap(before, terms.cost_minor(None)) {
+            limit.slot.release(u64::from(units));
+            return Err(Over::Cap);
+        }
+        Ok(total)
+    }
+
+    /// Takes over what the control plane says, with its profiles. `own` gives the units of this gateway's ledger that
+    /// are not in `used`, by meter and period start.
+    pub(crate) fn update(&self, e: &Entitlement, told: Profiles, now: Time, own: impl Fn(u16, Time) -> u64) {
+        let (profile, later) = current(&told.now, &told.later, now);
+        let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        self.external_id.store(e.external_id.clone().map(Arc::new));
+        let old = self.terms.load_full();
+        let period = period_at(e.period, now);
+        let same = old.period.start == period.start;
+        // What is told of another period says nothing about this one.
+        let current = period.start == e.period.start;
+        let settled_minor = if current { e.settled_minor } else { 0 };
+        let base = |m: &MeterEntitlement| {
+            let told = if current { m.used } else { 0 };
+            told.saturating_add(own(m.meter, period.start))
+        };
+        let frame = Frame {
+            rate: e.rate_limit,
+            currency: e.currency,
+            period,
+            cap_left_minor: cap_left(e.spend_cap_minor, settled_minor),
+            priced: e.meters.iter().filter(|m| m.terms.overage.is_some()).count(),
+        };
+        let limit = |m: &MeterEntitlement| {
+            let kept = old.limits.iter().find(|l| same && l.meter == m.meter);
+            let slot = match kept {
+                Some(l) => {
+                    l.slot.catch_up(base(m));
+                    Arc::clone(&l.slot)
+                }
+                None => Slot::starting_at(base(m)),
+            };
+            let settled_units = if current { m.settled_units } else { 0 };
+            let limit = frame.limit(m.meter, &m.terms, settled_units, slot);
+            limit.slot.follow_grace(&limit, m.used_up_at.filter(|_| current));
+            limit
+        };
+        let own = profile.rules.own(&[(&old.profile.rules, &old.own)]);
+        self.terms.store(Arc::new(Terms {
+            profile,
+            prices: None,
+            later,
+            suspended: e.suspended,
+            subscription: e.subscription,
+            plan_version: e.plan_version,
+            period,
+            spend_cap_minor: e.spend_cap_minor,
+            settled_minor,
+            limits: e.meters.iter().map(limit).collect(),
+            own,
+            summed: frame.is_summed(),
+        }));
+    }
+}

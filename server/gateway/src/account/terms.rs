@@ -1,0 +1,228 @@
+//! What holds for a consumer from one change to the next.
+
+use super::{Account, Later, Profile, TokenPlan};
+use crate::headers;
+use crate::limit::{Frame, Limit, Over, cap_left};
+use crate::rate::Own;
+use http::HeaderValue;
+use model::access::Suspension;
+use model::catalogue::MeterTerms;
+use model::snapshot::{Entitlement, FeatureLife, LaterFeatures, MeterEntitlement};
+use model::{Period, PlanVersionId, SubscriptionId, Time, price};
+use std::sync::Arc;
+
+/// What holds for a consumer from one change to the next.
+pub(crate) struct Terms {
+    pub(crate) profile: Arc<Profile>,
+    /// Whose prices hold where a token names another plan: that changes what may be done, not what is charged.
+    pub(super) prices: Option<Arc<Profile>>,
+    /// What holds instead from an instant on, in the order of time: other features.
+    pub(super) later: Later,
+    pub(crate) suspended: Option<Suspension>,
+    pub(crate) subscription: Option<SubscriptionId>,
+    pub(crate) plan_version: Option<PlanVersionId>,
+    pub(crate) period: Period,
+    pub(crate) spend_cap_minor: Option<i64>,
+    /// Charged in this period under earlier plan versions, in minor units.
+    pub(super) settled_minor: i64,
+    pub(crate) limits: Vec<Limit>,
+    /// Arrival times of the rate limits that count by this consumer alone.
+    pub(crate) own: Own,
+    /// More than one priced meter under a cap: the cost is summed at every admission.
+    pub(super) summed: bool,
+}
+
+/// The period around `now` that follows from a known one: the same, or a later one of equal length.
+pub(crate) fn period_at(known: Period, now: Time) -> Period {
+    let length = known.start.ms_until(known.end);
+    if now < known.end || length <= 0 {
+        return known;
+    }
+    let start = known.end.plus_ms(known.end.ms_until(now) / length * length);
+    Period {
+        start,
+        end: start.plus_ms(length),
+    }
+}
+
+impl Terms {
+    /// What holds instead for a caller whose token names a plan: its profile and quotas. Counters are shared, and a meter
+    /// or a limit that the consumer's own plan lacks goes on from where it was `before`.
+    pub(super) fn on_plan(&self, plan: &TokenPlan, before: Option<&Self>) -> Self {
+        let profile = &plan.profile;
+        let before = before.filter(|b| b.period.start == self.period.start);
+        let length_s = self.period.start.ms_until(self.period.end).max(0) / 1000;
+        let hard = |meter: u16| {
+            let told = profile.meters.iter().find(|(n, _)| *n == meter);
+            told.map(|(_, terms)| terms).filter(|terms| terms.overage.is_none())
+        };
+        let shared = self.limits.iter().cloned();
+        let foreign = profile.meters.iter().filter(|(meter, _)| self.limit(*meter).is_none());
+        let foreign = foreign.map(|(meter, _)| Limit {
+            meter: *meter,
+            quota: None,
+            grace: None,
+            priced: false,
+            within_cap: None,
+            settled_units: 0,
+            policy: HeaderValue::from_static(""),
+            slot: before
+                .and_then(|b| b.limit(*meter))
+                .map_or_else(Arc::default, |l| Arc::clone(&l.slot)),
+        });
+        let limits = shared.chain(foreign).map(|mut limit| {
+            limit.quota = hard(limit.meter).map(|terms| terms.included);
+            limit.grace = hard(limit.meter).and_then(|terms| terms.grace);
+            limit.policy = headers::policy(profile.rate_limit, limit.ceiling().map(|c| (c, length_s)));
+            limit
+        });
+        let own = (&self.profile.rules, &self.own);
+        let kept: Vec<_> = std::iter::once(own)
+            .chain(before.map(|b| (&b.profile.rules, &b.own)))
+            .collect();
+        Self {
+            profile: Arc::clone(profile),
+            prices: Some(Arc::clone(&self.profile)),
+            later: Later::default(),
+            suspended: self.suspended,
+            subscription: self.subscription,
+            plan_version: self.plan_version,
+            period: self.period,
+            spend_cap_minor: self.spend_cap_minor,
+            settled_minor: self.settled_minor,
+            limits: limits.collect(),
+            own: profile.rules.own(&kept),
+            summed: self.summed,
+        }
+    }
+
+    /// The profile whose prices hold.
+    pub(super) fn prices(&self) -> &Profile {
+        self.prices.as_ref().unwrap_or(&self.profile)
+    }
+
+    /// Whether nothing of this has ended by `now`.
+    pub(super) fn hold_at(&self, now: Time) -> bool {
+        let in_period = now < self.period.end || period_at(self.period, now) == self.period;
+        in_period && self.later.first().is_none_or(|(from, _)| now < *from)
+    }
+
+    /// The counter of a meter; none when the plan does not mention it, and then it is neither limited nor priced.
+    pub(crate) fn limit(&self, meter: u16) -> Option<&Limit> {
+        self.limits.iter().find(|l| l.meter == meter)
+    }
+
+    /// The same limits with nothing used, for a period that begins.
+    pub(super) fn emptied(&self, period: Period) -> Vec<Limit> {
+        let meters = &self.profile.meters;
+        let frame = Frame {
+            rate: self.profile.rate_limit,
+            currency: self.profile.currency,
+            period,
+            cap_left_minor: cap_left(self.spend_cap_minor, 0),
+            priced: meters.iter().filter(|(_, terms)| terms.overage.is_some()).count(),
+        };
+        let limit = |(meter, terms): &(u16, MeterTerms)| frame.limit(*meter, terms, 0, Arc::default());
+        meters.iter().map(limit).collect()
+    }
+
+    /// What is taken under these terms, with `more` units of a meter, costs this much, in minor units; none when it does
+    /// not fit 64 bits.
+    pub(super) fn cost_minor(&self, more: Option<(u16, u64)>) -> Option<i64> {
+        self.prices().meters.iter().try_fold(0i64, |sum, (number, terms)| {
+            let since = |l: &Limit| l.slot.taken().saturating_sub(l.settled_units);
+            let more = more.filter(|(meter, _)| meter == number).map_or(0, |(_, n)| n);
+            let units = self.limit(*number).map_or(0, since).saturating_add(more);
+            sum.checked_add(price::cost(terms, units, self.prices().currency).ok()?.minor)
+        })
+    }
+
+    /// Whether a cost is beyond what is left of the spend cap, and units made it so.
+    pub(super) fn is_beyond_cap(&self, before: Option<i64>, then: Option<i64>) -> bool {
+        let over = |cost: i64, left: i64| cost > left && before.is_none_or(|b| cost > b);
+        cap_left(self.spend_cap_minor, self.settled_minor).is_some_and(|left| then.is_none_or(|cost| over(cost, left)))
+    }
+
+    /// Whether units of a meter would be given just now.
+    pub(crate) fn peek(&self, limit: &Limit, units: u32, now: Time) -> Result<(), Over> {
+        limit.slot.peek(u64::from(units), limit, now)?;
+        let more = Some((limit.meter, u64::from(units)));
+        if self.summed && units > 0 && self.is_beyond_cap(self.cost_minor(None), self.cost_minor(more)) {
+            return Err(Over::Cap);
+        }
+        Ok(())
+    }
+
+    /// Charged in this period under earlier plan versions, in minor units.
+    pub(crate) fn settled_minor(&self) -> i64 {
+        self.settled_minor
+    }
+
+    /// What is left of the spend cap, in minor units.
+    pub(crate) fn budget_left_minor(&self) -> Option<i64> {
+        let left = cap_left(self.spend_cap_minor, self.settled_minor)?;
+        Some(left.saturating_sub(self.cost_minor(None)?).max(0))
+    }
+
+    /// Units that the plan in force includes of a meter.
+    pub(crate) fn included(&self, number: u16) -> Option<u64> {
+        let meters = &self.profile.meters;
+        let found = meters.iter().find(|(n, _)| *n == number);
+        found.map(|(_, terms)| terms.included)
+    }
+
+    /// The terms that a meter's units are charged by.
+    pub(crate) fn meter(&self, number: u16) -> Option<&MeterTerms> {
+        let meters = &self.prices().meters;
+        meters.iter().find(|(n, _)| *n == number).map(|(_, terms)| terms)
+    }
+
+    pub(super) fn feature_life(&self) -> FeatureLife {
+        let later = self.later.iter().map(|(from, profile)| LaterFeatures {
+            from: *from,
+            features: profile.features.clone(),
+            variants: profile.variants.clone(),
+        });
+        FeatureLife {
+            variants: self.profile.variants.clone(),
+            later: later.collect(),
+        }
+    }
+
+    /// The entitlement again, with these units as `used`, for the copy on disk.
+    pub(crate) fn to_entitlement(&self, account: &Account, used: &[u64]) -> Entitlement {
+        let settled = self.limits.iter().map(|l| (l.settled_units, l.slot.used_up_at()));
+        let meters = self.profile.meters.iter().zip(used).zip(settled);
+        Entitlement {
+            consumer: account.consumer,
+            environment: account.environment,
+            external_id: account.external_id.load_full().map(|id| String::clone(&id)),
+            subscription: self.subscription,
+            plan_version: self.plan_version,
+            plan: self.profile.plan.clone(),
+            suspended: self.suspended,
+            features: self.profile.features.clone(),
+            rate_limit: self.profile.rate_limit,
+            limits: self.profile.rules.told.clone(),
+            concurrency: self.profile.concurrency,
+            priority: self.profile.priority,
+            cache_hits: self.profile.cache_hits,
+            feature_life: self.feature_life(),
+            period: self.period,
+            meters: meters
+                .map(
+                    |(((meter, terms), used), (settled_units, used_up_at))| MeterEntitlement {
+                        meter: *meter,
+                        terms: terms.clone(),
+                        used: *used,
+                        settled_units,
+                        used_up_at,
+                    },
+                )
+                .collect(),
+            currency: self.profile.currency,
+            spend_cap_minor: self.spend_cap_minor,
+            settled_minor: self.settled_minor,
+        }
+    }
+}

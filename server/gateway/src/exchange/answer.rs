@@ -1,0 +1,113 @@
+//! Phase five: the answer's head and its record, or a refusal.
+
+use super::{Early, Exchange, Ready};
+use crate::body::{self, Answer, Stream};
+use crate::cache::Fill;
+use crate::download::Download;
+use crate::grpc;
+use crate::headers;
+use crate::metrics::Phase;
+use crate::record::Open;
+use crate::refusal::{Refusal, Refused};
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use std::time::Instant;
+
+impl Exchange<'_> {
+    /// Phase five: the answer's head and its record.
+    pub(super) fn answer(
+        &self,
+        ready: Ready,
+        status: StatusCode,
+        mut headers: HeaderMap,
+        mut incoming: Download,
+        mut fill: Option<Box<Fill>>,
+    ) -> Result<Response<Answer>, Early> {
+        let Ready {
+            route,
+            admission,
+            mut open,
+            ..
+        } = ready;
+        let worker = self.worker;
+        let now = Instant::now();
+        let switched = status == StatusCode::SWITCHING_PROTOCOLS;
+        // A handshake that succeeded counts like any success.
+        let counted = if switched { StatusCode::OK } else { status };
+        let counts = route.counts.contains(counted.as_u16());
+        open.answered(status.as_u16(), counts);
+        worker.metrics.answered(route.number, status, now - self.started);
+        let waited = self.passed(Phase::Forward, now);
+        worker.metrics.first_byte(route.upstream.number, waited);
+        route.answer_edits.apply(&mut headers);
+        admission.add_headers(&mut headers, &route, counts, self.now);
+        headers.insert(headers::X_REQUEST_ID, self.id_text.value());
+        let whole = incoming.take_whole();
+        if let Some(data) = &whole {
+            open.sent(data.len());
+            if let Some(fill) = &mut fill {
+                fill.push(data);
+            }
+        }
+        let ended = incoming.is_end();
+        if (ended || is_event_stream(&headers)) && open.write().is_err() {
+            let refused = Refused::new(Refusal::LedgerUnavailable, "Usage could not be written down.");
+            return Err(Early::new(Some(open), refused.retry_after(1)));
+        }
+        let body = if switched {
+            let mut tunnel = incoming.into_tunnel().map(Box::new);
+            if let Some(tunnel) = &mut tunnel {
+                tunnel.ends_with(body::watch(&open), open.take_places());
+            }
+            Answer::Tunnel(tunnel)
+        } else if ended {
+            let most = worker.shared.limits.idle_per_upstream;
+            incoming.give_back(&worker.pool, now, most);
+            if let Some(fill) = fill {
+                fill.finish();
+            }
+            Answer::Whole(whole)
+        } else {
+            Answer::Stream(Box::new(Stream::new(incoming, open, fill)))
+        };
+        let mut answer = Response::new(body);
+        *answer.status_mut() = status;
+        *answer.headers_mut() = headers;
+        self.passed(Phase::Record, Instant::now());
+        Ok(answer)
+    }
+
+    pub(super) fn refuse_early(&self, early: Early, portal: &str) -> Response<Answer> {
+        let (open, refused) = *early.0;
+        self.refuse(refused, open, portal)
+    }
+
+    /// Says no, in the record, in the metrics and to the client.
+    pub(super) fn refuse(&self, refused: Refused, open: Option<Open>, portal: &str) -> Response<Answer> {
+        let refusal = refused.refusal();
+        self.worker.metrics.refused(refusal);
+        let mut money = HeaderMap::new();
+        match open {
+            Some(mut open) => {
+                open.refused(refusal);
+                open.say_cost(&mut money);
+                // A refusal that cannot be recorded costs nobody anything; the error is logged there.
+                let _ = open.write();
+            }
+            None => self.uncalled(refusal.status(), Some(refusal)),
+        }
+        let detail = self.grpc.then(|| refused.detail().to_owned());
+        let mut answer = refused.answer(portal, self.id_text.value());
+        answer.headers_mut().extend(money);
+        match detail {
+            Some(detail) => grpc::refuse(refusal, &detail, answer.into_parts().0.headers).map(|()| Answer::Whole(None)),
+            None => answer.map(|b: Bytes| Answer::Whole(Some(b))),
+        }
+    }
+}
+
+pub(super) fn is_event_stream(headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.is_some_and(|k| k.len() >= 17 && k[..17].eq_ignore_ascii_case(b"text/event-stream"))
+}

@@ -1,0 +1,190 @@
+//! Phases two and three: who calls, and whether they may.
+
+use super::{Early, Exchange, Ready};
+use crate::admit;
+use crate::authenticate::{self, Arrival, Caller};
+use crate::body::{self, Answer, Progress, Upload};
+use crate::cache::Ask;
+use crate::client::ClientBody;
+use crate::gate::{Passes, Shed};
+use crate::headers;
+use crate::listen::Client;
+use crate::metrics::Phase;
+use crate::record::Open;
+use crate::refusal::{Refusal, Refused};
+use crate::route::{self, Route};
+use crate::upstream::BodyLength;
+use crate::{feature_gates, quote};
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Response, StatusCode};
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Exchange<'_> {
+    /// Phase two: who calls, and whether what they do can be written down.
+    pub(super) fn caller(
+        &self,
+        client: &Client,
+        route: &Route,
+        parts: &mut Parts,
+    ) -> Result<(Caller, Open, u64), Early> {
+        let shared = &self.worker.shared;
+        route.check_address(client.address).map_err(|r| Early::new(None, r))?;
+        let arrival = Arrival {
+            client: client.address,
+            now: self.now,
+            machine_now: self.machine_now,
+            now_ns: shared.clock.steady_ns(),
+        };
+        let who = authenticate::authenticate(shared.known(), &route.auth, parts, arrival);
+        let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, route)), r))?;
+        let open = self.open(&caller, route);
+        if !shared.ledger.writable() {
+            let refused = Refused::new(Refusal::LedgerUnavailable, "Usage cannot be written down just now.");
+            return Err(Early::new(Some(open), refused.retry_after(1)));
+        }
+        Ok((caller, open, arrival.now_ns))
+    }
+
+    /// Says what the call would cost, in place of making it. The record says that it was asked: 200, and no units.
+    pub(super) fn quote(&self, client: &Client, route: &Route, mut parts: Parts) -> Result<Response<Answer>, Early> {
+        let shared = &self.worker.shared;
+        let (caller, mut open, now_ns) = self.caller(client, route, &mut parts)?;
+        let asked = admit::Request {
+            caller: &caller,
+            route,
+            method: route::known_method(&parts.method),
+            address: client.address,
+            parts: &parts,
+        };
+        let foresight = match admit::foresee(&asked, &shared.tables, self.now, now_ns) {
+            Ok(foresight) => foresight,
+            Err(refused) => return Err(Early::new(Some(open), refused)),
+        };
+        let routes = shared.tables.routes.load();
+        let told = routes.as_ref().map(|r| &r.told);
+        let meter = told.and_then(|t| t.meters.iter().find(|m| m.number == route.meter));
+        let meter = meter.map_or("", |m| m.slug.as_str());
+        let portal = told.map_or("", |t| t.portal_url.as_str());
+        let body = Bytes::from(quote::body(&foresight, route, meter, portal).to_string());
+        open.answered(StatusCode::OK.as_u16(), false);
+        open.sent(body.len());
+        self.worker
+            .metrics
+            .answered(route.number, StatusCode::OK, self.started.elapsed());
+        if open.write().is_err() {
+            let refused = Refused::new(Refusal::LedgerUnavailable, "Usage could not be written down.");
+            return Err(Early::new(Some(open), refused.retry_after(1)));
+        }
+        let mut answer = Response::new(Answer::Whole(Some(body)));
+        let out = answer.headers_mut();
+        out.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        out.insert(headers::X_REQUEST_ID, self.id_text.value());
+        foresight.add_headers(out, route, self.now);
+        Ok(answer)
+    }
+
+    /// Phases two and three.
+    pub(super) fn prepare(
+        &self,
+        client: &Client,
+        route: Arc<Route>,
+        mut parts: Parts,
+        body: Option<ClientBody>,
+    ) -> Result<Ready, Early> {
+        let shared = &self.worker.shared;
+        let (caller, mut open, now_ns) = self.caller(client, &route, &mut parts)?;
+        self.passed(Phase::Authenticate, Instant::now());
+        let length = match body.as_ref().map(ClientBody::left) {
+            None => BodyLength::Absent,
+            Some(None) => BodyLength::Chunked,
+            Some(Some(bytes)) => BodyLength::Exact(bytes),
+        };
+        let most = route.max_request_bytes.unwrap_or(shared.limits.body_bytes);
+        if matches!(length, BodyLength::Exact(bytes) if bytes > most) {
+            return Err(Early::new(Some(open), body::too_large().closing()));
+        }
+        let asked = admit::Request {
+            caller: &caller,
+            route: &route,
+            method: route::known_method(&parts.method),
+            address: client.address,
+            parts: &parts,
+        };
+        let mut admission = match admit::admit(&asked, &shared.tables, self.now, now_ns) {
+            Ok(admission) => admission,
+            Err(refused) => return Err(Early::new(Some(open), refused)),
+        };
+        let has_body = !matches!(length, BodyLength::Absent | BodyLength::Exact(0)) || self.websocket;
+        let ask = route.cache.as_ref().map(|_| Box::new(Ask::of(&parts, has_body)));
+        let touches = (route.changes && !parts.method.is_safe())
+            .then(|| shared.cache.place(caller.key.account.environment, &parts));
+        if route.gates.hides(admission.closed) {
+            route.gates.ask_plainly(admission.closed, &mut parts.headers);
+        }
+        let upload = body.map(|body| {
+            let progress = Arc::<Progress>::default();
+            let upload = Upload::new(body, Arc::clone(&progress), most, &shared.limits);
+            (upload, progress)
+        });
+        let (upload, progress) = upload.unzip();
+        open.admitted(&mut admission, progress);
+        Ok(Ready {
+            route,
+            caller,
+            admission,
+            open,
+            parts,
+            length,
+            upload,
+            ask,
+            fetch: None,
+            went_by: None,
+            touches,
+        })
+    }
+
+    pub(super) fn open(&self, caller: &Caller, route: &Route) -> Open {
+        let place = (route.number, route.meter);
+        let open = Open::new(Arc::clone(self.worker), caller, place, self.id, self.now, self.started);
+        open.seen_by(self.seen.clone())
+    }
+
+    /// Waits for a place at the upstream and on this thread, where they are taken. The upstream's comes first, so that a
+    /// queue before one upstream takes no place of the thread's.
+    pub(super) async fn let_in(&self, ready: &mut Ready) -> Result<(), Refused> {
+        let shared = &self.worker.shared;
+        let (priority, upstream) = (ready.admission.terms.profile.priority, &ready.route.upstream);
+        let consumer = ready.caller.key.account.consumer;
+        let shed = |Shed| {
+            let detail = "More is asked for than can be served, and this request waited too long, or others go first.";
+            Refused::new(Refusal::Overloaded, detail).retry_after(1)
+        };
+        let mut passes = Passes::default();
+        if let Some(wait) = upstream.max_wait
+            && let Some(gate) = shared.tables.gate(upstream.number)
+        {
+            passes[0] = Some(gate.enter(priority, consumer, wait).await.map_err(shed)?);
+        }
+        let wait = shared.limits.in_flight_wait;
+        passes[1] = Some(self.worker.gate.enter(priority, consumer, wait).await.map_err(shed)?);
+        ready.open.let_in(passes);
+        Ok(())
+    }
+}
+
+/// Reads and checks a body in which something may need a feature that the caller has not.
+pub(super) async fn pass_gates(ready: &mut Ready) -> Result<(), Refused> {
+    let (gates, closed, headers) = (&ready.route.gates, ready.admission.closed, &ready.parts.headers);
+    let Some(upload) = ready.upload.as_mut().filter(|_| closed.any()) else {
+        return Ok(());
+    };
+    if gates.reads_body(closed, headers)? {
+        let bytes = upload.read(feature_gates::BODY_MOST).await.map_err(body::refused)?;
+        gates.check_body(closed, headers, &bytes, &ready.admission.terms.profile.plan)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Phase four: the request goes to its upstream.
+
+use super::{Exchange, Ready};
+use crate::body;
+use crate::download::Download;
+use crate::headers::Short;
+use crate::identity::About;
+use crate::listen::Client;
+use crate::own::{Own, Told};
+use crate::refusal::Refused;
+use crate::upstream::{Call, RequestHead};
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use model::policy::IdentityForm;
+
+impl Exchange<'_> {
+    /// Phase four: the request goes to its upstream. What is the client's to say goes with it, and what is ours.
+    pub(super) async fn forward(
+        &self,
+        client: &Client,
+        ready: &mut Ready,
+    ) -> Result<(StatusCode, HeaderMap, Download), Refused> {
+        let upstream = &ready.route.upstream;
+        let consumer = ready.caller.key.account.consumer;
+        let canary = upstream
+            .balance
+            .wants_canary(upstream.number, &ready.parts.headers, consumer);
+        let mut call = Call::open(self.worker, upstream, self.started, canary, self.seen.as_ref()).await?;
+        self.send(client, ready, &mut call);
+        let headers = std::mem::take(&mut ready.parts.headers);
+        let (status, mut headers, incoming) = call.answer(self.worker, headers).await?;
+        if let Some(fetch) = &mut ready.fetch {
+            fetch.answered(&headers);
+        }
+        if let Some(place) = ready.touches.filter(|_| status.is_success() || status.is_redirection()) {
+            self.worker.shared.cache.changed(place);
+        }
+        let (gates, closed) = (&ready.route.gates, ready.admission.closed);
+        let filter = gates.treat_answer(closed, &ready.parts.method, status, &mut headers)?;
+        let mut download = Download::new(incoming, filter);
+        download
+            .look_ahead()
+            .await
+            .map_err(|e| body::broken_answer(e, &ready.route.upstream))?;
+        Ok((status, headers, download))
+    }
+
+    pub(super) fn send(&self, client: &Client, ready: &mut Ready, call: &mut Call) {
+        let upload = ready.upload.take();
+        let Parts {
+            method,
+            uri,
+            headers: said,
+            ..
+        } = &ready.parts;
+        let (key, profile) = (Short::id(&ready.caller.key.id), &ready.admission.terms.profile);
+        let host = match uri.authority() {
+            Some(authority) => Some(authority.as_str().as_bytes()),
+            None => said.get(header::HOST).map(HeaderValue::as_bytes),
+        };
+        let granted = ready.caller.granted.as_ref().map(|g| g.header(profile));
+        let features = granted.as_ref().unwrap_or(&profile.features_header);
+        // An answer that several share is made without knowing which of them asked.
+        let shared_by = ready
+            .fetch
+            .as_ref()
+            .and(ready.route.cache.as_ref())
+            .map(|rule| rule.shared_by);
+        let token = self.identity_token(ready, features);
+        let own = Own::new(Told {
+            client,
+            caller: &ready.caller,
+            route: &ready.route,
+            profile,
+            features,
+            token: token.as_ref().map_or(b"", |t| t.as_bytes()),
+            key: key.as_bytes(),
+            request_id: self.id_text.as_bytes(),
+            host,
+            shared_by,
+        });
+        // Absolute form: the upstream gets the path and the query alone, byte for byte.
+        let asked = uri.path_and_query().map_or("/", |p| p.as_str());
+        let rewritten = ready.route.target.as_ref().map(|target| target.apply(uri));
+        let head = RequestHead {
+            method,
+            target: rewritten.as_deref().unwrap_or(asked),
+            client: said,
+            own: own.lines(),
+            edits: &ready.route.request_edits,
+            length: ready.length,
+            websocket: self.websocket,
+        };
+        call.send(&head, upload);
+    }
+
+    /// Who is calling, signed, where the upstream is told so.
+    pub(super) fn identity_token(&self, ready: &Ready, features: &HeaderValue) -> Option<HeaderValue> {
+        let upstream = &ready.route.upstream;
+        if upstream.identity != IdentityForm::Jwt {
+            return None;
+        }
+        let shared = &self.worker.shared;
+        let routes = shared.tables.routes.load();
+        let about = About {
+            caller: &ready.caller,
+            profile: &ready.admission.terms.profile,
+            features,
+            upstream: (upstream.number, &upstream.slug),
+            gateway_url: routes.as_ref().map_or("", |r| r.told.gateway_url.as_str()),
+        };
+        shared.identities.token(&about, self.machine_now.unix_s())
+    }
+}
