@@ -137,7 +137,7 @@ impl Bench {
 
     /// Writes a record; its number.
     pub fn append(&self) -> Option<u64> {
-        self.ledger.append(self.record, None).ok()
+        self.ledger.append(self.record, [None, None]).ok()
     }
 }
 
@@ -185,6 +185,7 @@ fn changes(peppers: &Peppers, random: &Counting) -> Result<(Changes, Vec<String>
             revoked: false,
             expires_at: None,
             routes: None,
+            limits: None,
         });
         keys.push(key.reveal().to_owned());
     }
