@@ -6,7 +6,9 @@
 //! knows more than the disk does and no sequence number is given out twice, whatever the power does.
 
 mod mapping;
+mod mark;
 pub(crate) mod record;
+mod recover;
 mod segment;
 
 use mapping::Mapping;
@@ -97,7 +99,7 @@ impl Ledger {
             io::Error::new(io::ErrorKind::WouldBlock, why)
         })?;
         let id = read_or_make_id(dir, random)?;
-        let (segments, next) = recover(Segment::list(dir)?)?;
+        let (segments, next) = recover::recover(Segment::list(dir)?, mark::read(dir))?;
         let mut segments: BTreeMap<u64, Segment> = segments.into_iter().map(|s| (s.first, s)).collect();
         let current = match segments.values().find(|s| s.first <= next && next <= s.last()) {
             Some(segment) => segment.clone(),
@@ -250,15 +252,17 @@ impl Ledger {
             return;
         }
         self.dirty.store(false, Ordering::Release);
-        let (through, files, prepare) = {
+        let (through, files, filled, prepare) = {
             let mut writer = lock(&self.writer);
             let mut files = std::mem::take(&mut writer.filled);
+            let filled = (!files.is_empty()).then(|| writer.current.segment.first - 1);
             files.push(Arc::clone(&writer.current.file));
             let used = writer.next - writer.current.segment.first;
             let wanted = used > u64::from(writer.current.segment.capacity) / 4;
             (
                 writer.next - 1,
                 files,
+                filled,
                 wanted.then(|| writer.current.segment.last() + 1),
             )
         };
@@ -270,6 +274,12 @@ impl Ledger {
             return;
         }
         self.synced.fetch_max(through, Ordering::AcqRel);
+        if let Some(filled) = filled
+            && let Err(error) = mark::write(&self.dir, filled)
+        {
+            // Without it the next start looks for a torn end further back than it must.
+            tracing::warn!(%error, "cannot note how far the ledger is whole");
+        }
         match prepare.map_or(Ok(()), |first| self.prepare(first)) {
             Ok(()) => self.broken.store(false, Ordering::Relaxed),
             Err(error) => tracing::error!(%error, "no room for the next ledger segment"),
@@ -394,39 +404,6 @@ fn read_or_make_id(dir: &Path, random: &dyn Random) -> io::Result<String> {
     std::fs::rename(&made, &path)?;
     File::open(dir)?.sync_all()?;
     Ok(id)
-}
-
-/// Finds the end: the first empty or torn place in the last two segments that hold anything (what is not synced spans
-/// no more than two). Everything behind it is cleared.
-fn recover(segments: Vec<Segment>) -> io::Result<(Vec<Segment>, u64)> {
-    let Some(first) = segments.first().map(|s| s.first) else {
-        return Ok((segments, 1));
-    };
-    let mut used = 0;
-    for (i, s) in segments.iter().enumerate() {
-        if s.walk(s.first, s.first + 1, |_| false)? > s.first {
-            used = i;
-        }
-    }
-    let mut next = first;
-    for s in &segments[used.saturating_sub(1)..=used] {
-        next = s.walk(s.first, u64::MAX, |_| true)?;
-        if next <= s.last() {
-            break;
-        }
-    }
-    let mut kept = Vec::new();
-    for s in segments {
-        if s.first > next {
-            std::fs::remove_file(&s.path)?;
-            continue;
-        }
-        if next <= s.last() {
-            s.clear_from(next)?;
-        }
-        kept.push(s);
-    }
-    Ok((kept, next))
 }
 
 #[cfg(test)]
@@ -557,6 +534,41 @@ mod tests {
                         "damage to what was synced is never passed over"
                     );
                 }
+            }
+        }
+    }
+
+    /// Damage to what is known to be on the disk is the disk's: it takes nothing that lies behind it, even when the end is
+    /// torn so far back that the damage lies in the last two segments that hold anything.
+    #[test]
+    fn damage_to_a_whole_segment_costs_nothing_behind_it() {
+        for torn in 17..=20 {
+            let folder = Folder::new(&format!("whole-{torn}"));
+            let ledger = folder.open(8);
+            fill(&ledger, 1, 20);
+            ledger.sync();
+            drop(ledger);
+            for damaged in [12, torn] {
+                let segments = folder.segments();
+                let segment = segments
+                    .iter()
+                    .find(|s| s.first <= damaged && damaged <= s.last())
+                    .unwrap();
+                let at = u64::try_from(segment.offset(damaged)).unwrap();
+                segment
+                    .open()
+                    .unwrap()
+                    .write_all_at(&[0; record::RECORD_LEN], at)
+                    .unwrap();
+            }
+            for start in 0..3 {
+                let ledger = folder.open(8);
+                assert_eq!(ledger.committed(), torn - 1 + start, "torn at {torn}, start {start}");
+                ledger.append(encode(&record(1)), [None, None]).unwrap();
+                ledger.sync();
+                assert!(ledger.read(1, 50).is_err(), "damage is never passed over");
+                let behind = ledger.read(13, 50).unwrap();
+                assert!(behind.iter().map(|r| r.seq).eq(13..=torn + start));
             }
         }
     }
