@@ -13,6 +13,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest statement, and longest pause inside a transaction, in milliseconds.
 const STATEMENT_TIMEOUT_MS: &str = "15000";
 
+/// Longest wait at the end for statements under way, and for a database that has gone silent; it rolls back what is left.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
 /// Connections, and the private PostgreSQL when there is one.
 pub(crate) struct Database {
     /// The pool.
@@ -60,13 +63,16 @@ impl Database {
 
     /// Closes connections, and leaves the private PostgreSQL to the process that took over.
     pub(crate) async fn leave(self) {
-        self.pool.close().await;
+        if tokio::time::timeout(CLOSE_LIMIT, self.pool.close()).await.is_err() {
+            tracing::warn!("the database did not answer to the end: jobs under way are taken up again later");
+        }
     }
 
     /// Closes connections and stops the private PostgreSQL if it is ours to stop.
-    pub(crate) async fn close(self) {
-        self.pool.close().await;
-        if let (true, Some(cluster)) = (self.owner, self.cluster)
+    pub(crate) async fn close(mut self) {
+        let cluster = self.cluster.take().filter(|_| self.owner);
+        self.leave().await;
+        if let Some(cluster) = cluster
             && let Err(error) = tokio::task::spawn_blocking(move || cluster.stop())
                 .await
                 .unwrap_or(Ok(()))

@@ -100,8 +100,10 @@ async fn a_silent_wire_to_the_database_is_found_out() {
     let serving = program.serve().await;
     accepted(program.gateway(), &key).await;
 
-    let mut connection = Connection::open(program.gateway()).await.unwrap();
-    let mut ask_often = async || {
+    let gateway = program.gateway();
+    // A connection each time: between two phases the gateway may have closed an idle one.
+    let ask_often = async || {
+        let mut connection = Connection::open(gateway).await.unwrap();
         for _ in 0..CALLS {
             assert_eq!(connection.get("/v1/data", Some(&key)).await.unwrap().status, 200);
         }
