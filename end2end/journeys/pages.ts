@@ -46,6 +46,7 @@ export const LOOKS = {
     "paid-keys": "/keys",
     "paid-key-rotate": "/keys/{key}/rotate",
     "paid-key-revoke": "/keys/{key}/revoke",
+    "paid-key-limits": "/keys/{key}/limits",
     "paid-usage": "/usage",
     "paid-usage-by-key": "/usage?shown=live&range=30d&group=key",
     "paid-usage-filtered": "/usage?class=5&route=get-country",
@@ -70,6 +71,8 @@ export const LOOKS = {
     "admin-inbox": "/admin/inbox",
     "admin-inbox-none": "/admin/inbox?state=dead",
     "admin-event": "/admin/inbox/{event}",
+    "admin-consumer-features": "/admin/consumers/{consumer}/features",
+    "admin-cache": "/admin/cache",
     "admin-account": "/account",
   },
 } satisfies Record<string, Looks>;
