@@ -120,7 +120,14 @@ impl Gateway {
         }
         tokio::spawn(token::keep(Arc::clone(&shared), stop.subscribe()));
         let shipped = Arc::new(AtomicU64::new(0));
-        let snapshots = sync::run(Arc::clone(&shared), source, config.data_dir, stop.subscribe());
+        let through = watch::Sender::new(false);
+        let snapshots = sync::run(
+            Arc::clone(&shared),
+            source,
+            config.data_dir,
+            stop.subscribe(),
+            through.subscribe(),
+        );
         let shipping = shipper::run(
             Arc::clone(&shared),
             sink,
@@ -136,6 +143,7 @@ impl Gateway {
             shipped,
             open,
             stop,
+            through,
             stop_shipping,
             workers,
             snapshots: tokio::spawn(snapshots),
@@ -156,6 +164,8 @@ pub struct Running {
     /// Whether clients are accepted.
     open: watch::Sender<bool>,
     stop: watch::Sender<Option<Stop>>,
+    /// Whether the last request is over.
+    through: watch::Sender<bool>,
     stop_shipping: watch::Sender<bool>,
     workers: Vec<oneshot::Receiver<()>>,
     snapshots: JoinHandle<()>,
@@ -296,6 +306,7 @@ impl Running {
             // A worker that panicked has dropped its end: it is gone, too.
             let _ = worker.await;
         }
+        self.through.send_replace(true);
         let _ = self.snapshots.await;
         self.shared.ledger.stop();
         let syncing = self.syncing;

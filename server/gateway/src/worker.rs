@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
 
 /// Wait after a failed accept: most often the process is out of descriptors, and asking at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -74,6 +75,8 @@ pub(crate) struct Worker {
     /// Bounds the requests in flight on this thread.
     pub(crate) gate: Arc<Gate>,
     pub(crate) random: Buffered,
+    /// Requests that go on without their client.
+    pub(crate) detached: TaskTracker,
 }
 
 impl Worker {
@@ -85,6 +88,7 @@ impl Worker {
             pool: Pool::default(),
             metrics,
             date: Date::default(),
+            detached: TaskTracker::new(),
             random: Buffered {
                 source: random,
                 bytes: Mutex::new(Vec::new()),
@@ -151,7 +155,12 @@ pub(crate) async fn serve(
     drop(listener);
     drop(alive);
     let drain = (*stop.borrow()).unwrap_or_default().drain;
-    if tokio::time::timeout(drain, all_gone.recv()).await.is_err() {
+    let through = async {
+        all_gone.recv().await;
+        worker.detached.close();
+        worker.detached.wait().await;
+    };
+    if tokio::time::timeout(drain, through).await.is_err() {
         tracing::warn!("requests were still open at the end of the drain time");
     }
 }
