@@ -127,6 +127,22 @@ async fn a_secret_is_never_printed() {
             check(&output, "--help");
         }
     }
+    let collector = "http://127.0.0.1:4318";
+    let user = format!("http://turnpike:{SECRET}@127.0.0.1:4318");
+    for (name, endpoint, headers) in [
+        ("TURNPIKE_TRACE_ENDPOINT", user.as_str(), "a=b"),
+        ("TURNPIKE_TRACE_HEADERS", collector, SECRET),
+    ] {
+        let program = Program::new(Some(&database)).with("TURNPIKE_TRACE_ENDPOINT", endpoint);
+        let program = program.with("TURNPIKE_TRACE_HEADERS", headers);
+        for arguments in [&["serve"][..], &["check"], &["--json", "check"]] {
+            let output = program.run(arguments).await;
+            assert!(!output.status.success(), "{name} {arguments:?}: {output:?}");
+            let text = check(&output, name);
+            assert!(text.contains(name), "{name} {arguments:?}: {text}");
+        }
+        check(&program.run(&["serve", "--help"]).await, "--help");
+    }
     let program = Program::new(Some(&database)).with("TURNPIKE_ADMIN_PASSWORD", SECRET);
     for arguments in [
         &["admin", "create", "--help"][..],
