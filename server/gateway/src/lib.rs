@@ -304,7 +304,7 @@
 //! # Threads
 //!
 //! One current-thread runtime per worker with a listening socket of its own (`SO_REUSEPORT`), one thread that syncs the
-//! ledger; the snapshot and the shipper run on the caller's runtime.
+//! ledger; the snapshot, the shipper and what sends traces run on the caller's runtime.
 
 mod account;
 mod admit;

@@ -98,7 +98,8 @@ impl Exchange<'_> {
         call.send(&head, upload);
     }
 
-    /// What the upstream is told of the trace, in place of what the caller said; nothing where the route keeps it back.
+    /// What the upstream is told of the trace, in place of what the caller said; nothing where the route keeps it back, nor a
+    /// trace of the caller's choice for an answer that others get, too.
     fn say_trace(&self, ready: &mut Ready) -> Option<Short> {
         let part = self.seen.as_ref()?.part()?;
         let headers = &mut ready.parts.headers;
@@ -106,8 +107,10 @@ impl Exchange<'_> {
         if part.begins() {
             headers.remove(TRACESTATE);
         }
+        let rule = ready.fetch.as_ref().and(ready.route.cache.as_ref());
+        let shared = rule.is_some_and(|rule| rule.shared_by.is_shared()) && !part.begins();
         let kept_back = ready.route.request_edits.drops(&HeaderName::from_static(TRACEPARENT));
-        (!kept_back).then(|| Short::id(&part.told()))
+        (!kept_back && !shared).then(|| Short::id(&part.told()))
     }
 
     /// Who is calling, signed, where the upstream is told so.

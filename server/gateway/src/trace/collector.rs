@@ -5,7 +5,7 @@ use super::otlp;
 use crate::causes::chain;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
-use http::{Request, StatusCode, Uri};
+use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -87,7 +87,7 @@ impl Collector {
         let pause = pause(answer.headers());
         // Read to its end, so that the connection serves again.
         let body = Limited::new(answer.into_body(), ANSWER_MOST).collect().await;
-        if status != StatusCode::OK {
+        if !status.is_success() {
             let why = format!("status {status}");
             return Err(NotTaken { why, pause });
         }

@@ -1,4 +1,5 @@
-//! The spans of a request that is over, named and described as OpenTelemetry's conventions for HTTP say.
+//! The spans of a request that is over, named and described as OpenTelemetry's conventions for HTTP say. What may hold a
+//! query (`url.full`) or is the client's own text (`user_agent.original`, a method of another name) is left out.
 
 use super::otlp::{Kind, Place, Span};
 use super::part::{Left, Part, Try};

@@ -678,11 +678,18 @@ async fn the_access_log_and_the_trace_find_each_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_can_keep_the_trace_back() {
     let collector = Collector::start().await;
-    let mut world = with_routes(vec![(
-        "quiet",
-        "/quiet",
-        r#"{"request_headers": {"remove": ["traceparent", "tracestate"]}}"#,
-    )])
+    let mut world = with_routes(vec![
+        (
+            "quiet",
+            "/quiet",
+            r#"{"request_headers": {"remove": ["traceparent", "tracestate"]}}"#,
+        ),
+        (
+            "kept",
+            "/kept/{*rest}",
+            r#"{"cache": {"shared_by": "everyone", "default_ttl_s": 60}}"#,
+        ),
+    ])
     .await;
     world.stop().await;
     let mut config = config(&world.folder.0);
@@ -697,4 +704,14 @@ async fn a_route_can_keep_the_trace_back() {
         "{request}"
     );
     assert_eq!(collector.wait(2).await[0].text("traceId"), TRACE);
+    assert_eq!(get(&world, "/kept/one", &lines).await.status, 200);
+    let request = world.upstream.last().to_ascii_lowercase();
+    assert!(
+        !request.contains("traceparent"),
+        "whoever gets the answer, too, did not choose this: {request}"
+    );
+    assert_eq!(get(&world, "/kept/two", "").await.status, 200);
+    told(&world.upstream.last());
+    let spans = collector.wait(6).await;
+    assert_eq!(spans[3].text("traceId"), TRACE, "the caller's trace goes on here");
 }
