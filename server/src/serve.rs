@@ -36,6 +36,7 @@ const PREPARE_RETRY: Duration = Duration::from_secs(2);
 pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) -> Result<(), Failure> {
     logs::start(serving.log_format, &serving.log)?;
     let settings = portal.settings(&storage.data_dir)?;
+    serving.trace()?;
     let role = serving.role.to_possible_value();
     let role = role.as_ref().map_or("all", |r| r.get_name());
     let mut heir = match serving.take_over {
@@ -263,7 +264,7 @@ fn start_gateway(
     heir: Option<&mut Heir>,
 ) -> Result<Arc<gateway::Running>, Failure> {
     let folder = slots::choose(&storage.data_dir, heir.is_some())?;
-    let mut config = serving.gateway(folder.clone());
+    let mut config = serving.gateway(folder.clone())?;
     config.take_over = heir.map(|heir| {
         let sockets = heir.take("gateway", serving.gateway_listen);
         sockets.into_iter().map(Arc::new).collect()

@@ -16,6 +16,7 @@ use crate::seen::AccessLog;
 use crate::source::{SnapshotSource, UsageSink};
 use crate::stop::Stop;
 use crate::tables::Tables;
+use crate::trace::Tracer;
 use crate::worker::{self, Shared, Worker};
 use crate::{shipper, sync, token};
 use model::{Clock, Random, Time};
@@ -87,6 +88,7 @@ impl Gateway {
         let open = |log: &AccessLogConfig| AccessLog::start(log).map_err(|e| StartError::AccessLog(log.to.clone(), e));
         let access_log = config.access_log.as_ref().map(open).transpose()?;
         let shared = Arc::new(Shared {
+            tracer: Tracer::start(&config, ledger.id()),
             access_log,
             crowd: Crowd::new(&config),
             gates: gates.collect(),
@@ -248,6 +250,9 @@ impl Running {
         if let Some(log) = &self.shared.access_log {
             log.render(&mut text);
         }
+        if let Some(tracer) = &self.shared.tracer {
+            tracer.render(&mut text);
+        }
         text.finish()
     }
 
@@ -301,6 +306,7 @@ impl Running {
 
     async fn end(self, stop: Stop) {
         drop(self.sockets);
+        let drained = Instant::now() + stop.drain;
         self.stop.send_replace(Some(stop));
         for worker in self.workers {
             // A worker that panicked has dropped its end: it is gone, too.
@@ -312,8 +318,13 @@ impl Running {
         let syncing = self.syncing;
         let _ = tokio::task::spawn_blocking(move || syncing.join().is_ok()).await;
         self.stop_shipping.send_replace(true);
-        let _ = self.shipping.await;
         let shared = self.shared;
+        let sending = async {
+            if let Some(tracer) = &shared.tracer {
+                tracer.stop(drained).await;
+            }
+        };
+        let _ = tokio::join!(self.shipping, sending);
         let stop = move || shared.access_log.as_ref().map(AccessLog::stop);
         let _ = tokio::task::spawn_blocking(stop).await;
     }

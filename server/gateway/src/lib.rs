@@ -288,8 +288,8 @@
 //!
 //! `metrics` counts per worker and is added up when it is read; a request costs it a few stores and five readings of the
 //! clock. `seen` is the access log: a request gathers what is told of it only while there is one, and a thread of its own
-//! writes. `explain` asks each decision of the request path without taking anything. Trace context (`traceparent`) passes
-//! through untouched.
+//! writes. `trace` sends spans to an OpenTelemetry collector, from a task of its own. `explain` asks each decision of the
+//! request path without taking anything. Trace context (`traceparent`) passes through untouched where there are no traces.
 //!
 //! # One gateway after another
 //!
@@ -304,7 +304,7 @@
 //! # Threads
 //!
 //! One current-thread runtime per worker with a listening socket of its own (`SO_REUSEPORT`), one thread that syncs the
-//! ledger; the snapshot and the shipper run on the caller's runtime.
+//! ledger; the snapshot, the shipper and what sends traces run on the caller's runtime.
 
 mod account;
 mod admit;
@@ -316,6 +316,7 @@ pub mod benching;
 mod body;
 mod bounded;
 mod cache;
+mod causes;
 mod client;
 mod config;
 mod cors;
@@ -359,6 +360,7 @@ mod sync;
 mod tables;
 mod timer;
 mod token;
+mod trace;
 mod tunnel;
 mod upstream;
 mod worker;
@@ -370,3 +372,4 @@ pub use listen::{TlsError, TlsFiles};
 pub use refusal::Refusal;
 pub use rest::{is_free, ship_rest};
 pub use source::{SnapshotSource, SourceError, UsageSink};
+pub use trace::{CollectorHeaders, CollectorUrl, TraceConfig};

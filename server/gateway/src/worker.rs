@@ -13,6 +13,7 @@ use crate::once::Once;
 use crate::seen::{AccessLog, Entry, Outcome};
 use crate::stop::Stop;
 use crate::tables::Tables;
+use crate::trace::Tracer;
 use crate::upstream::Pool;
 use model::{Clock, Random};
 use socket2::SockRef;
@@ -34,6 +35,7 @@ const RANDOM_BYTES: usize = 4096;
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) tracer: Option<Tracer>,
     pub(crate) limits: Limits,
     pub(crate) tables: Arc<Tables>,
     pub(crate) ledger: Arc<Ledger>,
@@ -52,6 +54,9 @@ pub(crate) struct Shared {
 impl Shared {
     /// A request is over.
     pub(crate) fn tell(&self, seen: &Arc<Entry>, outcome: Outcome) {
+        if let Some(tracer) = &self.tracer {
+            tracer.tell(seen, &outcome);
+        }
         if let Some(log) = &self.access_log {
             log.tell(seen, outcome);
         }

@@ -45,6 +45,8 @@ use std::sync::Arc;
 pub(crate) struct Route {
     pub(crate) number: u16,
     pub(crate) slug: String,
+    /// Its path as the catalogue writes it.
+    pub(crate) path: String,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) meter: u16,
     pub(crate) counts: StatusSet,
@@ -95,6 +97,7 @@ impl Route {
         Ok(Self {
             number: record.number,
             slug: record.slug.clone(),
+            path: record.path.clone(),
             upstream: Arc::clone(upstream),
             meter: record.meter,
             counts,

@@ -43,5 +43,6 @@ mod support;
 mod targets;
 mod tls;
 mod tokens;
+mod traces;
 mod upstreams;
 mod websocket;
