@@ -39,13 +39,13 @@ pub(crate) struct Add {
     #[arg(long, value_name = "METER=UNITS", value_parser = number::<u64>)]
     quota: Option<(String, u64)>,
     /// hard (then refused) or soft (then let through); by default as the plan says.
-    #[arg(long, requires = "quota")]
+    #[arg(long, conflicts_with_all = ["limit", "feature"])]
     kind: Option<QuotaKind>,
     /// Requests of a rate limit of the plan in each of its windows; rate is the overall one, in requests a second.
     #[arg(long, value_name = "NAME=COUNT", value_parser = number::<u32>)]
     limit: Option<(String, u32)>,
     /// Requests at once; by default as the plan says.
-    #[arg(long, requires = "limit")]
+    #[arg(long, conflicts_with_all = ["quota", "feature"])]
     burst: Option<u32>,
     /// A feature, switched on or off whatever the plan says.
     #[arg(long, value_name = "SLUG=on|off", value_parser = switch)]

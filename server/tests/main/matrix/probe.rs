@@ -4,7 +4,7 @@
 use super::world::{Ask, EVENT, PASSWORD, Page, Tenant, World};
 use app::routes::{Entry, Who};
 use domain::Provider;
-use domain::overrides::{self, NewOverride};
+use domain::overrides::{self, NewOverride, State};
 use http::Method;
 use model::MemberId;
 use model::access::{Interval, Role};
@@ -265,8 +265,13 @@ async fn checkout(world: &World, tenant: &Tenant) -> String {
     world.open_checkout(tenant.consumer).await
 }
 
-/// An override of the tenant's that holds.
+/// An override of the tenant's that holds: the one there is, or a new one.
 async fn overridden(world: &World, tenant: &Tenant) -> String {
+    let (domain, provider, now) = (&world.domain, Provider::console(), world.domain.clock.now());
+    let lines = overrides::list(domain, &provider, tenant.consumer).await.unwrap();
+    if let Some(line) = lines.iter().find(|l| l.state(now) == State::Active) {
+        return line.id.to_string();
+    }
     let new = NewOverride {
         change: Change::Limit {
             name: OVERALL.to_owned(),
@@ -277,6 +282,6 @@ async fn overridden(world: &World, tenant: &Tenant) -> String {
         starts_at: None,
         ends_at: None,
     };
-    let added = overrides::add(&world.domain, &Provider::console(), tenant.consumer, new).await;
+    let added = overrides::add(domain, &provider, tenant.consumer, new).await;
     added.unwrap().to_string()
 }
