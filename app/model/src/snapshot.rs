@@ -6,7 +6,9 @@
 use crate::access::{Environment, Method, Suspension};
 use crate::catalogue::{CacheHits, MeterTerms, RateLimit, is_zero};
 use crate::issuer::IssuerFile;
+use crate::overrides::{self, Override};
 use crate::policy::{RateRule, RoutePolicy, UpstreamPolicy};
+use crate::quota::Quota;
 use crate::{ConsumerId, Currency, KeyId, Period, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -232,6 +234,17 @@ pub struct Entitlement {
     /// are in [`MeterEntitlement::settled_units`]. It is the part of the spend cap that is gone, whatever comes.
     #[serde(default)]
     pub settled_minor: i64,
+    /// What holds in place of the plan's limits and quotas above, each from its start to its end. Those of features are
+    /// in `features` and `feature_life` already, and are here for explanations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<Override>,
+}
+
+impl Entitlement {
+    /// The quota of one of its meters at an instant, and the override that it comes from.
+    pub fn quota_at(&self, meter: &MeterEntitlement, at: Time) -> (Quota, Option<&Override>) {
+        overrides::quota(&meter.terms, overrides::in_force(&self.overrides, at))
+    }
 }
 
 /// Variants of a consumer's features, and what becomes of them without the control plane.

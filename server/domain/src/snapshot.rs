@@ -280,7 +280,7 @@ async fn with_usage(
         }
     }
     settled::fill(connection, &mut records).await?;
-    marks::fill(connection, &mut records).await?;
+    marks::fill(connection, &mut records, now).await?;
     Ok(records)
 }
 

@@ -148,6 +148,7 @@ fn entitlement(consumer: ConsumerId, now: Time) -> Entitlement {
         currency: Currency::USD,
         spend_cap_minor: Some(1_000_000),
         settled_minor: 0,
+        overrides: Vec::new(),
     }
 }
 

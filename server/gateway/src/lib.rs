@@ -149,6 +149,15 @@
 //! first (`rate::table`). A limit that keeps its name keeps its count when a plan changes, and a consumer's count
 //! follows it from plan to plan. Counts are this gateway's own, and are not kept over a restart.
 //!
+//! # What begins and ends by itself
+//!
+//! An entitlement may name features, limits and quotas that hold for one consumer in place of its plan's, each with its
+//! times ([`model::overrides`], [`model::snapshot::FeatureLife`]). What comes to hold at each of these moments is
+//! compiled when the entitlement is told (`account::Profiles`); the first request in or after a moment puts it into force,
+//! with the counters as they are. Nobody is asked, and the copy on disk has it too: a quota that ends while the control
+//! plane is away ends all the same. Prices and allowances are the plan's always: a quota of one consumer decides what is
+//! refused, not what is charged.
+//!
 //! # What a call costs
 //!
 //! On a route whose meter has a price for the caller's plan, every answer says

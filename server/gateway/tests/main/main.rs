@@ -27,6 +27,7 @@ mod limits;
 mod metrics;
 mod money;
 mod overload;
+mod overrides;
 mod pages;
 mod process;
 mod rates;
