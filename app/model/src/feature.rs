@@ -101,6 +101,11 @@ impl Life {
         self.rollout.is_none_or(part) || self.consumers.contains(&consumer)
     }
 
+    /// Whether every consumer whose plan lists the feature has it.
+    pub fn reaches_all(&self) -> bool {
+        self.rollout.is_none_or(|r| r.percent >= 100)
+    }
+
     /// The variant of a consumer that has the feature; none when it has no variants.
     pub fn variant(&self, feature: &str, consumer: ConsumerId) -> Option<&str> {
         let total = self.variants.iter().map(|v| u64::from(v.weight)).sum();

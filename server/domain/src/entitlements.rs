@@ -4,11 +4,12 @@
 //! cap, and whether it is suspended or disputes a payment, and from nothing else: compiling twice gives the same row, and an
 //! unchanged row keeps its version, so no gateway hears of it.
 
-use crate::features::Deciding;
+use crate::features::{self, Deciding};
 use crate::jobs::{self, Job, Registry};
 use crate::{Domain, DomainError, Result, catalogue, overrides, subscriptions};
 use model::access::{Environment, Interval, Settlement, SubscriptionStatus, Suspension};
 use model::catalogue::{CacheHits, MeterTerms, PlanTerms, RateLimit};
+use model::feature::Life;
 use model::snapshot::{Entitlement, FeatureLife, MeterEntitlement};
 use model::{ConsumerId, Currency, Period, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
@@ -128,10 +129,13 @@ async fn of_nobody(
         currency: currency(connection).await?,
         now,
     };
-    Ok(Some(Entitlement {
-        plan_version: None,
-        ..world.granted(Environment::Live, plan.version, &plan.terms, Interval::Month)
-    }))
+    let mut record = world.granted(Environment::Live, plan.version, &plan.terms, Interval::Month);
+    record.plan_version = None;
+    // Nobody in particular is among the consumers that a rollout has reached so far.
+    let lives = features::lives(connection).await?;
+    let reaches_all = |f: &String| lives.get(f).is_none_or(Life::reaches_all);
+    record.features.retain(reaches_all);
+    Ok(Some(record))
 }
 
 async fn currency(connection: &mut PgConnection) -> Result<Currency> {

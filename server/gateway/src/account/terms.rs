@@ -51,7 +51,8 @@ pub(crate) fn period_at(known: Period, now: Time) -> Period {
 
 impl Terms {
     /// What holds instead for a caller whose token names a plan: its profile and quotas. Counters are shared, and a meter
-    /// or a limit that the consumer's own plan lacks goes on from where it was `before`.
+    /// or a limit that the consumer's own plan lacks goes on from where it was `before`. What is charged is charged by the
+    /// consumer's own plan: where that has no price for more, the other plan's price lifts no quota.
     pub(super) fn on_plan(&self, plan: &TokenPlan, before: Option<&Self>) -> Self {
         let profile = &plan.profile;
         let before = before.filter(|b| b.period.start == self.period.start);
@@ -73,8 +74,13 @@ impl Terms {
         });
         let limits = shared.chain(foreign).map(|mut limit| {
             let of_plan = metered(limit.meter);
-            limit.quota = of_plan.and_then(|(_, _, quota)| quota.ceiling());
-            limit.grace = of_plan.and_then(|(_, terms, _)| terms.grace);
+            let ceiling = of_plan.and_then(|(_, _, quota)| quota.ceiling());
+            if ceiling.is_some() || limit.priced {
+                limit.quota = ceiling;
+                limit.grace = of_plan.and_then(|(_, terms, _)| terms.grace);
+            } else if limit.quota.is_none() && self.limit(limit.meter).is_none() {
+                limit.quota = of_plan.map(|(_, _, quota)| quota.units);
+            }
             limit.policy = headers::policy(profile.rate_limit, limit.ceiling().map(|c| (c, length_s)));
             limit
         });
