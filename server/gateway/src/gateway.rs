@@ -104,23 +104,18 @@ impl Gateway {
             listening,
         });
         let stop = watch::Sender::new(None);
-        if let Some(certificates) = shared.listening.certificates() {
-            tokio::spawn(certificates.follow(stop.subscribe()));
-        }
+        follow_the_world(&shared, &stop);
         let stop_shipping = watch::Sender::new(false);
         let open = watch::Sender::new(config.take_over.is_none());
-        let mut metrics = Vec::new();
+        let (mut metrics, mut workers) = (Vec::new(), Vec::new());
         let series = Arc::new(Series::default());
-        let mut workers = Vec::new();
         for (i, (listener, gate)) in listeners.into_iter().zip(&shared.gates).enumerate() {
             let counters = Arc::new(Metrics::new(Arc::clone(&series)));
             metrics.push(Arc::clone(&counters));
             let worker = Worker::new(Arc::clone(&shared), Arc::clone(gate), counters, Arc::clone(&random));
-            workers.push(
-                spawn_worker(i, worker, listener, (open.subscribe(), stop.subscribe())).map_err(StartError::Thread)?,
-            );
+            let told = (open.subscribe(), stop.subscribe());
+            workers.push(spawn_worker(i, worker, listener, told).map_err(StartError::Thread)?);
         }
-        tokio::spawn(token::keep(Arc::clone(&shared), stop.subscribe()));
         let shipped = Arc::new(AtomicU64::new(0));
         let through = watch::Sender::new(false);
         let snapshots = sync::run(
@@ -130,13 +125,8 @@ impl Gateway {
             stop.subscribe(),
             through.subscribe(),
         );
-        let shipping = shipper::run(
-            Arc::clone(&shared),
-            sink,
-            Arc::clone(&shipped),
-            stop_shipping.subscribe(),
-        );
-        tokio::spawn(targets::watch(Arc::clone(&shared), stop.subscribe()));
+        let stopped = stop_shipping.subscribe();
+        let shipping = shipper::run(Arc::clone(&shared), sink, Arc::clone(&shipped), stopped);
         Ok(Running {
             local_addr,
             sockets: kept,
@@ -328,6 +318,15 @@ impl Running {
         let stop = move || shared.access_log.as_ref().map(AccessLog::stop);
         let _ = tokio::task::spawn_blocking(stop).await;
     }
+}
+
+/// What is looked at from time to time: certificate files, issuers' keys, and targets' names and health.
+fn follow_the_world(shared: &Arc<Shared>, stop: &watch::Sender<Option<Stop>>) {
+    if let Some(certificates) = shared.listening.certificates() {
+        tokio::spawn(certificates.follow(stop.subscribe()));
+    }
+    tokio::spawn(token::keep(Arc::clone(shared), stop.subscribe()));
+    tokio::spawn(targets::watch(Arc::clone(shared), stop.subscribe()));
 }
 
 /// The stored snapshot, except where the process that is taken over from knows more.
