@@ -6,3 +6,4 @@ mod accounts;
 mod browser;
 mod forms;
 mod headers;
+mod invoices;

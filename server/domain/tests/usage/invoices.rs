@@ -10,7 +10,7 @@ use stripe_emulator::Fault;
 use testkit::SeededRandom;
 
 /// What our rating and Stripe say of the usage on each final invoice, the oldest first.
-async fn compared(paid: &Paid) -> Vec<(i64, i64)> {
+pub(super) async fn compared(paid: &Paid) -> Vec<(i64, i64)> {
     sqlx::query_as(
         "SELECT rated_usage_minor, billed_usage_minor FROM invoices WHERE rated_usage_minor IS NOT NULL ORDER BY created_at, id",
     )
@@ -20,7 +20,7 @@ async fn compared(paid: &Paid) -> Vec<(i64, i64)> {
 }
 
 /// Mirrors every invoice that Stripe has for the consumer.
-async fn mirror(paid: &Paid) {
+pub(super) async fn mirror(paid: &Paid) {
     let customer: String = sqlx::query_scalar("SELECT stripe_customer FROM consumers WHERE id = $1")
         .bind(paid.consumer)
         .fetch_one(&paid.domain.pool)
@@ -32,7 +32,7 @@ async fn mirror(paid: &Paid) {
 }
 
 /// Lets the period end: Stripe drafts, we flush, the draft becomes final. Gives what the running cost had said.
-async fn end_period(paid: &Paid) -> i64 {
+pub(super) async fn end_period(paid: &Paid) -> i64 {
     let subscription = paid.subscription().await;
     let stripe = subscription.stripe_subscription.unwrap();
     flush(&paid.domain, &stripe).await.unwrap();
