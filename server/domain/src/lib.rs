@@ -23,6 +23,7 @@ pub mod key_limits;
 pub mod keys;
 pub mod letters;
 pub mod links;
+mod locks;
 pub mod login_limits;
 pub mod mail;
 pub mod members;

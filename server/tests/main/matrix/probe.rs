@@ -148,6 +148,40 @@ impl Probe {
                 };
                 one("session", &self.own(handle, NO_TOKEN, exists))
             }
+            path if path.starts_with("/admin/consumers/") => self.provider_fields(world, path, tenant, exists).await,
+            "/plan/change" => [plan("free"), one("at", &world.domain.clock.now().unix_ms().to_string())].concat(),
+            "/plan/checkout" => plan("open"),
+            "/plan/cancel" => one("name", "Free"),
+            "/admin/cache" => [one("route", ""), one("path", "/v1")].concat(),
+            "/admin/plans/publish" => one("text", &crate::support::catalogue(([127, 0, 0, 1], 9).into())),
+            "/admin/plans/preview" => {
+                self.file = Some(("file", crate::support::catalogue(([127, 0, 0, 1], 9).into())));
+                Vec::new()
+            }
+            "/keys/{id}/revoke"
+            | "/logout"
+            | "/verify"
+            | "/verify/{token}"
+            | "/account/sessions/end-others"
+            | "/admin/inbox/{id}/replay"
+            | "/plan/keep"
+            | "/plan/resume"
+            | "/plan/portal"
+            | "/stripe/webhook" => Vec::new(),
+            other => panic!("POST {other} has no form that the matrix knows: add one"),
+        };
+    }
+
+    /// Of the forms about a consumer.
+    async fn provider_fields(
+        &mut self,
+        world: &World,
+        path: &str,
+        tenant: &Tenant,
+        exists: bool,
+    ) -> Vec<(&'static str, String)> {
+        let one = |name: &'static str, value: &str| vec![(name, value.to_owned())];
+        match path {
             "/admin/consumers/{id}/features" => [one("feature", "none"), one("until", "")].concat(),
             "/admin/consumers/{id}/features/withdraw" => one("feature", "none"),
             "/admin/consumers/{id}/overrides" => [
@@ -170,28 +204,9 @@ impl Probe {
                 one("id", &self.own(id, NO_OVERRIDE, exists))
             }
             "/admin/consumers/{id}/suspend" => one("reason", "It is a test."),
-            "/plan/change" => [plan("free"), one("at", &world.domain.clock.now().unix_ms().to_string())].concat(),
-            "/plan/checkout" => plan("open"),
-            "/plan/cancel" => one("name", "Free"),
-            "/admin/cache" => [one("route", ""), one("path", "/v1")].concat(),
-            "/admin/plans/publish" => one("text", &crate::support::catalogue(([127, 0, 0, 1], 9).into())),
-            "/admin/plans/preview" => {
-                self.file = Some(("file", crate::support::catalogue(([127, 0, 0, 1], 9).into())));
-                Vec::new()
-            }
-            "/keys/{id}/revoke"
-            | "/logout"
-            | "/verify"
-            | "/verify/{token}"
-            | "/account/sessions/end-others"
-            | "/admin/consumers/{id}/restore"
-            | "/admin/inbox/{id}/replay"
-            | "/plan/keep"
-            | "/plan/resume"
-            | "/plan/portal"
-            | "/stripe/webhook" => Vec::new(),
+            "/admin/consumers/{id}/restore" => Vec::new(),
             other => panic!("POST {other} has no form that the matrix knows: add one"),
-        };
+        }
     }
 
     /// Sends it with these headers.
