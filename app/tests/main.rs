@@ -6,5 +6,5 @@ mod accounts;
 mod browser;
 mod forms;
 mod headers;
-mod overrides;
 mod invoices;
+mod overrides;
