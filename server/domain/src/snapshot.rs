@@ -312,6 +312,16 @@ pub async fn listen(domain: &Domain) -> Result<Hints> {
     Ok(Hints(listener))
 }
 
+/// The part of PostgreSQL's queue of notifications that is in use, 0 to 1. A listener anywhere on the server that stays in a
+/// transaction keeps it from being emptied; once it is full, nothing commits that tells gateways of a change.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hint_queue(domain: &Domain) -> Result<f64> {
+    let used = sqlx::query_scalar("SELECT pg_notification_queue_usage()");
+    Ok(used.fetch_one(&domain.pool).await?)
+}
+
 impl Hints {
     /// Waits for the next hint. A lost connection is made again, and that is a hint too, because notifications may
     /// have been missed. Hints that came together are one.
