@@ -101,7 +101,7 @@ pub(crate) struct Recorded {
     pub(crate) consumer: ConsumerId,
     pub(crate) version: PlanVersionId,
     pub(crate) interval: Interval,
-    pub(crate) period_start: Time,
+    period: Period,
     pub(crate) status: SubscriptionStatus,
     pub(crate) grace_until: Option<Time>,
     pub(crate) ended_at: Option<Time>,
@@ -111,7 +111,7 @@ pub(crate) struct Recorded {
 
 pub(crate) async fn recorded(connection: &mut PgConnection, stripe_id: &str) -> Result<Option<Recorded>> {
     let row = sqlx::query!(
-        "SELECT id, consumer_id, plan_version_id, interval, period_start, status, grace_until, ended_at,
+        "SELECT id, consumer_id, plan_version_id, interval, period_start, period_end, status, grace_until, ended_at,
                 changing_plan_version_id, changing_interval, changing_at
          FROM subscriptions WHERE stripe_subscription = $1",
         stripe_id
@@ -123,7 +123,10 @@ pub(crate) async fn recorded(connection: &mut PgConnection, stripe_id: &str) -> 
         consumer: r.consumer_id,
         version: r.plan_version_id,
         interval: r.interval,
-        period_start: r.period_start,
+        period: Period {
+            start: r.period_start,
+            end: r.period_end,
+        },
         status: r.status,
         grace_until: r.grace_until,
         ended_at: r.ended_at,
@@ -248,11 +251,11 @@ async fn update(
     .execute(&mut *connection)
     .await?;
     if changed {
-        let since = period.map(|p| p.start).filter(|start| *start != row.period_start);
+        let since = period.map(|p| p.start).filter(|start| *start != row.period.start);
         let since = since
             .or_else(|| row.intended_at(sold))
             .unwrap_or_else(|| domain.clock.now());
-        usage::carry_over(domain, &mut *connection, row.id, since).await?;
+        usage::carry_over(domain, &mut *connection, row.id, since, row.period).await?;
     }
     grace::follow_up(domain, connection, Some(row), &standing, object).await?;
     entitlements::recompile(domain, connection, row.consumer).await

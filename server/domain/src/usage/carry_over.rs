@@ -5,12 +5,13 @@
 //! rating reads follow that, so that the running cost and the invoice stay equal to the cent.
 
 use crate::{Domain, Result};
-use model::{SubscriptionId, Time};
+use model::{Period, SubscriptionId, Time};
 use sqlx::PgConnection;
 
 /// Moves usage of a subscription to the plan version and period it is in now: what Stripe does not have yet, and what
-/// it was told of as used at `since`, when the new prices began, or later. Call it in the transaction that writes the
-/// new version, after writing it. Doing it again moves nothing.
+/// it was told of as used at `since`, when the new prices began, or later. `before` is the period that was recorded
+/// before the change. Call it in the transaction that writes the new version, after writing it. Doing it again moves
+/// nothing.
 ///
 /// # Errors
 /// When the database fails.
@@ -19,11 +20,14 @@ pub async fn carry_over(
     connection: &mut PgConnection,
     subscription: SubscriptionId,
     since: Time,
+    before: Period,
 ) -> Result<()> {
     let Some(target) = Target::of(connection, subscription).await? else {
         return Ok(());
     };
-    target.take_unsent(connection, since, domain.clock.now()).await?;
+    // A period that was cut short has its invoice already; one that ended by itself has a draft for an hour.
+    let cut_short = (target.period_start < before.end).then_some(before.start);
+    target.take_unsent(connection, cut_short, domain.clock.now()).await?;
     target.take_sent(connection, since).await
 }
 
@@ -91,18 +95,18 @@ impl Target {
         }))
     }
 
-    /// Units of a period that ended by itself stay: its invoice is open for an hour and takes them.
-    async fn take_unsent(&self, connection: &mut PgConnection, since: Time, now: Time) -> Result<()> {
+    /// Units of other periods than the one that was cut short stay: an invoice of theirs takes them.
+    async fn take_unsent(&self, connection: &mut PgConnection, cut_short: Option<Time>, now: Time) -> Result<()> {
         let rows = sqlx::query_as!(
             Moved,
             "DELETE FROM unbilled_units
              WHERE subscription_id = $1 AND (plan_version_id <> $2 OR period_start <> $3)
-               AND (period_start = $3 OR (period_start < $3 AND (last_at >= $3 OR $4 <= $3)))
+               AND (period_start = $3 OR period_start = $4 OR (period_start < $3 AND last_at >= $3))
              RETURNING meter, period_start, plan_version_id AS version, units",
             self.subscription as SubscriptionId,
             self.version,
             self.period_start,
-            since,
+            cut_short as Option<Time>,
         )
         .fetch_all(&mut *connection)
         .await?;

@@ -115,7 +115,7 @@ async fn the_gateway_is_told_what_is_settled(paid: &Paid, units: u64, minor: i64
     assert_eq!(told.settled_minor + since.minor, running.usage.minor);
 }
 
-fn owner(paid: &Paid) -> BillingManager {
+pub(super) fn owner(paid: &Paid) -> BillingManager {
     let viewer = Provider::console().viewer(paid.consumer);
     viewer.billing_manager(Role::Owner).unwrap()
 }

@@ -1,10 +1,12 @@
 //! Usage that comes after its invoice is final: none of it is lost, and the three numbers agree all the same.
 
-use super::invoices::{compared, end_period, mirror};
+use super::invoices::{compared, end_period, mirror, owner};
 use super::paid::Paid;
 use domain::jobs::Job;
 use domain::meter_events::SendMeterEvents;
+use domain::subscriptions::{self, Done, Target};
 use domain::{Provider, cost, metrics};
+use model::access::Interval;
 use stripe_emulator::Fault;
 
 const HOUR: i64 = 3_600;
@@ -110,6 +112,34 @@ async fn what_stripe_certainly_did_not_get_in_time_is_billed_in_the_running_peri
 #[tokio::test]
 async fn what_stripe_perhaps_got_in_time_is_asked_for_and_then_billed() {
     stripe_is_away(500).await;
+}
+
+#[tokio::test]
+async fn what_is_not_sent_when_a_smaller_plan_begins_is_billed_on_the_plan_it_was_used_under() {
+    let paid = Paid::new("large").await;
+    let end = paid.subscription().await.period.end;
+    let small = Target {
+        plan: "small".to_owned(),
+        interval: Interval::Month,
+    };
+    let now = paid.domain.clock.now();
+    let done = subscriptions::apply(&paid.domain, &owner(&paid), &small, now).await;
+    assert_eq!(done.unwrap(), Done::Scheduled(end));
+    paid.advance_to(end.plus_s(-60)).await;
+    paid.uses(5_000).await;
+    paid.advance_to(end.plus_s(60)).await;
+    paid.sync().await;
+    let subscription = paid.subscription().await;
+    assert_eq!(
+        (subscription.terms.slug.as_str(), subscription.period.start),
+        ("small", end)
+    );
+    assert_eq!(counted(&paid).await, []);
+    send(&paid).await;
+    paid.advance_to(end.plus_s(3 * HOUR)).await;
+    mirror(&paid).await;
+    // Each at 0.00217; on the smaller plan it would be 14.00.
+    assert_eq!(compared(&paid).await.pop(), Some((1_085, 1_085)));
 }
 
 #[tokio::test]
