@@ -149,6 +149,11 @@ pub struct Limits {
     /// Slowest body, in bytes a second, counted over the time that the client is waited for: a client that sends one
     /// byte now and then breaks no silence for long, and would hold an upstream for hours.
     pub body_bytes_per_second: u64,
+    /// Memory for request bodies that are read whole before they go on, to be checked or compared, in bytes. One consumer
+    /// may hold as much of it as is free.
+    pub whole_bodies_bytes: usize,
+    /// Longest time that such a body may take, all in all: it is held until then, and nothing was counted for it.
+    pub whole_body_time: Duration,
     /// Longest time that sent bytes stay unacknowledged by a client, or its window stays shut: a client that reads
     /// nothing holds its connection no longer.
     pub write_stall: Duration,
@@ -195,6 +200,8 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
             body_bytes_per_second: 1024,
+            whole_bodies_bytes: 64 << 20,
+            whole_body_time: Duration::from_secs(30),
             write_stall: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(2),
             streams_per_connection: 100,

@@ -208,6 +208,10 @@
 //! `examples/bench_overload` measures it: an upstream that serves 16 requests at once in 20 ms each, the lower plan
 //! asking for five times its capacity.
 //!
+//! A body that must be there before its request can be judged (fields that need a feature, repeats) is read whole before
+//! it queues: at most 1 MiB, within [`Limits::whole_body_time`], and all of them in [`Limits::whole_bodies_bytes`], of
+//! which a consumer may hold as much as is free (`memory`). Without room the answer is 503 with `Retry-After`.
+//!
 //! # Answers that are kept
 //!
 //! ```toml
@@ -342,6 +346,7 @@ mod key_limit;
 mod ledger;
 mod limit;
 mod listen;
+mod memory;
 mod metrics;
 mod once;
 mod own;

@@ -6,6 +6,7 @@ use crate::cache;
 use crate::download::Download;
 use crate::headers::Short;
 use crate::listen::Client;
+use crate::memory::Taken;
 use crate::once::{self, Claim, Claimed, IDEMPOTENT_REPLAYED, Owner, Saved};
 use crate::refusal::{Refusal, Refused};
 use bytes::{Bytes, BytesMut};
@@ -39,7 +40,7 @@ impl Exchange<'_> {
         let Some(key) = once::key(policy, &ready.parts)? else {
             return Ok(Turn::Plain);
         };
-        let account = &ready.caller.key.account;
+        let (shared, account) = (&self.worker.shared, &ready.caller.key.account);
         let owner = Owner {
             consumer: account.consumer,
             address: (ready.caller.key.id == KeyId::NONE).then_some(client.address),
@@ -48,12 +49,15 @@ impl Exchange<'_> {
         };
         let place = once::place(&owner, key);
         let body = match &mut ready.upload {
-            Some(upload) => upload.read(once::BODY_MOST).await.map_err(body::refused)?,
+            Some(upload) => {
+                let room = Taken::nothing(&shared.bodies, account);
+                let read = upload.read(once::BODY_MOST, room, shared.limits.whole_body_time);
+                read.await.map_err(body::refused)?
+            }
             None => Bytes::new(),
         };
         let hidden = ready.route.gates.hidden(ready.admission.closed);
         let print = once::print(&ready.parts, &body, &hidden);
-        let shared = &self.worker.shared;
         let claimed = shared.once.claim(place, print, policy.keep_s, shared.clock.steady_ns());
         if let Some(refused) = once::refused(&claimed) {
             return Err(refused);
