@@ -31,7 +31,9 @@
 //! * An event stream (`text/event-stream`): before its head leaves. It counts as one request; its bytes and its
 //!   duration are those of that moment.
 //! * An answer of unknown length that goes on for more than a second: at its next bytes, with the bytes so far.
-//! * A refusal of a known caller: before the problem leaves, with units 0 and the number of its [`Refusal`].
+//! * A refusal of a known caller: before the problem leaves, with units 0 and the number of its [`Refusal`]. One that
+//!   takes the place of an answer which the upstream gave, and out of which fields cannot be left or which broke off, has
+//!   the units that the answer's status says.
 //! * A client that went away before the answer: status 499, units 0. After the answer's head it counts as its status
 //!   says, because the upstream did the work.
 //!
@@ -249,10 +251,11 @@
 //! consumer, the environment and the route; it is good for one method, path, query, content type and body (of at most 1
 //! MiB), and with another 422 is answered. While the first is under way, a repeat gets 409 with `Retry-After`. The
 //! first goes on to its end when its client goes away. Kept is every answer of the upstream but 429, 503 and, unless
-//! `keep_failures` says so, other failures: after those, and when the upstream gave no answer at all, a repeat is done
+//! `keep_failures` says so, other failures: after those, and when the upstream closed without an answer, a repeat is done
 //! anew, so an upstream that may have done the work without answering should look at the key, which reaches it, too.
 //! What was done and whose answer is not kept (larger than `max_answer_bytes`, broken off, without a certain end, an
-//! event stream, or pushed out of [`Limits::idempotency_bytes`]) is not done again: 409. A repeat needs what a request
+//! event stream, not to be passed on to its caller, or pushed out of [`Limits::idempotency_bytes`]) is not done again:
+//! 409. So is what the upstream did not answer in time, because it may be at it still. A repeat needs what a request
 //! needs: a valid key, and room in limits and quota for the moment. All of it is in the memory of this gateway: behind
 //! a balancer repeats must come to the gateway that had the first, and a restart forgets.
 //!

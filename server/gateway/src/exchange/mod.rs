@@ -267,7 +267,7 @@ impl<'a> Exchange<'a> {
                 self.answer_fetched(ready, status, headers, incoming)
             }
             Ok((status, headers, incoming)) => self.answer(ready, status, headers, incoming, None),
-            Err(refused) => Err(Early::new(Some(ready.open), refused)),
+            Err(failed) => Err(self.failed(ready, failed)),
         }
     }
 }

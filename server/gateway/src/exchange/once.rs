@@ -1,5 +1,6 @@
 //! Requests that are done once, between admission and the upstream.
 
+use super::forward::Failed;
 use super::{Early, Exchange, Ready};
 use crate::body::{self, Answer, BodyError};
 use crate::cache;
@@ -110,12 +111,17 @@ impl Exchange<'_> {
         if let Err(refused) = self.let_in(&mut ready).await {
             return Err(Early::new(Some(ready.open), refused));
         }
-        let (status, headers, mut incoming) = match self.forward(client, &mut ready).await {
-            Ok(answered) => answered,
-            Err(refused) => return Err(Early::new(Some(ready.open), refused)),
-        };
         let policy = ready.route.idempotency.clone().unwrap_or_default();
         let clock = &self.worker.shared.clock;
+        let (status, headers, mut incoming) = match self.forward(client, &mut ready).await {
+            Ok(answered) => answered,
+            Err(failed) => {
+                if failed.may_be_done(&policy) {
+                    claim.end(None, clock.steady_ns());
+                }
+                return Err(self.failed(ready, failed));
+            }
+        };
         if !once::is_final(&policy, status) {
             drop(claim);
             return self.answer(ready, status, headers, incoming, None);
@@ -146,7 +152,7 @@ impl Exchange<'_> {
             Err(error) => {
                 claim.end(None, clock.steady_ns());
                 let refused = body::broken_answer(error, &ready.route.upstream);
-                Err(Early::new(Some(ready.open), refused))
+                Err(self.failed(ready, Failed::Withheld(status, refused)))
             }
         }
     }

@@ -129,8 +129,9 @@ pub(crate) fn refused(claimed: &Claimed) -> Option<Refused> {
             Some(Refused::new(Refusal::IdempotencyReused, detail))
         }
         Claimed::Lost => {
-            let detail = "The first request with this Idempotency-Key was done, but its answer is not kept: it was too \
-                          large, broke off, or made room for others.";
+            let detail = "The first request with this Idempotency-Key was done, or may have been, but its answer is not \
+                          kept: it was too large, broke off, could not be passed on, did not come in time, or made \
+                          room for others.";
             Some(Refused::new(Refusal::IdempotencyLost, detail))
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::support::{World, routing};
 use model::policy::RoutePolicy;
-use model::snapshot::RouteRecord;
+use model::snapshot::{RouteRecord, UpstreamRecord};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,10 +43,20 @@ impl Scripted {
 
     /// A world with more routes to this upstream: slug, path and policy.
     pub(crate) async fn world(&self, routes: &[(&str, &str, &str)]) -> World {
+        self.world_with(routes, |_| {}).await
+    }
+
+    /// The same, with a change to what is told of this upstream.
+    pub(crate) async fn world_with(
+        &self,
+        routes: &[(&str, &str, &str)],
+        change: impl FnOnce(&mut UpstreamRecord),
+    ) -> World {
         let world = World::new().await;
         let mut told = routing(world.upstream.addr);
         let mut upstream = told.upstreams[0].clone();
         (upstream.number, upstream.url) = (50, format!("http://{}", self.addr));
+        change(&mut upstream);
         told.upstreams.push(upstream);
         for (number, (slug, path, policy)) in (100..).zip(routes) {
             told.routes.push(RouteRecord {
