@@ -177,7 +177,8 @@ pub struct Limits {
     pub in_flight_wait: Duration,
     /// Memory for answers that are kept, in bytes; 0 keeps none.
     pub cache_bytes: usize,
-    /// Memory for keys of repeats and their answers, in bytes.
+    /// Memory for keys of repeats and their answers, in bytes; a key without its answer takes 192, for as long as its
+    /// route says. One caller's keys may take as much of it as is left for those of all others.
     pub idempotency_bytes: usize,
     /// Longest wait for another request that fetches the same answer.
     pub cache_wait: Duration,
@@ -212,7 +213,7 @@ impl Default for Limits {
             in_flight_per_thread: 8_192,
             in_flight_wait: Duration::from_secs(1),
             cache_bytes: 64 << 20,
-            idempotency_bytes: 32 << 20,
+            idempotency_bytes: 64 << 20,
             cache_wait: Duration::from_secs(3),
             poll_interval: Duration::from_secs(2),
             ship_interval: Duration::from_millis(200),

@@ -255,7 +255,9 @@
 //! anew, so an upstream that may have done the work without answering should look at the key, which reaches it, too.
 //! What was done and whose answer is not kept (larger than `max_answer_bytes`, broken off, without a certain end, an
 //! event stream, not to be passed on to its caller, or pushed out of [`Limits::idempotency_bytes`]) is not done again:
-//! 409. So is what the upstream did not answer in time, because it may be at it still. A repeat needs what a request
+//! 409. So is what the upstream did not answer in time, because it may be at it still. Of the memory one caller's keys may
+//! take as much as is left for all others; beyond that it is refused new ones (503), and nobody's are forgotten before
+//! their time. Where memory is short the answers go first of who holds most of it. A repeat needs what a request
 //! needs: a valid key, and room in limits and quota for the moment. All of it is in the memory of this gateway: behind
 //! a balancer repeats must come to the gateway that had the first, and a restart forgets.
 //!

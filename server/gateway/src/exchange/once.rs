@@ -66,7 +66,7 @@ impl Exchange<'_> {
         Ok(match claimed {
             Claimed::Mine(claim) => Turn::First(claim),
             Claimed::Answered(saved) => Turn::Replay(saved),
-            Claimed::Running | Claimed::Other | Claimed::Lost => Turn::Plain,
+            Claimed::Running | Claimed::Other | Claimed::Lost | Claimed::Full => Turn::Plain,
         })
     }
 

@@ -299,6 +299,57 @@ async fn an_answer_that_cannot_be_passed_on_was_given_all_the_same() {
     assert_eq!(units, [(406, 1), (409, 0), (502, 1), (409, 0)]);
 }
 
+/// Keys that cost nothing (422 does not count) take memory all the same: of who uses them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_floods_with_keys_pushes_out_nobody_else() {
+    let mut once = once("{}").await;
+    let id = ConsumerId::from_bits(3 << 80);
+    let other = PlainKey::generate("tp", Environment::Live, &*once.world.random);
+    once.world.plane.put_entitlement(entitlement(id));
+    once.world.plane.put_key(key_record(&other, id));
+    once.world.stop().await;
+    let mut config = config(&once.world.folder.0);
+    config.limits.idempotency_bytes = 64 << 10;
+    once.world.start_with(config);
+    once.world.synced().await;
+    let others = async |once: &Once, n: usize| {
+        let lines = format!("Idempotency-Key: {n}\r\n");
+        let head = once.head(&other, "POST /o/plain", &lines, "a body");
+        once.world.send(&head, "a body").await
+    };
+    let first = others(&once, 0).await;
+    assert_eq!(first.status, 201);
+    let mut refused = 0;
+    for n in 0..400 {
+        let reply = once.post("/o/refused", &format!("flood-{n}")).await;
+        if reply.status == 503 {
+            assert_eq!(reply.problem(), "overloaded");
+            assert_eq!(reply.header("retry-after"), Some("60"));
+            refused += 1;
+        } else {
+            assert_eq!(reply.status, 422);
+        }
+    }
+    assert!((100..300).contains(&refused), "{refused}");
+    let again = others(&once, 0).await;
+    assert!(replayed(&again) && again.body == first.body, "{again:?}");
+    for n in 1..20 {
+        assert_eq!(others(&once, n).await.status, 201, "{n}");
+    }
+    let before = once.done();
+    for n in 0..400 {
+        let status = once.post("/o/refused", &format!("flood-{n}")).await.status;
+        assert!(matches!(status, 422 | 409 | 503), "{n}: {status}");
+    }
+    assert_eq!(once.done(), before, "what was done is not done again");
+    once.world.clock.advance(86_400_001);
+    assert_eq!(
+        once.post("/o/plain", "new").await.status,
+        201,
+        "a day later there is room"
+    );
+}
+
 /// It may be at it still.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_the_upstream_did_not_answer_in_time_is_not_done_again() {
