@@ -227,7 +227,8 @@
 //! `Age`, `Vary`), or `default_ttl_s`; nothing is guessed. Not kept: `private`, `no-store`, `Set-Cookie`, `Vary: *`,
 //! event streams, parts, failures, and what broke off or ends with its connection. Requests with a range, a body, or a
 //! cookie or `Authorization` of the client's own go by. HEAD, `If-None-Match` and `If-Modified-Since` are answered from
-//! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified`, and never given when the upstream fails.
+//! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified` (fetched anew when the upstream
+//! confirms another version), and never given when the upstream fails.
 //! A request that changes something (any other method, answered 2xx or 3xx) makes what is kept about the same address,
 //! for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
 //! [`model::policy::CachePolicy`].

@@ -252,6 +252,8 @@ pub(crate) struct Fetch {
     ticket: Ticket,
     conditions: Conditions,
     stale: Option<Arc<Object>>,
+    /// What was kept turned out to be useless, and the upstream is asked once more.
+    anew: bool,
     /// As RFC 9211 says it.
     why: &'static str,
     /// The client's headers that reach the upstream.
@@ -463,6 +465,7 @@ impl Cache {
             },
             conditions: ask.conditions,
             stale: stale.filter(|s| s.validators.any()),
+            anew: false,
             why,
             asked: look.parts.headers.clone(),
             began_ns,
@@ -505,25 +508,33 @@ impl Fetch {
         }
     }
 
-    /// The kept answer, when the upstream says that it still holds. `now` is steady and machine's time.
-    ///
-    /// # Errors
-    /// When it confirms another version than it was asked about.
-    pub(crate) fn confirmed(
-        &mut self,
-        rule: &Rule,
-        headers: &HeaderMap,
-        now: (u64, Time),
-    ) -> Result<Option<Kept>, AnotherVersion> {
-        let Some(stale) = self.stale.take() else {
-            return Ok(None);
-        };
-        let asked_for = &stale.validators.etag;
-        if let (Some(new), Some(old)) = (&self.validators.etag, asked_for)
-            && object::opaque(new.as_bytes()) != object::opaque(old.as_bytes())
-        {
-            return Err(AnotherVersion);
+    /// Whether the upstream, which says that nothing changed, means another version than it was asked about.
+    pub(crate) fn is_of_another_version(&self) -> bool {
+        let asked_for = self.stale.as_ref().and_then(|s| s.validators.etag.as_ref());
+        let tags = self.validators.etag.as_ref().zip(asked_for);
+        tags.is_some_and(|(new, old)| object::opaque(new.as_bytes()) != object::opaque(old.as_bytes()))
+    }
+
+    /// Forgets what the upstream was asked about; the headers with which it is asked for all of it.
+    pub(crate) fn ask_anew(&mut self) -> HeaderMap {
+        if let Some(stale) = self.stale.take() {
+            self.ticket.cache.store.drop_one(&self.ticket.key, &stale);
         }
+        self.anew = true;
+        let mut headers = self.asked.clone();
+        headers.remove(header::IF_NONE_MATCH);
+        headers.remove(header::IF_MODIFIED_SINCE);
+        headers
+    }
+
+    /// Whether the upstream was asked for all of it, whatever the client has.
+    pub(crate) fn is_anew(&self) -> bool {
+        self.anew
+    }
+
+    /// The kept answer, when the upstream says that it still holds. `now` is steady and machine's time.
+    pub(crate) fn confirmed(&mut self, rule: &Rule, headers: &HeaderMap, now: (u64, Time)) -> Option<Kept> {
+        let stale = self.stale.take()?;
         let merged = stale.merged(headers, now.1);
         let validators = stale.validators.clone();
         let (status, moment) = (stale.status, self.moment(now));
@@ -539,12 +550,12 @@ impl Fetch {
                 stale
             }
         };
-        Ok(Some(Kept {
+        Some(Kept {
             object,
             how: How::Confirmed,
             ttl_s: 0,
             conditions: std::mem::take(&mut self.conditions),
-        }))
+        })
     }
 
     /// Says what was done, and gathers the answer when it is one to be kept. `whole` says that its end can be told from
@@ -589,10 +600,6 @@ impl Fetch {
         Some(Box::new(Fill::new(self.ticket, head, origin, rule.most, now.1)))
     }
 }
-
-/// The upstream confirmed a version that it was not asked about.
-#[derive(Debug)]
-pub(crate) struct AnotherVersion;
 
 impl Kept {
     /// The answer to a request.

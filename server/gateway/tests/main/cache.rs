@@ -332,6 +332,47 @@ async fn a_stale_answer_is_confirmed_by_the_upstream() {
     );
 }
 
+/// What an upstream confirms is not what is kept: it is fetched again, and nobody hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_which_another_version_is_confirmed_is_fetched_anew() {
+    for (stubborn, wanted) in [(false, 200), (true, 502)] {
+        let upstream = Scripted::start(move |request| {
+            let first = !request.contains("x-again: ");
+            let tag = if first { "v1" } else { "v2" };
+            if has(request, "if-none-match: \"v1\"") || (stubborn && !first) {
+                let head = "HTTP/1.1 304 Not Modified\r\nConnection: close\r\nETag: \"v2\"\r\n\r\n";
+                return vec![head.as_bytes().to_vec()];
+            }
+            whole("200 OK", &format!("{MINUTE}ETag: \"{tag}\"\r\n"), tag)
+        })
+        .await;
+        let world = upstream.world(&[("kept", "/c/{*rest}", r#"{"cache": {}}"#)]).await;
+        let kept = Kept { world, upstream };
+        assert_eq!(text(&kept.get("/c/a", "").await), "v1");
+        kept.world.clock.advance(61_000);
+        let lines = "x-again: 1\r\nIf-None-Match: \"v0\"\r\n";
+        let again = kept.get("/c/a", lines).await;
+        assert_eq!(again.status, wanted, "{again:?}");
+        assert_eq!(kept.asked(), 3);
+        assert!(!kept.upstream.last().to_ascii_lowercase().contains("if-none-match"));
+        if wanted == 200 {
+            assert_eq!(text(&again), "v2");
+            let (body, what) = kept.seen("/c/a", "").await;
+            assert_eq!((body.as_str(), what.as_str()), ("v2", "turnpike; hit; ttl=60"));
+        } else {
+            assert_eq!(again.problem(), "upstream-broken");
+        }
+        let rows = kept.world.shipped().await;
+        let units: Vec<_> = rows.iter().map(|r| (r.status, r.units)).collect();
+        let last = if wanted == 200 {
+            &[(200, 1), (200, 1)][..]
+        } else {
+            &[(502, 0)]
+        };
+        assert_eq!(&units[1..], last);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_vary_by_what_they_say() {
     let kept = kept(
