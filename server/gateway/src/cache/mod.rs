@@ -2,8 +2,8 @@
 //!
 //! Whoever asks was authenticated and admitted before: a kept answer is for those who may have it. What it is found by
 //! holds the route as it is published with its upstream, the environment, host, scheme, path and query as they came,
-//! the gates that are closed, who shares it, and for answers that several consumers share every header of the client
-//! that reaches the upstream. Nothing else that a client can choose reaches it (`Rule::lets_through`), so no answer can
+//! the gates that are closed, who shares it, and for answers that several consumers share, or strangers behind one
+//! address, every header of the client that reaches the upstream. Nothing else that a client can choose reaches it (`Rule::lets_through`), so no answer can
 //! be made for another client that did not come about by that client's own words. `control` reads `Cache-Control`,
 //! `object` says how long an answer holds, `store` keeps it, `fill` gathers it on its way.
 //!
@@ -87,6 +87,12 @@ impl Rule {
             through: LET_THROUGH.into_iter().chain(more).collect(),
             print: Sha256::digest(records).into(),
         }
+    }
+
+    /// Whether several callers are given the same answer: consumers, or those without a credential who have an address in
+    /// common.
+    pub(crate) fn is_shared(&self, key: KeyId) -> bool {
+        self.shared_by.is_shared() || key == KeyId::NONE
     }
 
     /// The headers with which a request goes to the upstream of a shared answer.
@@ -189,7 +195,7 @@ fn key(rule: &Rule, who: &Who<'_>, parts: &Parts) -> Key {
         part(who.plan.as_bytes());
         part(who.features.as_bytes());
     }
-    if by.is_shared() {
+    if rule.is_shared(who.key) {
         for name in &rule.through {
             part(&object::joined(&parts.headers, name));
         }
@@ -251,6 +257,8 @@ pub(crate) struct Kept {
 pub(crate) struct Fetch {
     ticket: Ticket,
     conditions: Conditions,
+    /// Whether others are given the answer.
+    shared: bool,
     stale: Option<Arc<Object>>,
     /// What was kept turned out to be useless, and the upstream is asked once more.
     anew: bool,
@@ -464,6 +472,7 @@ impl Cache {
                 began_ns,
             },
             conditions: ask.conditions,
+            shared: look.rule.is_shared(look.who.key),
             stale: stale.filter(|s| s.validators.any()),
             anew: false,
             why,
@@ -480,8 +489,8 @@ impl Cache {
 impl Fetch {
     /// Makes the request ask whether what is kept still holds. What the client asks to compare with is compared here,
     /// unless nothing is kept and nobody shares the answer: then the upstream does.
-    pub(crate) fn ask(&self, rule: &Rule, headers: &mut HeaderMap) {
-        if self.stale.is_none() && !rule.shared_by.is_shared() {
+    pub(crate) fn ask(&self, headers: &mut HeaderMap) {
+        if self.stale.is_none() && !self.shared {
             return;
         }
         headers.remove(header::IF_NONE_MATCH);

@@ -39,7 +39,7 @@ impl Exchange<'_> {
             shared.cache.count(cache::How::Bypass);
             return Ok(None);
         }
-        if rule.shared_by.is_shared() {
+        if rule.is_shared(ready.caller.key.id) {
             ready.parts.headers = rule.lets_through(&ready.parts.headers);
         }
         let profile = &ready.admission.terms.profile;
@@ -66,7 +66,7 @@ impl Exchange<'_> {
                 Err(Refused::new(Refusal::NotCached, detail))
             }
             Looked::Fetch(fetch) => {
-                fetch.ask(rule, &mut ready.parts.headers);
+                fetch.ask(&mut ready.parts.headers);
                 ready.fetch = Some(fetch);
                 Ok(None)
             }

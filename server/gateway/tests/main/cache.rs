@@ -626,6 +626,51 @@ async fn nothing_a_client_says_reaches_another() {
     assert_eq!(text(&kept.ask(&victim, "GET", "/c/host", "").await), "[]");
 }
 
+/// Who has an address in common may be strangers: the same holds for them, whoever else shares.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_a_stranger_says_reaches_a_neighbour() {
+    let upstream = Scripted::start(|request| {
+        let evil = request.lines().filter(|l| l.contains("evil"));
+        whole("200 OK", MINUTE, &format!("[{}]", evil.collect::<Vec<_>>().join(" ")))
+    })
+    .await;
+    let policy = |by: &str| {
+        format!(
+            r#"{{"cache": {{"shared_by": "{by}"}}, "auth": {{"accept": ["anonymous"], "anonymous_plan": "open"}}}}"#
+        )
+    };
+    let mut open = entitlement(ConsumerId::ANONYMOUS);
+    open.plan = "open".to_owned();
+    let (by_key, by_consumer) = (policy("key"), policy("consumer"));
+    let routes = [
+        ("by-key", "/key/{*rest}", by_key.as_str()),
+        ("by-consumer", "/consumer/{*rest}", by_consumer.as_str()),
+    ];
+    let world = upstream
+        .world_told(&routes, |told| told.anonymous_plans = vec![open])
+        .await;
+    let ask = async |path: &str, lines: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{lines}");
+        world.send(&head, "").await
+    };
+    for by in ["key", "consumer"] {
+        for name in UNKEYED {
+            let path = format!("/{by}/{name}");
+            let poisoned = ask(&path, &format!("{name}: evil\r\n")).await;
+            assert!(matches!(poisoned.status, 200 | 400), "{name}: {}", poisoned.status);
+            let got = ask(&path, "").await;
+            assert_eq!((got.status, text(&got).as_str()), (200, "[]"), "{by} {name}");
+        }
+        let path = format!("/{by}/a");
+        let first = ask(&path, "Accept: a/b\r\n").await;
+        let same = ask(&path, "Accept: a/b\r\nX-Lang: evil\r\n").await;
+        assert!(
+            status(&first).ends_with("stored") && status(&same).contains("hit"),
+            "{by}"
+        );
+    }
+}
+
 /// T42: a revoked key, a used-up quota and a suspended account get nothing, kept or not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hit_needs_what_a_request_needs() {
