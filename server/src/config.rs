@@ -229,6 +229,10 @@ pub(crate) struct Serving {
     /// Memory for answers that routes with a cache keep, in bytes; 0 keeps none.
     #[arg(long, env = "TURNPIKE_GATEWAY_CACHE_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
     pub(crate) gateway_cache_bytes: usize,
+    /// Memory for idempotency keys and their answers, in bytes. A key takes 192 for as long as its route keeps it; where
+    /// there is no room for another, requests with new keys are refused.
+    #[arg(long, env = "TURNPIKE_GATEWAY_IDEMPOTENCY_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
+    pub(crate) gateway_idempotency_bytes: usize,
     /// Longest time that requests in flight get at the end, in seconds.
     #[arg(long, env = "TURNPIKE_DRAIN_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_seconds: u64,
@@ -286,6 +290,7 @@ impl Serving {
         }
         config.limits.in_flight_per_thread = self.gateway_in_flight;
         config.limits.cache_bytes = self.gateway_cache_bytes;
+        config.limits.idempotency_bytes = self.gateway_idempotency_bytes;
         config.tls = self.gateway_tls();
         config.access_log = self.access_log.clone().map(|to| gateway::AccessLogConfig {
             to,

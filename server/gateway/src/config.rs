@@ -153,6 +153,11 @@ pub struct Limits {
     /// Slowest body, in bytes a second, counted over the time that the client is waited for: a client that sends one
     /// byte now and then breaks no silence for long, and would hold an upstream for hours.
     pub body_bytes_per_second: u64,
+    /// Memory for request bodies that are read whole before they go on, to be checked or compared, in bytes. One consumer
+    /// may hold as much of it as is free.
+    pub whole_bodies_bytes: usize,
+    /// Longest time that such a body may take, all in all: it is held until then, and nothing was counted for it.
+    pub whole_body_time: Duration,
     /// Longest time that sent bytes stay unacknowledged by a client, or its window stays shut: a client that reads
     /// nothing holds its connection no longer.
     pub write_stall: Duration,
@@ -176,7 +181,8 @@ pub struct Limits {
     pub in_flight_wait: Duration,
     /// Memory for answers that are kept, in bytes; 0 keeps none.
     pub cache_bytes: usize,
-    /// Memory for keys of repeats and their answers, in bytes.
+    /// Memory for keys of repeats and their answers, in bytes; a key without its answer takes 192, for as long as its
+    /// route says. One caller's keys may take as much of it as is left for those of all others.
     pub idempotency_bytes: usize,
     /// Longest wait for another request that fetches the same answer.
     pub cache_wait: Duration,
@@ -199,6 +205,8 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
             body_bytes_per_second: 1024,
+            whole_bodies_bytes: 64 << 20,
+            whole_body_time: Duration::from_secs(30),
             write_stall: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(2),
             streams_per_connection: 100,
@@ -209,7 +217,7 @@ impl Default for Limits {
             in_flight_per_thread: 8_192,
             in_flight_wait: Duration::from_secs(1),
             cache_bytes: 64 << 20,
-            idempotency_bytes: 32 << 20,
+            idempotency_bytes: 64 << 20,
             cache_wait: Duration::from_secs(3),
             poll_interval: Duration::from_secs(2),
             ship_interval: Duration::from_millis(200),

@@ -10,6 +10,7 @@ use crate::gate::Gate;
 use crate::identity::Identities;
 use crate::ledger::Ledger;
 use crate::listen::{Crowd, Listening, TlsError};
+use crate::memory::Room;
 use crate::metrics::{self, Metrics, Series, Text};
 use crate::once::Once;
 use crate::seen::AccessLog;
@@ -94,6 +95,7 @@ impl Gateway {
             gates: gates.collect(),
             cache: Cache::new(config.limits.cache_bytes, config.limits.cache_wait),
             once: Once::new(config.limits.idempotency_bytes),
+            bodies: Room::for_bodies(config.limits.whole_bodies_bytes),
             limits: config.limits,
             tables,
             ledger,

@@ -31,7 +31,9 @@
 //! * An event stream (`text/event-stream`): before its head leaves. It counts as one request; its bytes and its
 //!   duration are those of that moment.
 //! * An answer of unknown length that goes on for more than a second: at its next bytes, with the bytes so far.
-//! * A refusal of a known caller: before the problem leaves, with units 0 and the number of its [`Refusal`].
+//! * A refusal of a known caller: before the problem leaves, with units 0 and the number of its [`Refusal`]. One that
+//!   takes the place of an answer which the upstream gave, and out of which fields cannot be left or which broke off, has
+//!   the units that the answer's status says.
 //! * A client that went away before the answer: status 499, units 0. After the answer's head it counts as its status
 //!   says, because the upstream did the work.
 //!
@@ -217,6 +219,10 @@
 //! `examples/bench_overload` measures it: an upstream that serves 16 requests at once in 20 ms each, the lower plan
 //! asking for five times its capacity.
 //!
+//! A body that must be there before its request can be judged (fields that need a feature, repeats) is read whole before
+//! it queues: at most 1 MiB, within [`Limits::whole_body_time`], and all of them in [`Limits::whole_bodies_bytes`], of
+//! which a consumer may hold as much as is free (`memory`). Without room the answer is 503 with `Retry-After`.
+//!
 //! # Answers that are kept
 //!
 //! ```toml
@@ -230,7 +236,8 @@
 //! `Age`, `Vary`), or `default_ttl_s`; nothing is guessed. Not kept: `private`, `no-store`, `Set-Cookie`, `Vary: *`,
 //! event streams, parts, failures, and what broke off or ends with its connection. Requests with a range, a body, or a
 //! cookie or `Authorization` of the client's own go by. HEAD, `If-None-Match` and `If-Modified-Since` are answered from
-//! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified`, and never given when the upstream fails.
+//! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified` (fetched anew when the upstream
+//! confirms another version), and never given when the upstream fails.
 //! A request that changes something (any other method, answered 2xx or 3xx) makes what is kept about the same address,
 //! for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
 //! [`model::policy::CachePolicy`].
@@ -254,10 +261,13 @@
 //! consumer, the environment and the route; it is good for one method, path, query, content type and body (of at most 1
 //! MiB), and with another 422 is answered. While the first is under way, a repeat gets 409 with `Retry-After`. The
 //! first goes on to its end when its client goes away. Kept is every answer of the upstream but 429, 503 and, unless
-//! `keep_failures` says so, other failures: after those, and when the upstream gave no answer at all, a repeat is done
+//! `keep_failures` says so, other failures: after those, and when the upstream closed without an answer, a repeat is done
 //! anew, so an upstream that may have done the work without answering should look at the key, which reaches it, too.
 //! What was done and whose answer is not kept (larger than `max_answer_bytes`, broken off, without a certain end, an
-//! event stream, or pushed out of [`Limits::idempotency_bytes`]) is not done again: 409. A repeat needs what a request
+//! event stream, not to be passed on to its caller, or pushed out of [`Limits::idempotency_bytes`]) is not done again:
+//! 409. So is what the upstream did not answer in time, because it may be at it still. Of the memory one caller's keys may
+//! take as much as is left for all others; beyond that it is refused new ones (503), and nobody's are forgotten before
+//! their time. Where memory is short the answers go first of who holds most of it. A repeat needs what a request
 //! needs: a valid key, and room in limits and quota for the moment. All of it is in the memory of this gateway: behind
 //! a balancer repeats must come to the gateway that had the first, and a restart forgets.
 //!
@@ -352,6 +362,7 @@ mod key_limit;
 mod ledger;
 mod limit;
 mod listen;
+mod memory;
 mod metrics;
 mod once;
 mod own;

@@ -8,6 +8,7 @@ use crate::gate::Gate;
 use crate::identity::Identities;
 use crate::ledger::Ledger;
 use crate::listen::{self, Crowd, Listening};
+use crate::memory::Room;
 use crate::metrics::Metrics;
 use crate::once::Once;
 use crate::seen::{AccessLog, Entry, Outcome};
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) listening: Listening,
     pub(crate) cache: Arc<Cache>,
     pub(crate) once: Arc<Once>,
+    /// For request bodies that are read whole.
+    pub(crate) bodies: Arc<Room>,
     /// Of the worker threads, in their order.
     pub(crate) gates: Vec<Arc<Gate>>,
 }

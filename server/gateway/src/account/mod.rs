@@ -10,6 +10,7 @@ mod tests;
 
 use crate::headers;
 use crate::limit::{Limit, Over, Slot, cap_left};
+use crate::memory::Held;
 use crate::rate::Own;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
@@ -34,6 +35,8 @@ pub(crate) struct Account {
     arrival: AtomicU64,
     /// Requests in flight, where the plan bounds them.
     in_flight: AtomicU32,
+    /// Memory that its requests hold.
+    pub(crate) held: Held,
     terms: ArcSwap<Terms>,
     /// The same by plans that tokens name.
     on_plans: ArcSwapOption<Vec<OnPlan>>,
@@ -74,6 +77,7 @@ impl Account {
             external_id: ArcSwapOption::empty(),
             arrival: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            held: Held::default(),
             on_plans: ArcSwapOption::empty(),
             terms: ArcSwap::from_pointee(Terms {
                 profile: Arc::new(Profile::nothing()),

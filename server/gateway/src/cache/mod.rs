@@ -2,8 +2,8 @@
 //!
 //! Whoever asks was authenticated and admitted before: a kept answer is for those who may have it. What it is found by
 //! holds the route as it is published with its upstream, the environment, host, scheme, path and query as they came,
-//! the gates that are closed, who shares it, and for answers that several consumers share every header of the client
-//! that reaches the upstream. Nothing else that a client can choose reaches it (`Rule::lets_through`), so no answer can
+//! the gates that are closed, who shares it, and for answers that several consumers share, or strangers behind one
+//! address, every header of the client that reaches the upstream. Nothing else that a client can choose reaches it (`Rule::lets_through`), so no answer can
 //! be made for another client that did not come about by that client's own words. `control` reads `Cache-Control`,
 //! `object` says how long an answer holds, `store` keeps it, `fill` gathers it on its way.
 //!
@@ -87,6 +87,12 @@ impl Rule {
             through: LET_THROUGH.into_iter().chain(more).collect(),
             print: Sha256::digest(records).into(),
         }
+    }
+
+    /// Whether several callers are given the same answer: consumers, or those without a credential who have an address in
+    /// common.
+    pub(crate) fn is_shared(&self, key: KeyId) -> bool {
+        self.shared_by.is_shared() || key == KeyId::NONE
     }
 
     /// The headers with which a request goes to the upstream of a shared answer.
@@ -189,7 +195,7 @@ fn key(rule: &Rule, who: &Who<'_>, parts: &Parts) -> Key {
         part(who.plan.as_bytes());
         part(who.features.as_bytes());
     }
-    if by.is_shared() {
+    if rule.is_shared(who.key) {
         for name in &rule.through {
             part(&object::joined(&parts.headers, name));
         }
@@ -251,7 +257,11 @@ pub(crate) struct Kept {
 pub(crate) struct Fetch {
     ticket: Ticket,
     conditions: Conditions,
+    /// Whether others are given the answer.
+    shared: bool,
     stale: Option<Arc<Object>>,
+    /// What was kept turned out to be useless, and the upstream is asked once more.
+    anew: bool,
     /// As RFC 9211 says it.
     why: &'static str,
     /// The client's headers that reach the upstream.
@@ -462,7 +472,9 @@ impl Cache {
                 began_ns,
             },
             conditions: ask.conditions,
+            shared: look.rule.is_shared(look.who.key),
             stale: stale.filter(|s| s.validators.any()),
+            anew: false,
             why,
             asked: look.parts.headers.clone(),
             began_ns,
@@ -477,8 +489,8 @@ impl Cache {
 impl Fetch {
     /// Makes the request ask whether what is kept still holds. What the client asks to compare with is compared here,
     /// unless nothing is kept and nobody shares the answer: then the upstream does.
-    pub(crate) fn ask(&self, rule: &Rule, headers: &mut HeaderMap) {
-        if self.stale.is_none() && !rule.shared_by.is_shared() {
+    pub(crate) fn ask(&self, headers: &mut HeaderMap) {
+        if self.stale.is_none() && !self.shared {
             return;
         }
         headers.remove(header::IF_NONE_MATCH);
@@ -505,25 +517,33 @@ impl Fetch {
         }
     }
 
-    /// The kept answer, when the upstream says that it still holds. `now` is steady and machine's time.
-    ///
-    /// # Errors
-    /// When it confirms another version than it was asked about.
-    pub(crate) fn confirmed(
-        &mut self,
-        rule: &Rule,
-        headers: &HeaderMap,
-        now: (u64, Time),
-    ) -> Result<Option<Kept>, AnotherVersion> {
-        let Some(stale) = self.stale.take() else {
-            return Ok(None);
-        };
-        let asked_for = &stale.validators.etag;
-        if let (Some(new), Some(old)) = (&self.validators.etag, asked_for)
-            && object::opaque(new.as_bytes()) != object::opaque(old.as_bytes())
-        {
-            return Err(AnotherVersion);
+    /// Whether the upstream, which says that nothing changed, means another version than it was asked about.
+    pub(crate) fn is_of_another_version(&self) -> bool {
+        let asked_for = self.stale.as_ref().and_then(|s| s.validators.etag.as_ref());
+        let tags = self.validators.etag.as_ref().zip(asked_for);
+        tags.is_some_and(|(new, old)| object::opaque(new.as_bytes()) != object::opaque(old.as_bytes()))
+    }
+
+    /// Forgets what the upstream was asked about; the headers with which it is asked for all of it.
+    pub(crate) fn ask_anew(&mut self) -> HeaderMap {
+        if let Some(stale) = self.stale.take() {
+            self.ticket.cache.store.drop_one(&self.ticket.key, &stale);
         }
+        self.anew = true;
+        let mut headers = self.asked.clone();
+        headers.remove(header::IF_NONE_MATCH);
+        headers.remove(header::IF_MODIFIED_SINCE);
+        headers
+    }
+
+    /// Whether the upstream was asked for all of it, whatever the client has.
+    pub(crate) fn is_anew(&self) -> bool {
+        self.anew
+    }
+
+    /// The kept answer, when the upstream says that it still holds. `now` is steady and machine's time.
+    pub(crate) fn confirmed(&mut self, rule: &Rule, headers: &HeaderMap, now: (u64, Time)) -> Option<Kept> {
+        let stale = self.stale.take()?;
         let merged = stale.merged(headers, now.1);
         let validators = stale.validators.clone();
         let (status, moment) = (stale.status, self.moment(now));
@@ -539,12 +559,12 @@ impl Fetch {
                 stale
             }
         };
-        Ok(Some(Kept {
+        Some(Kept {
             object,
             how: How::Confirmed,
             ttl_s: 0,
             conditions: std::mem::take(&mut self.conditions),
-        }))
+        })
     }
 
     /// Says what was done, and gathers the answer when it is one to be kept. `whole` says that its end can be told from
@@ -589,10 +609,6 @@ impl Fetch {
         Some(Box::new(Fill::new(self.ticket, head, origin, rule.most, now.1)))
     }
 }
-
-/// The upstream confirmed a version that it was not asked about.
-#[derive(Debug)]
-pub(crate) struct AnotherVersion;
 
 impl Kept {
     /// The answer to a request.

@@ -268,12 +268,12 @@ impl<'a> Exchange<'a> {
             return Err(Early::new(Some(ready.open), refused));
         }
         self.passed(Phase::Admit, Instant::now());
+        if ready.route.cache.is_some() {
+            return Box::pin(self.fetch(client, ready)).await;
+        }
         match self.forward(client, &mut ready).await {
-            Ok((status, headers, incoming)) if ready.route.cache.is_some() => {
-                self.answer_fetched(ready, status, headers, incoming)
-            }
             Ok((status, headers, incoming)) => self.answer(ready, status, headers, incoming, None),
-            Err(refused) => Err(Early::new(Some(ready.open), refused)),
+            Err(failed) => Err(self.failed(ready, failed)),
         }
     }
 }

@@ -332,6 +332,47 @@ async fn a_stale_answer_is_confirmed_by_the_upstream() {
     );
 }
 
+/// What an upstream confirms is not what is kept: it is fetched again, and nobody hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_which_another_version_is_confirmed_is_fetched_anew() {
+    for (stubborn, wanted) in [(false, 200), (true, 502)] {
+        let upstream = Scripted::start(move |request| {
+            let first = !request.contains("x-again: ");
+            let tag = if first { "v1" } else { "v2" };
+            if has(request, "if-none-match: \"v1\"") || (stubborn && !first) {
+                let head = "HTTP/1.1 304 Not Modified\r\nConnection: close\r\nETag: \"v2\"\r\n\r\n";
+                return vec![head.as_bytes().to_vec()];
+            }
+            whole("200 OK", &format!("{MINUTE}ETag: \"{tag}\"\r\n"), tag)
+        })
+        .await;
+        let world = upstream.world(&[("kept", "/c/{*rest}", r#"{"cache": {}}"#)]).await;
+        let kept = Kept { world, upstream };
+        assert_eq!(text(&kept.get("/c/a", "").await), "v1");
+        kept.world.clock.advance(61_000);
+        let lines = "x-again: 1\r\nIf-None-Match: \"v0\"\r\n";
+        let again = kept.get("/c/a", lines).await;
+        assert_eq!(again.status, wanted, "{again:?}");
+        assert_eq!(kept.asked(), 3);
+        assert!(!kept.upstream.last().to_ascii_lowercase().contains("if-none-match"));
+        if wanted == 200 {
+            assert_eq!(text(&again), "v2");
+            let (body, what) = kept.seen("/c/a", "").await;
+            assert_eq!((body.as_str(), what.as_str()), ("v2", "turnpike; hit; ttl=60"));
+        } else {
+            assert_eq!(again.problem(), "upstream-broken");
+        }
+        let rows = kept.world.shipped().await;
+        let units: Vec<_> = rows.iter().map(|r| (r.status, r.units)).collect();
+        let last = if wanted == 200 {
+            &[(200, 1), (200, 1)][..]
+        } else {
+            &[(502, 0)]
+        };
+        assert_eq!(&units[1..], last);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_vary_by_what_they_say() {
     let kept = kept(
@@ -583,6 +624,51 @@ async fn nothing_a_client_says_reaches_another() {
     );
     assert!(text(&kept.world.send(&head, "").await).contains("evil"));
     assert_eq!(text(&kept.ask(&victim, "GET", "/c/host", "").await), "[]");
+}
+
+/// Who has an address in common may be strangers: the same holds for them, whoever else shares.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_a_stranger_says_reaches_a_neighbour() {
+    let upstream = Scripted::start(|request| {
+        let evil = request.lines().filter(|l| l.contains("evil"));
+        whole("200 OK", MINUTE, &format!("[{}]", evil.collect::<Vec<_>>().join(" ")))
+    })
+    .await;
+    let policy = |by: &str| {
+        format!(
+            r#"{{"cache": {{"shared_by": "{by}"}}, "auth": {{"accept": ["anonymous"], "anonymous_plan": "open"}}}}"#
+        )
+    };
+    let mut open = entitlement(ConsumerId::ANONYMOUS);
+    open.plan = "open".to_owned();
+    let (by_key, by_consumer) = (policy("key"), policy("consumer"));
+    let routes = [
+        ("by-key", "/key/{*rest}", by_key.as_str()),
+        ("by-consumer", "/consumer/{*rest}", by_consumer.as_str()),
+    ];
+    let world = upstream
+        .world_told(&routes, |told| told.anonymous_plans = vec![open])
+        .await;
+    let ask = async |path: &str, lines: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{lines}");
+        world.send(&head, "").await
+    };
+    for by in ["key", "consumer"] {
+        for name in UNKEYED {
+            let path = format!("/{by}/{name}");
+            let poisoned = ask(&path, &format!("{name}: evil\r\n")).await;
+            assert!(matches!(poisoned.status, 200 | 400), "{name}: {}", poisoned.status);
+            let got = ask(&path, "").await;
+            assert_eq!((got.status, text(&got).as_str()), (200, "[]"), "{by} {name}");
+        }
+        let path = format!("/{by}/a");
+        let first = ask(&path, "Accept: a/b\r\n").await;
+        let same = ask(&path, "Accept: a/b\r\nX-Lang: evil\r\n").await;
+        assert!(
+            status(&first).ends_with("stored") && status(&same).contains("hit"),
+            "{by}"
+        );
+    }
 }
 
 /// T42: a revoked key, a used-up quota and a suspended account get nothing, kept or not.

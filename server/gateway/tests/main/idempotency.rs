@@ -260,6 +260,115 @@ async fn an_answer_that_is_not_kept_is_not_replaced_by_doing_it_again() {
     assert_eq!(once.done(), 3);
 }
 
+/// A caller who asks for a format out of which nothing can be left gets no answer, and neither a second try nor a free
+/// one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_cannot_be_passed_on_was_given_all_the_same() {
+    let upstream = Scripted::start(|request| {
+        let kind = if has_line(request, "accept: text/csv") {
+            "text/csv"
+        } else {
+            "application/json"
+        };
+        let body = if has_line(request, "accept: x/broken") {
+            "{]"
+        } else {
+            "{}"
+        };
+        whole("201 Created", &format!("Content-Type: {kind}\r\n"), body)
+    })
+    .await;
+    let policy = r#"{"idempotency": {}, "gates": [{"feature": "history", "response_fields": ["history"]}]}"#;
+    let world = upstream.world(&[("once", "/o/{*rest}", policy)]).await;
+    let once = Once { world, upstream };
+    let cases = [
+        ("text/csv", 406, "format-refused"),
+        ("x/broken", 502, "upstream-broken"),
+    ];
+    for (accept, status, problem) in cases {
+        let lines = format!("Idempotency-Key: {accept}\r\nAccept: {accept}\r\n");
+        let first = once.send("POST /o/a", &lines, "a body").await;
+        assert_eq!((first.status, first.problem().as_str()), (status, problem));
+        assert!(first.header("ratelimit").is_some(), "{first:?}");
+        let again = once.send("POST /o/a", &lines, "a body").await;
+        assert_eq!((again.status, again.problem().as_str()), (409, "idempotency-lost"));
+    }
+    assert_eq!(once.done(), 2);
+    let rows = once.world.shipped().await;
+    let units: Vec<_> = rows.iter().map(|r| (r.status, r.units)).collect();
+    assert_eq!(units, [(406, 1), (409, 0), (502, 1), (409, 0)]);
+}
+
+/// Keys that cost nothing (422 does not count) take memory all the same: of who uses them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_floods_with_keys_pushes_out_nobody_else() {
+    let mut once = once("{}").await;
+    let id = ConsumerId::from_bits(3 << 80);
+    let other = PlainKey::generate("tp", Environment::Live, &*once.world.random);
+    once.world.plane.put_entitlement(entitlement(id));
+    once.world.plane.put_key(key_record(&other, id));
+    once.world.stop().await;
+    let mut config = config(&once.world.folder.0);
+    config.limits.idempotency_bytes = 64 << 10;
+    once.world.start_with(config);
+    once.world.synced().await;
+    let others = async |once: &Once, n: usize| {
+        let lines = format!("Idempotency-Key: {n}\r\n");
+        let head = once.head(&other, "POST /o/plain", &lines, "a body");
+        once.world.send(&head, "a body").await
+    };
+    let first = others(&once, 0).await;
+    assert_eq!(first.status, 201);
+    let mut refused = 0;
+    for n in 0..400 {
+        let reply = once.post("/o/refused", &format!("flood-{n}")).await;
+        if reply.status == 503 {
+            assert_eq!(reply.problem(), "overloaded");
+            assert_eq!(reply.header("retry-after"), Some("60"));
+            refused += 1;
+        } else {
+            assert_eq!(reply.status, 422);
+        }
+    }
+    assert!((100..300).contains(&refused), "{refused}");
+    let again = others(&once, 0).await;
+    assert!(replayed(&again) && again.body == first.body, "{again:?}");
+    for n in 1..20 {
+        assert_eq!(others(&once, n).await.status, 201, "{n}");
+    }
+    let before = once.done();
+    for n in 0..400 {
+        let status = once.post("/o/refused", &format!("flood-{n}")).await.status;
+        assert!(matches!(status, 422 | 409 | 503), "{n}: {status}");
+    }
+    assert_eq!(once.done(), before, "what was done is not done again");
+    once.world.clock.advance(86_400_001);
+    assert_eq!(
+        once.post("/o/plain", "new").await.status,
+        201,
+        "a day later there is room"
+    );
+}
+
+/// It may be at it still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_the_upstream_did_not_answer_in_time_is_not_done_again() {
+    let upstream = Scripted::start(|_| {
+        tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(600)));
+        whole("201 Created", "", "done")
+    })
+    .await;
+    let routes = [("once", "/o/{*rest}", r#"{"idempotency": {}}"#)];
+    let world = upstream.world_with(&routes, |u| u.first_byte_timeout_ms = 100).await;
+    let once = Once { world, upstream };
+    let first = once.post("/o/a", "one").await;
+    assert_eq!((first.status, first.problem().as_str()), (504, "upstream-timeout"));
+    let again = once.post("/o/a", "one").await;
+    assert_eq!((again.status, again.problem().as_str()), (409, "idempotency-lost"));
+    assert_eq!(once.done(), 1);
+    assert!(once.world.shipped().await.iter().all(|r| r.units == 0));
+}
+
 /// An upstream that answers each request only when it is let.
 async fn gated() -> (Once, Arc<AtomicUsize>) {
     let gate = Arc::new(AtomicUsize::new(0));

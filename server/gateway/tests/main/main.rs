@@ -3,6 +3,7 @@
 
 mod access_log;
 mod answers;
+mod bodies;
 mod cache;
 mod clients;
 mod concurrency;
