@@ -114,6 +114,10 @@ impl Probe {
         let plan = |name: &str| vec![("plan", name.to_owned()), ("interval", "month".to_owned())];
         let one = |name: &'static str, value: &str| vec![(name, value.to_owned())];
         let account = |email: &str| vec![("email", email.to_owned()), ("password", PASSWORD.to_owned())];
+        if entry.path.starts_with("/admin/consumers/") {
+            self.fields = self.about_consumer(world, entry, tenant, exists).await;
+            return;
+        }
         self.fields = match entry.path {
             "/keys/new" => [
                 ("name", "made by a form"),
@@ -148,6 +152,39 @@ impl Probe {
                 };
                 one("session", &self.own(handle, NO_TOKEN, exists))
             }
+            "/plan/change" => [plan("free"), one("at", &world.domain.clock.now().unix_ms().to_string())].concat(),
+            "/plan/checkout" => plan("open"),
+            "/plan/cancel" => one("name", "Free"),
+            "/admin/cache" => [one("route", ""), one("path", "/v1")].concat(),
+            "/admin/plans/publish" => one("text", &crate::support::catalogue(([127, 0, 0, 1], 9).into())),
+            "/admin/plans/preview" => {
+                self.file = Some(("file", crate::support::catalogue(([127, 0, 0, 1], 9).into())));
+                Vec::new()
+            }
+            "/keys/{id}/revoke"
+            | "/logout"
+            | "/verify"
+            | "/verify/{token}"
+            | "/account/sessions/end-others"
+            | "/admin/inbox/{id}/replay"
+            | "/plan/keep"
+            | "/plan/resume"
+            | "/plan/portal"
+            | "/stripe/webhook" => Vec::new(),
+            other => panic!("POST {other} has no form that the matrix knows: add one"),
+        };
+    }
+
+    /// A form of the provider's about one consumer.
+    async fn about_consumer(
+        &mut self,
+        world: &World,
+        entry: &Entry,
+        tenant: &Tenant,
+        exists: bool,
+    ) -> Vec<(&'static str, String)> {
+        let one = |name: &'static str, value: &str| vec![(name, value.to_owned())];
+        match entry.path {
             "/admin/consumers/{id}/features" => [one("feature", "none"), one("until", "")].concat(),
             "/admin/consumers/{id}/features/withdraw" => one("feature", "none"),
             "/admin/consumers/{id}/overrides" => [
@@ -170,28 +207,9 @@ impl Probe {
                 one("id", &self.own(id, NO_OVERRIDE, exists))
             }
             "/admin/consumers/{id}/suspend" => one("reason", "It is a test."),
-            "/plan/change" => [plan("free"), one("at", &world.domain.clock.now().unix_ms().to_string())].concat(),
-            "/plan/checkout" => plan("open"),
-            "/plan/cancel" => one("name", "Free"),
-            "/admin/cache" => [one("route", ""), one("path", "/v1")].concat(),
-            "/admin/plans/publish" => one("text", &crate::support::catalogue(([127, 0, 0, 1], 9).into())),
-            "/admin/plans/preview" => {
-                self.file = Some(("file", crate::support::catalogue(([127, 0, 0, 1], 9).into())));
-                Vec::new()
-            }
-            "/keys/{id}/revoke"
-            | "/logout"
-            | "/verify"
-            | "/verify/{token}"
-            | "/account/sessions/end-others"
-            | "/admin/consumers/{id}/restore"
-            | "/admin/inbox/{id}/replay"
-            | "/plan/keep"
-            | "/plan/resume"
-            | "/plan/portal"
-            | "/stripe/webhook" => Vec::new(),
+            "/admin/consumers/{id}/restore" => Vec::new(),
             other => panic!("POST {other} has no form that the matrix knows: add one"),
-        };
+        }
     }
 
     /// Sends it with these headers.
