@@ -100,7 +100,7 @@ async fn what_cannot_be_overridden_is_said() {
             &["--limit", "gets=5"],
             "The plan Open has no limit \"gets\"; it has rate.",
         ),
-        (&["--feature", "search=on"], "\"search\" is none of the features"),
+        (&["--feature", "search=on"], "The catalogue has no features."),
         (&["--feature", "search=maybe"], "SLUG=on or SLUG=off is wanted"),
         (&["--quota", "calls"], "NAME=NUMBER is wanted"),
         (&["--limit", "rate=many"], "a whole number"),

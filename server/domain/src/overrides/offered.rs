@@ -53,6 +53,9 @@ impl Offered {
                 among("limit", name, std::iter::once(OVERALL).chain(named).collect())
             }
             Change::Feature { feature, on: true } if self.features.contains(feature) => Ok(()),
+            Change::Feature { on: true, .. } if self.features.is_empty() => {
+                Err("The catalogue has no features.".to_owned())
+            }
             Change::Feature { feature, on: true } => Err(format!(
                 "{feature:?} is none of the features {}.",
                 self.features.join(", ")

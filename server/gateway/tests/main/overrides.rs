@@ -181,6 +181,32 @@ async fn prices_stay_the_plans_whatever_the_quota() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_quote_tells_what_is_left_under_both_the_allowance_and_the_quota() {
+    let world = alone(|e| {
+        e.meters = vec![meter(1, 2, Some("3"))];
+        e.overrides = vec![
+            own(quota(1, Some(QuotaKind::Hard)), 1, Some(2)),
+            own(quota(9, Some(QuotaKind::Hard)), 2, Some(3)),
+        ];
+    })
+    .await;
+    let asked = async || {
+        let key = world.key.reveal();
+        let head = format!("GET /v1/ok HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nTurnpike-Quote: ?1\r\n");
+        let said: serde_json::Value = serde_json::from_slice(&world.send(&head, "").await.body).unwrap();
+        (
+            said["included_left"].as_u64(),
+            said["would_be_refused"]["status"].as_u64(),
+        )
+    };
+    assert_eq!(asked().await, (Some(1), None));
+    assert_eq!(passed(&world, 2).await, 1);
+    assert_eq!(asked().await, (Some(0), Some(429)));
+    world.clock.advance(world.clock_until(day(2)));
+    assert_eq!(asked().await, (Some(1), None), "one of the two that the plan includes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_soft_quota_where_the_plan_has_no_price_lets_all_through_for_nothing() {
     let world = alone(|e| {
         e.meters = vec![meter(1, 2, None)];

@@ -1,6 +1,8 @@
 //! A plan that a token names.
 
 use super::*;
+use model::OverrideId;
+use model::overrides::{Change, Override};
 use model::snapshot::Entitlement;
 
 /// The plan `scale`: of other features, with a quota of six and a limit of its own.
@@ -69,6 +71,28 @@ async fn the_plan_that_a_token_names_holds_for_the_request() {
         rows.iter()
             .all(|r| r.consumer == world.consumer && r.subscription.is_some() && r.plan_version.is_some())
     );
+}
+
+/// What a consumer has in place of its own plan says nothing of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn overrides_are_of_the_own_plan() {
+    let world = offering().await;
+    world.plane.edit_entitlement(world.consumer, |e| {
+        e.overrides = vec![Override {
+            id: OverrideId::from_bits(1),
+            change: Change::Quota {
+                meter: "meter-1".to_owned(),
+                units: 0,
+                kind: None,
+            },
+            starts_at: e.period.start,
+            ends_at: None,
+        }];
+    });
+    world.synced().await;
+    let (own, named) = (token(&world, Value::Null), token(&world, json!("scale")));
+    assert_eq!(call(&world, &own).await.status, 429);
+    assert_eq!(call(&world, &named).await.status, 200);
 }
 
 /// A limit that only the named plan has is one for all tokens of the consumer, and goes on when terms change.
