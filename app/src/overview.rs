@@ -56,10 +56,15 @@ fn allowances(period: &PeriodUsage) -> impl IntoView + use<> {
         .meters
         .iter()
         .map(|m| {
-            let left = format!("{}: {} of {} used", m.name, grouped(m.used), grouped(m.terms.included));
+            let left = format!(
+                "{}: {} of {} used",
+                m.name,
+                grouped(m.counted()),
+                grouped(m.terms.included)
+            );
             meter_bar(
                 m.name.clone(),
-                m.used,
+                m.counted(),
                 m.terms.included,
                 left,
                 format!("resets {}", period.period.end.minute()),

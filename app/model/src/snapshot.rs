@@ -289,3 +289,14 @@ pub struct MeterEntitlement {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used_up_at: Option<Time>,
 }
+
+impl MeterEntitlement {
+    /// Units used that do not count against the allowance: it is for what its prices are for. A hard quota holds for the
+    /// whole period.
+    pub fn settled_outside_allowance(&self) -> u64 {
+        match self.terms.overage {
+            Some(_) => self.settled_units.min(self.used),
+            None => 0,
+        }
+    }
+}

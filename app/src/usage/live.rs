@@ -110,10 +110,13 @@ fn stats(period: &PeriodUsage, daily: &Daily, cost: Option<&Cost>) -> Vec<Figure
         .meters
         .iter()
         .map(|m| {
-            let note = match m.over() {
+            let mut note = match m.over() {
                 0 => format!("{} of {} included left", grouped(m.left()), grouped(m.terms.included)),
                 over => format!("{} included, {} over", grouped(m.terms.included), grouped(over)),
             };
+            if m.settled > 0 {
+                note.push_str(&format!(", {} on the plan before", grouped(m.settled)));
+            }
             figure(&m.name, grouped(m.used), note)
         })
         .collect();
@@ -184,13 +187,13 @@ fn allowance(m: &MeterUsage, resets: Time) -> Bar {
     let left = match m.over() {
         0 => format!(
             "{} of {} used, {} left",
-            grouped(m.used),
+            grouped(m.counted()),
             grouped(included),
             grouped(m.left())
         ),
         over => format!(
             "{} of {} used, {} over",
-            grouped(m.used),
+            grouped(m.counted()),
             grouped(included),
             grouped(over)
         ),
@@ -203,13 +206,13 @@ fn allowance(m: &MeterUsage, resets: Time) -> Bar {
     };
     Bar {
         name: m.name.clone(),
-        used: m.used,
+        used: m.counted(),
         of: included.max(1),
         // Past a priced allowance nothing stops, so it is no more than a warning.
-        state: if priced && m.used >= included {
+        state: if priced && m.counted() >= included {
             "warn"
         } else {
-            state(m.used, included)
+            state(m.counted(), included)
         }
         .to_owned(),
         left,

@@ -130,7 +130,8 @@ fn parts<'a>(record: &'a Entitlement, names: &[catalogue::Meter]) -> Result<Vec<
     let mut cost_minor = record.settled_minor;
     for meter in &record.meters {
         let name = names.iter().find(|n| n.number == meter.meter);
-        let (used, of) = (meter.used, meter.terms.included);
+        let used = meter.used.saturating_sub(meter.settled_outside_allowance());
+        let of = meter.terms.included;
         let unit = name.map_or("unit", |n| n.unit.as_str());
         parts.push(Part {
             words: format!("{} of {} {unit}s", grouped(used), grouped(of)),

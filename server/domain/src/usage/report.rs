@@ -41,18 +41,24 @@ pub struct MeterUsage {
     pub unit: String,
     /// Units used.
     pub used: u64,
+    /// Those of them that the allowance and the prices of an earlier plan were for.
+    pub settled: u64,
     /// Allowance and prices.
     pub terms: MeterTerms,
 }
 
 impl MeterUsage {
+    /// Units that count against the allowance.
+    pub fn counted(&self) -> u64 {
+        self.used.saturating_sub(self.settled)
+    }
     /// Units of the allowance that are left.
     pub fn left(&self) -> u64 {
-        self.terms.included.saturating_sub(self.used)
+        self.terms.included.saturating_sub(self.counted())
     }
     /// Units above the allowance.
     pub fn over(&self) -> u64 {
-        self.used.saturating_sub(self.terms.included)
+        self.counted().saturating_sub(self.terms.included)
     }
 }
 
@@ -86,6 +92,7 @@ pub async fn period(domain: &Domain, viewer: &Viewer, environment: Environment) 
             name: name.map_or_else(|| m.terms.meter.clone(), |n| n.name.clone()),
             unit: name.map_or_else(|| "unit".to_owned(), |n| n.unit.clone()),
             used: m.used,
+            settled: m.settled_outside_allowance(),
             terms: m.terms,
         }
     });
