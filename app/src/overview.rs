@@ -61,12 +61,12 @@ fn allowances(period: &PeriodUsage) -> impl IntoView + use<> {
             let left = format!(
                 "{}: {} of {} used{own}",
                 m.name,
-                grouped(m.used),
+                grouped(m.counted),
                 grouped(m.quota.units)
             );
             meter_bar(
                 m.name.clone(),
-                m.used,
+                m.counted,
                 m.quota.units,
                 left,
                 format!("resets {}", period.period.end.minute()),

@@ -3,7 +3,7 @@
 //! Everything has a version from one sequence that grows in commit order. A gateway asks for what changed since the
 //! version it has; what it is given replaces what it had under the same id. Nothing is ever deleted, only ended.
 
-use crate::access::{Environment, Method, Suspension};
+use crate::access::{Environment, Method, QuotaKind, Suspension};
 use crate::catalogue::{CacheHits, MeterTerms, RateLimit, is_zero};
 use crate::issuer::IssuerFile;
 use crate::overrides::{self, Override};
@@ -301,4 +301,22 @@ pub struct MeterEntitlement {
     /// When a hard quota with a grace was used up in this period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used_up_at: Option<Time>,
+}
+
+impl MeterEntitlement {
+    /// Units used that do not count against the allowance: it is for what its prices are for.
+    pub fn settled_outside_allowance(&self) -> u64 {
+        match self.terms.overage {
+            Some(_) => self.settled_units.min(self.used),
+            None => 0,
+        }
+    }
+
+    /// Units used that count against a quota of it. A hard one holds for the whole period.
+    pub fn counted(&self, quota: Quota) -> u64 {
+        match quota.kind {
+            QuotaKind::Hard => self.used,
+            QuotaKind::Soft => self.used.saturating_sub(self.settled_outside_allowance()),
+        }
+    }
 }

@@ -148,14 +148,18 @@ fn stats(period: &PeriodUsage, daily: &Daily, cost: Option<&Cost>) -> Vec<Figure
 
 /// What is left of the allowance where there is a price, and otherwise of the quota.
 fn left_note(m: &MeterUsage) -> String {
-    let of = match &m.terms.overage {
-        Some(_) => m.terms.included,
-        None => m.quota.units,
+    let (of, counted) = match &m.terms.overage {
+        Some(_) => (m.terms.included, m.used.saturating_sub(m.settled)),
+        None => (m.quota.units, m.counted),
     };
-    match m.used.saturating_sub(of) {
-        0 => format!("{} of {} included left", grouped(of - m.used), grouped(of)),
+    let mut note = match counted.saturating_sub(of) {
+        0 => format!("{} of {} included left", grouped(of - counted), grouped(of)),
         over => format!("{} included, {} over", grouped(of), grouped(over)),
+    };
+    if m.settled > 0 {
+        note.push_str(&format!(", {} on the plan before", grouped(m.settled)));
     }
+    note
 }
 
 fn cost_so_far(cost: &Cost) -> Figure {
@@ -191,11 +195,16 @@ fn allowance(m: &MeterUsage, resets: Time) -> Bar {
     let left = match m.over() {
         0 => format!(
             "{} of {} used, {} left",
-            grouped(m.used),
+            grouped(m.counted),
             grouped(units),
             grouped(m.left())
         ),
-        over => format!("{} of {} used, {} over", grouped(m.used), grouped(units), grouped(over)),
+        over => format!(
+            "{} of {} used, {} over",
+            grouped(m.counted),
+            grouped(units),
+            grouped(over)
+        ),
     };
     let at_end = match (&m.terms.overage, &m.terms.grace) {
         (Some(_), _) if !hard => "more is charged by use".to_owned(),
@@ -209,13 +218,13 @@ fn allowance(m: &MeterUsage, resets: Time) -> Bar {
     let own = m.own.as_ref().map_or_else(String::new, words::until);
     Bar {
         name: m.name.clone(),
-        used: m.used,
+        used: m.counted,
         of: units.max(1),
         // Past a soft quota nothing stops, so it is no more than a warning.
-        state: if !hard && m.used >= units {
+        state: if !hard && m.counted >= units {
             "warn"
         } else {
-            state(m.used, units)
+            state(m.counted, units)
         }
         .to_owned(),
         left: format!("{left}{own}"),

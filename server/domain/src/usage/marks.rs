@@ -133,7 +133,7 @@ fn parts<'a>(record: &'a Entitlement, names: &[catalogue::Meter], now: Time) -> 
     for meter in &record.meters {
         let name = names.iter().find(|n| n.number == meter.meter);
         let (quota, _) = record.quota_at(meter, now);
-        let (used, of) = (meter.used, quota.units);
+        let (used, of) = (meter.counted(quota), quota.units);
         let unit = name.map_or("unit", |n| n.unit.as_str());
         parts.push(Part {
             words: format!("{} of {} {unit}s", grouped(used), grouped(of)),

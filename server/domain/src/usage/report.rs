@@ -43,6 +43,10 @@ pub struct MeterUsage {
     pub unit: String,
     /// Units used.
     pub used: u64,
+    /// Those of them that the allowance and the prices of an earlier plan were for.
+    pub settled: u64,
+    /// Units that count against the quota.
+    pub counted: u64,
     /// Allowance and prices.
     pub terms: MeterTerms,
     /// What may be used: the allowance, or what an override says.
@@ -54,11 +58,11 @@ pub struct MeterUsage {
 impl MeterUsage {
     /// Units of the quota that are left.
     pub fn left(&self) -> u64 {
-        self.quota.units.saturating_sub(self.used)
+        self.quota.units.saturating_sub(self.counted)
     }
     /// Units above the quota.
     pub fn over(&self) -> u64 {
-        self.used.saturating_sub(self.quota.units)
+        self.counted.saturating_sub(self.quota.units)
     }
 }
 
@@ -93,6 +97,8 @@ pub async fn period(domain: &Domain, viewer: &Viewer, environment: Environment) 
             name: name.map_or_else(|| m.terms.meter.clone(), |n| n.name.clone()),
             unit: name.map_or_else(|| "unit".to_owned(), |n| n.unit.clone()),
             used: m.used,
+            settled: m.settled_outside_allowance(),
+            counted: m.counted(quota),
             terms: m.terms.clone(),
             quota,
             own: own.cloned(),

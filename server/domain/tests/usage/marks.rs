@@ -4,8 +4,10 @@ use super::{Under, batch, manager, record};
 use crate::billing::shop::{CATALOGUE, DAY, Shop};
 use domain::catalogue::{parse, publish};
 use domain::overrides::{self, NewOverride};
-use domain::usage::ship;
+use domain::subscriptions::{self, Done, Target};
+use domain::usage::{report, ship};
 use domain::{BillingManager, Provider, budget, keys, snapshot};
+use model::access::{Environment, Interval};
 use model::overrides::Change;
 use model::usage::UsageRecord;
 
@@ -110,6 +112,34 @@ async fn the_spend_cap_has_marks_of_its_own() {
         ["50 % of the spend cap used"],
         "of the new cap"
     );
+}
+
+#[tokio::test]
+async fn after_an_upgrade_the_new_allowance_counts_from_its_beginning() {
+    let shop = Shop::open().await;
+    let bob = shop.subscriber("bob", "pro").await;
+    uses(&shop, &bob, 1, 60_000).await;
+    assert_eq!(heard(&shop, "bob").await, ["100 % of API calls used"]);
+    let scale = Target {
+        plan: "scale".to_owned(),
+        interval: Interval::Month,
+    };
+    let done = subscriptions::apply(&shop.domain, &bob, &scale, shop.domain.clock.now()).await;
+    assert_eq!(done.unwrap(), Done::Changed);
+    shop.work().await;
+    uses(&shop, &bob, 2, 499_999).await;
+    assert_eq!(heard(&shop, "bob").await.len(), 1, "half of a million is not used yet");
+    let report = report::period(&shop.domain, &bob, Environment::Live)
+        .await
+        .unwrap()
+        .unwrap();
+    let meter = &report.meters[0];
+    assert_eq!(
+        (meter.used, meter.counted, meter.left(), meter.over()),
+        (559_999, 499_999, 500_001, 0)
+    );
+    uses(&shop, &bob, 3, 1).await;
+    assert_eq!(heard(&shop, "bob").await[1..], ["50 % of API calls used"]);
 }
 
 #[tokio::test]
