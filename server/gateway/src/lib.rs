@@ -236,8 +236,8 @@
 //! The cache is asked behind authentication, gates and every limit, and before a request queues for its upstream. A hit
 //! is recorded like any answer, with its units or with none as the caller's plan says (`cache_hits`). `Cache-Status`
 //! (RFC 9211) says what was done. Requests for the same wait up to [`Limits::cache_wait`] for the one that fetches it.
-//! All answers together take [`Limits::cache_bytes`] at most, a quarter of it for those on their way; what was not used
-//! for longest goes first. They are this gateway's own, are not kept over a restart, and go when the route or its
+//! All answers together take [`Limits::cache_bytes`] at most; what was not used for longest goes first. A quarter of it is
+//! for those on their way, of which one caller's take as much as is free, and those that get nowhere give way to others. They are this gateway's own, are not kept over a restart, and go when the route or its
 //! upstream is published anew, or when an administrator forgets them ([`model::snapshot::Purge`]).
 //!
 //! # Repeats

@@ -19,22 +19,24 @@ mod store;
 pub(crate) use fill::Fill;
 pub(crate) use object::copied;
 
+use crate::account::Account;
 use crate::feature_gates::Closed;
 use crate::headers;
 use bytes::Bytes;
 use control::Wanted;
+use fill::Gathering;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use model::access::Environment;
 use model::policy::{CachePolicy, SharedBy};
 use model::snapshot::{RouteRecord, UpstreamRecord};
-use model::{Clock, ConsumerId, KeyId, Time};
+use model::{Clock, KeyId, Time};
 use object::{Conditions, Keeping, Moment, Object, Origin, Use, Validators};
 use sha2::{Digest, Sha256};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::{Found, Key, Outcome, Store, Turn};
@@ -145,8 +147,7 @@ impl Ask {
 
 /// Who asks, as far as answers are kept apart by it.
 pub(crate) struct Who<'a> {
-    pub(crate) environment: Environment,
-    pub(crate) consumer: ConsumerId,
+    pub(crate) account: &'a Arc<Account>,
     pub(crate) key: KeyId,
     pub(crate) address: IpAddr,
     pub(crate) plan: &'a HeaderValue,
@@ -176,14 +177,14 @@ fn key(rule: &Rule, who: &Who<'_>, parts: &Parts) -> Key {
         out.extend_from_slice(bytes);
     };
     part(&rule.print);
-    part(who.environment.word().as_bytes());
+    part(who.account.environment.word().as_bytes());
     part(&who.closed.bits().to_le_bytes());
     part(who.scheme.as_bytes());
     part(&host(parts));
     part(target(parts).as_bytes());
     let by = rule.shared_by;
     if matches!(by, SharedBy::Key | SharedBy::Consumer) {
-        part(&who.consumer.to_bits().to_le_bytes());
+        part(&who.account.consumer.to_bits().to_le_bytes());
         if who.key == KeyId::NONE {
             part(who.address.to_canonical().to_string().as_bytes());
         }
@@ -231,9 +232,7 @@ impl How {
 /// The answers that a gateway keeps.
 pub(crate) struct Cache {
     store: Store,
-    /// Bytes of answers on their way, and the most of them.
-    gathering: AtomicUsize,
-    gathering_most: usize,
+    gathering: Gathering,
     /// Counts what makes kept answers unusable.
     changes: AtomicU64,
     /// The last change at each place; made when the first is noted.
@@ -256,6 +255,8 @@ pub(crate) struct Kept {
 /// A request on its way to the upstream whose answer may be kept.
 pub(crate) struct Fetch {
     ticket: Ticket,
+    /// Whose memory its answer takes on its way.
+    account: Arc<Account>,
     conditions: Conditions,
     /// Whether others are given the answer.
     shared: bool,
@@ -291,6 +292,11 @@ impl Ticket {
 
     fn not_kept(&mut self) {
         self.land(Outcome::NotKept, true);
+    }
+
+    /// It might have been kept. Those who wait go themselves, and the next ones wait for each other again.
+    fn no_room(&mut self) {
+        self.land(Outcome::NotKept, false);
     }
 
     fn keep(&mut self, object: Arc<Object>) {
@@ -331,8 +337,7 @@ impl Cache {
         let gathering_most = bytes / GATHERING_SHARE;
         Arc::new(Self {
             store: Store::new(bytes - gathering_most),
-            gathering: AtomicUsize::new(0),
-            gathering_most,
+            gathering: Gathering::new(gathering_most),
             changes: AtomicU64::new(1),
             changed: OnceLock::new(),
             forgotten: AtomicU64::new(0),
@@ -373,19 +378,6 @@ impl Cache {
             .forget(|o| route.is_none_or(|r| r == o.route) && o.path.starts_with(prefix));
     }
 
-    fn gather(&self, bytes: usize) -> bool {
-        let before = self.gathering.fetch_add(bytes, Ordering::AcqRel);
-        let fits = before + bytes <= self.gathering_most;
-        if !fits {
-            self.gathered(bytes);
-        }
-        fits
-    }
-
-    fn gathered(&self, bytes: usize) {
-        self.gathering.fetch_sub(bytes, Ordering::AcqRel);
-    }
-
     /// Counts a result.
     pub(crate) fn count(&self, result: How) {
         let at = How::ALL.iter().position(|(r, _)| *r == result).unwrap_or(0);
@@ -400,7 +392,7 @@ impl Cache {
 
     /// Bytes in use.
     pub(crate) fn bytes(&self) -> usize {
-        self.store.bytes() + self.gathering.load(Ordering::Relaxed)
+        self.store.bytes() + self.gathering.bytes()
     }
 
     /// Looks for the answer to a request, or for the right to fetch it. Waits while another request fetches it.
@@ -471,6 +463,7 @@ impl Cache {
                 lead,
                 began_ns,
             },
+            account: Arc::clone(look.who.account),
             conditions: ask.conditions,
             shared: look.rule.is_shared(look.who.key),
             stale: stale.filter(|s| s.validators.any()),
@@ -479,7 +472,7 @@ impl Cache {
             asked: look.parts.headers.clone(),
             began_ns,
             asked_at: self.changes.load(Ordering::Acquire),
-            place: self.place(look.who.environment, look.parts),
+            place: self.place(look.who.account.environment, look.parts),
             path: look.parts.uri.path().to_owned(),
             validators: Validators::default(),
         }
@@ -606,7 +599,8 @@ impl Fetch {
             route,
             path: self.path,
         };
-        Some(Box::new(Fill::new(self.ticket, head, origin, rule.most, now.1)))
+        let account = &self.account;
+        Some(Box::new(Fill::new(self.ticket, account, head, origin, rule.most, now)))
     }
 }
 
