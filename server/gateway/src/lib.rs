@@ -230,7 +230,7 @@
 //! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified` (fetched anew when the upstream
 //! confirms another version), and never given when the upstream fails.
 //! A request that changes something (any other method, answered 2xx or 3xx) makes what is kept about the same address,
-//! for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
+//! however that is spelled and for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
 //! [`model::policy::CachePolicy`].
 //!
 //! The cache is asked behind authentication, gates and every limit, and before a request queues for its upstream. A hit

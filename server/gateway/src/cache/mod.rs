@@ -1,7 +1,8 @@
 //! Answers that are kept and given again (RFC 9111), for routes that say so ([`model::policy::CachePolicy`]).
 //!
 //! Whoever asks was authenticated and admitted before: a kept answer is for those who may have it. What it is found by
-//! holds the route as it is published with its upstream, the environment, host, scheme, path and query as they came,
+//! holds the route as it is published with its upstream, the environment, host, scheme, path and query as they came
+//! (what changes a resource, and who forgets answers, means all spellings of them),
 //! the gates that are closed, who shares it, and for answers that several consumers share, or strangers behind one
 //! address, every header of the client that reaches the upstream. Nothing else that a client can choose reaches it (`Rule::lets_through`), so no answer can
 //! be made for another client that did not come about by that client's own words. `control` reads `Cache-Control`,
@@ -22,6 +23,7 @@ pub(crate) use object::copied;
 use crate::account::Account;
 use crate::feature_gates::Closed;
 use crate::headers;
+use crate::route;
 use bytes::Bytes;
 use control::Wanted;
 use fill::Gathering;
@@ -34,6 +36,7 @@ use model::snapshot::{RouteRecord, UpstreamRecord};
 use model::{Clock, KeyId, Time};
 use object::{Conditions, Keeping, Moment, Object, Origin, Use, Validators};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -167,6 +170,11 @@ fn host(parts: &Parts) -> Vec<u8> {
 
 fn target(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |p| p.as_str())
+}
+
+/// A path as routes are found by it.
+fn canonical(path: &str) -> Cow<'_, str> {
+    route::canonical(path).unwrap_or(Cow::Borrowed(path))
 }
 
 /// What the answer to a request is found by.
@@ -347,9 +355,11 @@ impl Cache {
         })
     }
 
-    /// The place at which changes of a request's resource are noted.
+    /// The place at which changes of a request's resource are noted, however its host and path are spelled.
     pub(crate) fn place(&self, environment: Environment, parts: &Parts) -> usize {
-        let hash = self.hasher.hash_one((environment.word(), host(parts), target(parts)));
+        let host = route::asked_host(&parts.uri, &parts.headers);
+        let (path, query) = (canonical(parts.uri.path()), parts.uri.query());
+        let hash = self.hasher.hash_one((environment.word(), host, path, query));
         usize::try_from(hash).unwrap_or(0) % PLACES
     }
 
@@ -370,12 +380,14 @@ impl Cache {
         changed.is_none_or(|last| last.load(Ordering::Acquire) <= object.asked_at)
     }
 
-    /// Forgets the answers of a route, or of all, whose paths begin with `prefix`. What is on its way is not kept.
+    /// Forgets the answers of a route, or of all, whose paths begin with `prefix`, however either is spelled. What is on
+    /// its way is not kept.
     pub(crate) fn forget(&self, route: Option<u16>, prefix: &str) {
         let now = self.changes.fetch_add(1, Ordering::AcqRel) + 1;
         self.forgotten.fetch_max(now, Ordering::AcqRel);
+        let prefix = canonical(prefix);
         self.store
-            .forget(|o| route.is_none_or(|r| r == o.route) && o.path.starts_with(prefix));
+            .forget(|o| route.is_none_or(|r| r == o.route) && o.path.starts_with(&*prefix));
     }
 
     /// Counts a result.
@@ -473,7 +485,7 @@ impl Cache {
             began_ns,
             asked_at: self.changes.load(Ordering::Acquire),
             place: self.place(look.who.account.environment, look.parts),
-            path: look.parts.uri.path().to_owned(),
+            path: canonical(look.parts.uri.path()).into_owned(),
             validators: Validators::default(),
         }
     }

@@ -445,6 +445,42 @@ async fn what_changes_a_resource_makes_its_answers_unusable() {
     assert_eq!(post.status, 500);
 }
 
+/// An answer may be found by another spelling of its address than the one that is changed, or forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_mean_every_spelling() {
+    let kept = kept("{}", lines(&[])).await;
+    let ask = async |method: &str, host: &str, path: &str| {
+        let key = kept.world.key.reveal();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {key}\r\nContent-Length: 0\r\n");
+        text(&kept.world.send(&head, "").await)
+    };
+    let spellings = [
+        ("a", "/c/a"),
+        ("a", "/c/%61"),
+        ("a:443", "/c/a"),
+        ("A", "/c/a"),
+        ("a.", "/c/a"),
+    ];
+    for (n, (host, path)) in spellings.into_iter().enumerate() {
+        let (changed, at) = spellings[(n + 1) % spellings.len()];
+        let before = ask("GET", host, path).await;
+        assert_eq!(ask("GET", host, path).await, before);
+        let _ = ask("PUT", changed, at).await;
+        assert_ne!(ask("GET", host, path).await, before, "{host}{path} after {changed}{at}");
+    }
+    for (host, path) in spellings {
+        for prefix in ["/c/a", "/c/%61", "/c/"] {
+            let before = ask("GET", host, path).await;
+            kept.world.plane.purge(Purge {
+                route: None,
+                path_prefix: prefix.to_owned(),
+            });
+            kept.world.synced().await;
+            assert_ne!(ask("GET", host, path).await, before, "{host}{path} after {prefix}");
+        }
+    }
+}
+
 /// T40: two consumers, two keys, two plans, live and test: each kind of sharing gives an answer to exactly those it names.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_shared_by_those_who_may() {
