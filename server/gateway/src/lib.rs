@@ -249,7 +249,7 @@
 //!
 //! On a route with `idempotency` a request with an `Idempotency-Key` and any method but GET and HEAD is done once: a
 //! repeat gets the first answer, with `Idempotent-Replayed: true`, and is recorded with no units. A key belongs to the
-//! consumer, the environment and the route; it is good for one method, path, query, content type and body (of at most 1
+//! consumer, the environment and the route; it is good for one method, host, path, query, content type and body (of at most 1
 //! MiB), and with another 422 is answered. While the first is under way, a repeat gets 409 with `Retry-After`. The
 //! first goes on to its end when its client goes away. Kept is every answer of the upstream but 429, 503 and, unless
 //! `keep_failures` says so, other failures: after those, and when the upstream closed without an answer, a repeat is done
