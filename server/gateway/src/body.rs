@@ -277,7 +277,10 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// Holds the upstream's connection until the end, and then gives it back.
-    pub(crate) fn new(incoming: Download, open: Open, fill: Option<Box<Fill>>) -> Self {
+    pub(crate) fn new(incoming: Download, open: Open, mut fill: Option<Box<Fill>>) -> Self {
+        if let Some(fill) = &mut fill {
+            fill.follow();
+        }
         Self {
             fill,
             length_known: incoming.size_hint().exact().is_some(),
@@ -320,7 +323,7 @@ impl Stream {
                     self.record()?;
                 }
                 if let Some(fill) = &mut self.fill {
-                    fill.push(&data);
+                    fill.push(&data, self.open.worker().shared.clock.steady_ns());
                 }
                 if last {
                     self.filled();

@@ -239,14 +239,14 @@
 //! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified` (fetched anew when the upstream
 //! confirms another version), and never given when the upstream fails.
 //! A request that changes something (any other method, answered 2xx or 3xx) makes what is kept about the same address,
-//! for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
+//! however that is spelled and for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
 //! [`model::policy::CachePolicy`].
 //!
 //! The cache is asked behind authentication, gates and every limit, and before a request queues for its upstream. A hit
 //! is recorded like any answer, with its units or with none as the caller's plan says (`cache_hits`). `Cache-Status`
 //! (RFC 9211) says what was done. Requests for the same wait up to [`Limits::cache_wait`] for the one that fetches it.
-//! All answers together take [`Limits::cache_bytes`] at most, a quarter of it for those on their way; what was not used
-//! for longest goes first. They are this gateway's own, are not kept over a restart, and go when the route or its
+//! All answers together take [`Limits::cache_bytes`] at most; what was not used for longest goes first. A quarter of it is
+//! for those on their way, of which one caller's take as much as is free, and those that get nowhere give way to others. They are this gateway's own, are not kept over a restart, and go when the route or its
 //! upstream is published anew, or when an administrator forgets them ([`model::snapshot::Purge`]).
 //!
 //! # Repeats
@@ -258,7 +258,7 @@
 //!
 //! On a route with `idempotency` a request with an `Idempotency-Key` and any method but GET and HEAD is done once: a
 //! repeat gets the first answer, with `Idempotent-Replayed: true`, and is recorded with no units. A key belongs to the
-//! consumer, the environment and the route; it is good for one method, path, query, content type and body (of at most 1
+//! consumer, the environment and the route; it is good for one method, host, path, query, content type and body (of at most 1
 //! MiB), and with another 422 is answered. While the first is under way, a repeat gets 409 with `Retry-After`. The
 //! first goes on to its end when its client goes away. Kept is every answer of the upstream but 429, 503 and, unless
 //! `keep_failures` says so, other failures: after those, and when the upstream closed without an answer, a repeat is done

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub(crate) struct Held {
     /// Bodies of requests that are read whole.
     bodies: AtomicUsize,
+    /// Answers on their way that are to be kept.
+    answers: AtomicUsize,
 }
 
 /// A bound on bytes.
@@ -29,6 +31,15 @@ impl Room {
             most: bytes,
             taken: AtomicUsize::new(0),
             own: |held| &held.bodies,
+        })
+    }
+
+    /// For answers on their way that are to be kept.
+    pub(crate) fn for_answers(bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most: bytes,
+            taken: AtomicUsize::new(0),
+            own: |held| &held.answers,
         })
     }
 

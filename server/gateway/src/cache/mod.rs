@@ -1,7 +1,8 @@
 //! Answers that are kept and given again (RFC 9111), for routes that say so ([`model::policy::CachePolicy`]).
 //!
 //! Whoever asks was authenticated and admitted before: a kept answer is for those who may have it. What it is found by
-//! holds the route as it is published with its upstream, the environment, host, scheme, path and query as they came,
+//! holds the route as it is published with its upstream, the environment, host, scheme, path and query as they came
+//! (what changes a resource, and who forgets answers, means all spellings of them),
 //! the gates that are closed, who shares it, and for answers that several consumers share, or strangers behind one
 //! address, every header of the client that reaches the upstream. Nothing else that a client can choose reaches it (`Rule::lets_through`), so no answer can
 //! be made for another client that did not come about by that client's own words. `control` reads `Cache-Control`,
@@ -19,22 +20,26 @@ mod store;
 pub(crate) use fill::Fill;
 pub(crate) use object::copied;
 
+use crate::account::Account;
 use crate::feature_gates::Closed;
 use crate::headers;
+use crate::route;
 use bytes::Bytes;
 use control::Wanted;
+use fill::Gathering;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use model::access::Environment;
 use model::policy::{CachePolicy, SharedBy};
 use model::snapshot::{RouteRecord, UpstreamRecord};
-use model::{Clock, ConsumerId, KeyId, Time};
+use model::{Clock, KeyId, Time};
 use object::{Conditions, Keeping, Moment, Object, Origin, Use, Validators};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::{Found, Key, Outcome, Store, Turn};
@@ -145,8 +150,7 @@ impl Ask {
 
 /// Who asks, as far as answers are kept apart by it.
 pub(crate) struct Who<'a> {
-    pub(crate) environment: Environment,
-    pub(crate) consumer: ConsumerId,
+    pub(crate) account: &'a Arc<Account>,
     pub(crate) key: KeyId,
     pub(crate) address: IpAddr,
     pub(crate) plan: &'a HeaderValue,
@@ -168,6 +172,11 @@ fn target(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |p| p.as_str())
 }
 
+/// A path as routes are found by it.
+fn canonical(path: &str) -> Cow<'_, str> {
+    route::canonical(path).unwrap_or(Cow::Borrowed(path))
+}
+
 /// What the answer to a request is found by.
 fn key(rule: &Rule, who: &Who<'_>, parts: &Parts) -> Key {
     let mut out = Vec::with_capacity(256);
@@ -176,14 +185,14 @@ fn key(rule: &Rule, who: &Who<'_>, parts: &Parts) -> Key {
         out.extend_from_slice(bytes);
     };
     part(&rule.print);
-    part(who.environment.word().as_bytes());
+    part(who.account.environment.word().as_bytes());
     part(&who.closed.bits().to_le_bytes());
     part(who.scheme.as_bytes());
     part(&host(parts));
     part(target(parts).as_bytes());
     let by = rule.shared_by;
     if matches!(by, SharedBy::Key | SharedBy::Consumer) {
-        part(&who.consumer.to_bits().to_le_bytes());
+        part(&who.account.consumer.to_bits().to_le_bytes());
         if who.key == KeyId::NONE {
             part(who.address.to_canonical().to_string().as_bytes());
         }
@@ -231,9 +240,7 @@ impl How {
 /// The answers that a gateway keeps.
 pub(crate) struct Cache {
     store: Store,
-    /// Bytes of answers on their way, and the most of them.
-    gathering: AtomicUsize,
-    gathering_most: usize,
+    gathering: Gathering,
     /// Counts what makes kept answers unusable.
     changes: AtomicU64,
     /// The last change at each place; made when the first is noted.
@@ -256,6 +263,8 @@ pub(crate) struct Kept {
 /// A request on its way to the upstream whose answer may be kept.
 pub(crate) struct Fetch {
     ticket: Ticket,
+    /// Whose memory its answer takes on its way.
+    account: Arc<Account>,
     conditions: Conditions,
     /// Whether others are given the answer.
     shared: bool,
@@ -291,6 +300,11 @@ impl Ticket {
 
     fn not_kept(&mut self) {
         self.land(Outcome::NotKept, true);
+    }
+
+    /// It might have been kept. Those who wait go themselves, and the next ones wait for each other again.
+    fn no_room(&mut self) {
+        self.land(Outcome::NotKept, false);
     }
 
     fn keep(&mut self, object: Arc<Object>) {
@@ -331,8 +345,7 @@ impl Cache {
         let gathering_most = bytes / GATHERING_SHARE;
         Arc::new(Self {
             store: Store::new(bytes - gathering_most),
-            gathering: AtomicUsize::new(0),
-            gathering_most,
+            gathering: Gathering::new(gathering_most),
             changes: AtomicU64::new(1),
             changed: OnceLock::new(),
             forgotten: AtomicU64::new(0),
@@ -342,9 +355,11 @@ impl Cache {
         })
     }
 
-    /// The place at which changes of a request's resource are noted.
+    /// The place at which changes of a request's resource are noted, however its host and path are spelled.
     pub(crate) fn place(&self, environment: Environment, parts: &Parts) -> usize {
-        let hash = self.hasher.hash_one((environment.word(), host(parts), target(parts)));
+        let host = route::asked_host(&parts.uri, &parts.headers);
+        let (path, query) = (canonical(parts.uri.path()), parts.uri.query());
+        let hash = self.hasher.hash_one((environment.word(), host, path, query));
         usize::try_from(hash).unwrap_or(0) % PLACES
     }
 
@@ -365,25 +380,14 @@ impl Cache {
         changed.is_none_or(|last| last.load(Ordering::Acquire) <= object.asked_at)
     }
 
-    /// Forgets the answers of a route, or of all, whose paths begin with `prefix`. What is on its way is not kept.
+    /// Forgets the answers of a route, or of all, whose paths begin with `prefix`, however either is spelled. What is on
+    /// its way is not kept.
     pub(crate) fn forget(&self, route: Option<u16>, prefix: &str) {
         let now = self.changes.fetch_add(1, Ordering::AcqRel) + 1;
         self.forgotten.fetch_max(now, Ordering::AcqRel);
+        let prefix = canonical(prefix);
         self.store
-            .forget(|o| route.is_none_or(|r| r == o.route) && o.path.starts_with(prefix));
-    }
-
-    fn gather(&self, bytes: usize) -> bool {
-        let before = self.gathering.fetch_add(bytes, Ordering::AcqRel);
-        let fits = before + bytes <= self.gathering_most;
-        if !fits {
-            self.gathered(bytes);
-        }
-        fits
-    }
-
-    fn gathered(&self, bytes: usize) {
-        self.gathering.fetch_sub(bytes, Ordering::AcqRel);
+            .forget(|o| route.is_none_or(|r| r == o.route) && o.path.starts_with(&*prefix));
     }
 
     /// Counts a result.
@@ -400,7 +404,7 @@ impl Cache {
 
     /// Bytes in use.
     pub(crate) fn bytes(&self) -> usize {
-        self.store.bytes() + self.gathering.load(Ordering::Relaxed)
+        self.store.bytes() + self.gathering.bytes()
     }
 
     /// Looks for the answer to a request, or for the right to fetch it. Waits while another request fetches it.
@@ -471,6 +475,7 @@ impl Cache {
                 lead,
                 began_ns,
             },
+            account: Arc::clone(look.who.account),
             conditions: ask.conditions,
             shared: look.rule.is_shared(look.who.key),
             stale: stale.filter(|s| s.validators.any()),
@@ -479,8 +484,8 @@ impl Cache {
             asked: look.parts.headers.clone(),
             began_ns,
             asked_at: self.changes.load(Ordering::Acquire),
-            place: self.place(look.who.environment, look.parts),
-            path: look.parts.uri.path().to_owned(),
+            place: self.place(look.who.account.environment, look.parts),
+            path: canonical(look.parts.uri.path()).into_owned(),
             validators: Validators::default(),
         }
     }
@@ -606,7 +611,8 @@ impl Fetch {
             route,
             path: self.path,
         };
-        Some(Box::new(Fill::new(self.ticket, head, origin, rule.most, now.1)))
+        let account = &self.account;
+        Some(Box::new(Fill::new(self.ticket, account, head, origin, rule.most, now)))
     }
 }
 

@@ -48,7 +48,7 @@ impl Exchange<'_> {
         if let Some(data) = &whole {
             open.sent(data.len());
             if let Some(fill) = &mut fill {
-                fill.push(data);
+                fill.push(data, worker.shared.clock.steady_ns());
             }
         }
         let ended = incoming.is_end();

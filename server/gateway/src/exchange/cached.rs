@@ -47,8 +47,7 @@ impl Exchange<'_> {
         let look = Look {
             rule,
             who: Who {
-                environment: account.environment,
-                consumer: account.consumer,
+                account,
                 key: ready.caller.key.id,
                 address: client.address,
                 plan: &profile.plan_header,

@@ -3,7 +3,7 @@
 //!
 //! A key belongs to a consumer in an environment on a route. The first request with it claims it, goes to the upstream
 //! and is followed to its end even when its client goes away; its answer is kept. A repeat, which is the same in
-//! method, path, query, content type and body, gets that answer and no units are counted; another request with the key
+//! method, host, path, query, content type and body, gets that answer and no units are counted; another request with the key
 //! is refused, and so is one that comes while the first is under way.
 
 mod kept;
@@ -13,6 +13,7 @@ pub(crate) use kept::{Claim, Claimed, Once};
 
 use crate::authenticate::network;
 use crate::refusal::{Refusal, Refused};
+use crate::route;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -124,6 +125,8 @@ pub(crate) fn print(parts: &Parts, body: &[u8], hidden: &str) -> [u8; 16] {
         sum.update(bytes);
     };
     part(parts.method.as_str().as_bytes());
+    let host = route::asked_host(&parts.uri, &parts.headers);
+    part(host.as_deref().unwrap_or_default().as_bytes());
     part(parts.uri.path_and_query().map_or("/", |p| p.as_str()).as_bytes());
     for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING] {
         part(parts.headers.get(name).map_or(&[][..], HeaderValue::as_bytes));
@@ -154,7 +157,7 @@ pub(crate) fn refused(claimed: &Claimed) -> Option<Refused> {
             Some(Refused::new(Refusal::Overloaded, detail).retry_after(FULL_RETRY_S))
         }
         Claimed::Other => {
-            let detail = "This Idempotency-Key was used for a request with another method, path, query or body.";
+            let detail = "This Idempotency-Key was used for a request with another method, host, path, query or body.";
             Some(Refused::new(Refusal::IdempotencyReused, detail))
         }
         Claimed::Lost => {
@@ -172,7 +175,7 @@ mod tests {
     use http::Request;
 
     fn parts(method: &str, keys: &[&str]) -> Parts {
-        let mut request = Request::builder().method(method).uri("/a?b=1");
+        let mut request = Request::builder().method(method).uri("/a?b=1").header("host", "A:443");
         for key in keys {
             request = request.header("idempotency-key", *key);
         }
@@ -206,6 +209,13 @@ mod tests {
         let base = print(&parts("POST", &[]), b"body", "");
         assert_eq!(base, print(&parts("POST", &["k"]), b"body", ""));
         assert_ne!(base, print(&parts("PUT", &[]), b"body", ""));
+        let at = |host: &'static str| {
+            let mut parts = parts("POST", &[]);
+            parts.headers.insert("host", HeaderValue::from_static(host));
+            print(&parts, b"body", "")
+        };
+        assert_eq!(base, at("a"));
+        assert_ne!(base, at("b"));
         assert_ne!(base, print(&parts("POST", &[]), b"bod", "y"));
         assert_ne!(base, print(&parts("POST", &[]), b"body", "-1"));
     }

@@ -16,8 +16,7 @@ mod target;
 mod tree;
 mod upstream;
 
-pub(crate) use host::check_host;
-#[cfg(feature = "fuzzing")]
+pub(crate) use host::{asked as asked_host, check_host};
 pub(crate) use path::canonical;
 pub(crate) use target::Target;
 pub(crate) use upstream::{Heritage, Upstream};

@@ -188,6 +188,11 @@ async fn a_key_is_good_for_one_request() {
             "{line} {body}"
         );
     }
+    let key = once.world.key.reveal();
+    let head =
+        format!("POST /o/plain HTTP/1.1\r\nHost: other.example\r\nX-API-Key: {key}\r\n{lines}Content-Length: 6\r\n");
+    let reply = once.world.send(&head, "a body").await;
+    assert_eq!(reply.problem(), "idempotency-reused", "another host");
     assert_eq!(once.done(), 1);
     assert!(
         !replayed(&once.send("GET /o/plain", lines, "").await),
