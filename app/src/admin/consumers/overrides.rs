@@ -200,7 +200,7 @@ fn form(id: ConsumerId, shown: &Shown, state: &FormState) -> AnyView {
             {select(state, "past", "Past a quota", &past, "Of a quota.")}
             {field(state, "from", "First day", "date", "off", "In UTC. Empty, or today, means now.")}
             {field(state, "until", "Last day", "date", "off", "In UTC. Empty means no end.")}
-            {field(state, "why", "Reason", "text", "off", "For you and the audit log; the consumer does not read it.")}
+            {field(state, "why", "Why", "text", "off", "For you and the audit log; the consumer does not read it.")}
             <ul>
                 <li>"It begins and ends by itself, at every gateway, in its moment. What was used before stays counted."</li>
                 <li>"It never changes an invoice: prices and included units stay the plan's. What is used beyond them is charged as the plan says, and costs nothing where the plan has no price."</li>
