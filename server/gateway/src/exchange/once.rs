@@ -139,11 +139,13 @@ impl Exchange<'_> {
                     headers: cache::copied(&headers, clock.security_now()),
                     body,
                 });
-                claim.end(Some(Arc::clone(&saved)), clock.steady_ns());
                 let idle = self.worker.shared.limits.idle_per_upstream;
                 incoming.give_back(&self.worker.pool, Instant::now(), idle);
                 let body = (!saved.body.is_empty()).then(|| saved.body.clone());
-                self.answer_held(ready, (status, headers, body), true)
+                let answered = self.answer_held(ready, (status, headers, body), true);
+                // What could not be written down is not given for nothing to who asks again.
+                claim.end(answered.is_ok().then_some(saved), clock.steady_ns());
+                answered
             }
             Ok(None) => {
                 claim.end(None, clock.steady_ns());

@@ -304,6 +304,34 @@ async fn an_answer_that_cannot_be_passed_on_was_given_all_the_same() {
     assert_eq!(units, [(406, 1), (409, 0), (502, 1), (409, 0)]);
 }
 
+/// What cannot be written down is not answered, and neither is a repeat, which would be free.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_not_recorded_is_not_given_to_a_repeat() {
+    // Records in a segment of the ledger.
+    const SEGMENT: usize = 64;
+    let once = once("{}").await;
+    let (ledger, away) = (once.world.folder.0.join("ledger"), once.world.folder.0.join("away"));
+    // There is no place for a second segment.
+    std::fs::rename(&ledger, &away).unwrap();
+    for n in 0..SEGMENT {
+        assert_eq!(once.post("/o/plain", &n.to_string()).await.status, 201, "{n}");
+    }
+    let last = once.post("/o/plain", "last").await;
+    assert_eq!((last.status, last.problem().as_str()), (503, "ledger-unavailable"));
+    assert_eq!(once.done(), SEGMENT + 1);
+    std::fs::rename(&away, &ledger).unwrap();
+    let mut again = once.post("/o/plain", "last").await;
+    for _ in 0..1_000 {
+        if again.status != 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        again = once.post("/o/plain", "last").await;
+    }
+    assert_eq!((again.status, again.problem().as_str()), (409, "idempotency-lost"));
+    assert_eq!(once.done(), SEGMENT + 1);
+}
+
 /// Keys that cost nothing (422 does not count) take memory all the same: of who uses them.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_floods_with_keys_pushes_out_nobody_else() {
