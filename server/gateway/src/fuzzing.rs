@@ -1,12 +1,17 @@
 //! What reads bytes from outside, for the targets in `fuzz/`. Not part of the crate's interface.
 
 use crate::client::fuzzing as client;
+use crate::filter::fuzzing as filter;
 use crate::ledger::{Ledger, record};
 use crate::listen::proxy_header;
 use crate::route;
+use crate::token::fuzzing as token;
 use crate::upstream::fuzzing as upstream;
 use bytes::BytesMut;
 use model::Random;
+use model::access::TokenAlgorithm;
+use model::issuer::IssuerFile;
+use model::policy::FieldPath;
 use model::usage::UsageRecord;
 use std::io;
 use std::net::SocketAddr;
@@ -33,6 +38,26 @@ pub fn answer(bytes: &[u8], piece: usize, head_request: bool) -> Option<(u16, Ve
         let rest = pieces.flatten().copied();
         (status, body, read.iter().copied().chain(rest).collect())
     })
+}
+
+/// A document (or one a line) without what the paths name, when it comes in pieces of this size; `None` when it is no JSON.
+pub fn filtered(bytes: &[u8], piece: usize, paths: &[FieldPath], lines: bool) -> Option<Vec<u8>> {
+    filter::without(bytes.chunks(piece.max(1)), paths, lines).ok()
+}
+
+/// What a token's header asks for: its algorithm, and the name of the key. `None` when it is no token.
+pub fn token_header(token: &[u8]) -> Option<(TokenAlgorithm, Option<String>)> {
+    token::header(token)
+}
+
+/// How many keys a JWK Set holds that signatures may be checked with; `None` when it is none.
+pub fn token_keys(body: &[u8]) -> Option<usize> {
+    token::keys(body)
+}
+
+/// Whom a token names, when it is good under this issuer's secret at this time (seconds since 1970).
+pub fn token_caller(token: &[u8], issuer: &IssuerFile, secret: &[u8], now_s: i64) -> Option<String> {
+    token::caller(token, issuer.clone(), secret, now_s)
 }
 
 /// A trusted proxy's header, and how many bytes it took.

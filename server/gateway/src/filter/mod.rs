@@ -16,6 +16,8 @@
 //! Memory is bounded: a bit for each open container, a name with the space in front of it where a path may match, and
 //! the steps of the longest path. Values are never kept.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod lexer;
 mod paths;
 #[cfg(test)]

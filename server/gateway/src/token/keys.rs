@@ -50,6 +50,12 @@ impl KeySet {
         }
     }
 
+    /// How many there are.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// A shared secret.
     pub(super) fn of_secret(secret: &[u8]) -> Result<Self, String> {
         let secret = secret.trim_ascii_end();

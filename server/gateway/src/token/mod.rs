@@ -17,6 +17,8 @@ mod address;
 mod claims;
 mod compact;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod granted;
 mod issuer;
 mod keeper;
