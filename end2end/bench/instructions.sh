@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # Instructions that the gateway alone spends on a request outside the kernel, by function: unlike times they do not
 # depend on what else the machine does. Checksums and hashes are counted as software does them (valgrind has no SHA
-# instructions). Needs valgrind, nginx and wrk.
+# instructions). Needs valgrind, nginx and wrk. Called by ./dev bench instructions.
 #
-#   end2end/bench/instructions.sh [FUNCTIONS]      the most expensive FUNCTIONS (default 40)
+#   ./dev bench instructions [FUNCTIONS]      the most expensive FUNCTIONS (default 40)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-cargo build --release -p gateway --example bench_gateway
-program=${CARGO_TARGET_DIR:-target}/release/examples/bench_gateway
+program=target/release/examples/bench_gateway
 folder=$(mktemp -d)
 gateway= upstream=
 trap 'kill $gateway $upstream 2>/dev/null || true; wait || true; rm -rf "$folder"' EXIT

@@ -17,6 +17,7 @@ Peers (Debian packages: nginx-light libnginx-mod-http-lua lua-resty-core haproxy
 Use: ./dev bench gateway [--rounds 3] [--seconds 4] [--connections 64] [--only nginx,ours]
 The gateway is started by gateway.sh, which says where it is in OURS_URL, OURS_PID and OURS_KEYS; it forwards to
 http://127.0.0.1:9000 (started here; any path is answered with 1,011 bytes of JSON).
+With --steady 0.5 answer times are compared instead, when each gets half of what plain nginx can do, at random moments.
 Prints a line per run, then a table: the median of each, user and system apart, and the ratio of `ours` to each peer
 (under 1 is better). Exit status 1 when an answer was not 2xx or a proxy could not be started.
 """
@@ -26,6 +27,7 @@ UPSTREAM = 9000
 PORTS = {"nginx": 9101, "nginx+limits": 9102, "nginx+lua": 9103, "haproxy": 9104, "haproxy+keys": 9105}
 KEY_COUNT = 10_000
 TICK = os.sysconf("SC_CLK_TCK")
+STEADY = "target/release/examples/steady"
 
 
 def peer_keys(count):
@@ -145,11 +147,45 @@ def measure(target, script, args):
 def table(runs):
     median = {name: {what: statistics.median(r[what] for r in rs) for what in ("cpu_us", "user_us")} for name, rs in runs.items()}
     ours = median.get("ours")
-    print(f"\n{datetime.date.today()}, {os.cpu_count()} cores, `{' '.join(['./dev bench gateway', *sys.argv[1:]])}`\n")
+    title("gateway")
     print("| proxy | CPU a request | of it in the program | ours in relation |\n| --- | --- | --- | --- |")
     for name, m in median.items():
         ratio = f"{ours['cpu_us'] / m['cpu_us']:.2f}" if ours else ""
         print(f"| {name} | {m['cpu_us']:.2f} us | {m['user_us']:.2f} us | {ratio} |")
+
+
+def steadily(target, rate, args):
+    """Answer times in microseconds under a load that does not wait for answers; what was not answered well counts as failed."""
+    address, path = re.match(r"http://([^/]+)(/.*)", target["url"]).groups()
+    run = subprocess.run(["taskset", "-c", "0", STEADY, address, path, target["keys"], f"{rate:.0f}", str(args.seconds),
+                          str(args.connections)], capture_output=True, text=True, check=True)
+    return {word: int(value) for word, value in re.findall(r"(\w+) (\d+)", run.stdout)}
+
+
+def compare_steady(targets, args):
+    """The same number of requests a second for each: a share of what the plain proxy can do."""
+    full = measure(targets["nginx"], targets["nginx"]["script"], args)["rps"]
+    rate = full * args.steady
+    print(f"nginx does {full:.0f} requests a second; each gets {rate:.0f}")
+    runs = {name: [] for name in targets}
+    for turn in range(args.rounds):
+        for name, target in targets.items():
+            r = steadily(target, rate, args)
+            runs[name].append(r)
+            print(f"round {turn + 1}  {name:13s} p50 {r['p50_us']:6d} us  p99 {r['p99_us']:6d} us  p99.9 {r['p999_us']:6d} us"
+                  f"  {r['answers']} answers, {r['failed']} failed", flush=True)
+    quantiles = ("p50_us", "p99_us", "p999_us")
+    median = {name: [statistics.median(r[q] for r in rs) for q in quantiles] for name, rs in runs.items()}
+    title("gateway")
+    print("| proxy | p50 | p99 | p99.9 | ours in relation: p50, p99, p99.9 |\n| --- | --- | --- | --- | --- |")
+    for name, values in median.items():
+        ratios = ", ".join(f"{o / max(v, 1):.2f}" for o, v in zip(median.get("ours", []), values))
+        print(f"| {name} | " + " | ".join(f"{v:.0f} us" for v in values) + f" | {ratios} |")
+    return any(r["failed"] for rs in runs.values() for r in rs)
+
+
+def title(bench):
+    print(f"\n{datetime.date.today()}, {os.cpu_count()} cores, `{' '.join(['./dev bench', bench, *sys.argv[1:]])}`\n")
 
 
 def run(args):
@@ -169,16 +205,21 @@ def run(args):
             time.sleep(0.3)
             started.append(int(open(f"{folder}/{name}.pid").read().split()[0]))
         peer_script = wrk_script(folder, "peers", "x-api-key", peer_keys(KEY_COUNT))
-        targets = {"floor": {"url": f"http://127.0.0.1:{UPSTREAM}/v1/data", "pids": listening_pids(UPSTREAM), "script": peer_script}}
+        peer = {"script": peer_script, "keys": f"{folder}/peers.keys"}
+        write(peer["keys"], "\n".join(peer_keys(KEY_COUNT)))
+        targets = {"floor": {"url": f"http://127.0.0.1:{UPSTREAM}/v1/data", "pids": listening_pids(UPSTREAM), **peer}}
         for name, port in PORTS.items():
-            targets[name] = {"url": f"http://127.0.0.1:{port}/v1/data", "pids": listening_pids(port), "script": peer_script}
+            targets[name] = {"url": f"http://127.0.0.1:{port}/v1/data", "pids": listening_pids(port), **peer}
         if args.ours:
             keys = [line.strip() for line in open(args.keys) if line.strip()]
             for thread in os.listdir(f"/proc/{args.pid}/task"):  # a process already running: pin all its threads
                 subprocess.run(["taskset", "-pc", "1", thread], stdout=subprocess.DEVNULL, check=True)
-            targets["ours"] = {"url": args.ours, "pids": [args.pid], "script": wrk_script(folder, "ours", args.header, keys)}
+            targets["ours"] = {"url": args.ours, "pids": [args.pid], "keys": args.keys,
+                               "script": wrk_script(folder, "ours", args.header, keys)}
         if args.only:
             targets = {n: t for n, t in targets.items() if n in args.only.split(",")}
+        if args.steady:
+            return 1 if compare_steady(targets, args) else 0
         runs = {name: [] for name in targets}
         for turn in range(args.rounds):
             for name, target in targets.items():
@@ -203,6 +244,7 @@ def main():
     parser.add_argument("--header", default="x-api-key"); parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4); parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--only")
+    parser.add_argument("--steady", type=float, metavar="SHARE", help="answer times under this share of the plain proxy's full load")
     args = parser.parse_args()
     args.ours, args.keys = os.environ.get("OURS_URL"), os.environ.get("OURS_KEYS")
     args.pid = int(os.environ.get("OURS_PID", "0"))

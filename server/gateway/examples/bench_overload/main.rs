@@ -6,9 +6,11 @@
 //! 1. the capacity: the lower plan alone, just saturating;
 //! 2. the higher plan alone, at a fifth of the capacity;
 //! 3. the same with the lower plan asking for five times the capacity beside it;
-//! 4. the third again without the bound: what the upstream's own queue does to both.
+//! 4. the higher plan alone again, right after it;
+//! 5. the third again without the bound: what the upstream's own queue does to both.
 //!
-//! Printed are latencies of the higher plan, what was served, and the ratios between them.
+//! Printed are latencies of the higher plan, what was served, and the ratios between them. It fails when the bound does not
+//! keep the upstream busy, or lets the higher plan lose by the load, or be slow when the load is over.
 
 mod load;
 mod plane;
@@ -32,6 +34,10 @@ const SERVICE: Duration = Duration::from_millis(20);
 /// Connections of the lower plan: more than can wait, so that it asks on while others wait.
 const LOWER_CONNECTIONS: usize = 2_400;
 const HIGHER_CONNECTIONS: usize = 64;
+/// Least part of the capacity that is served in an overload.
+const GOODPUT_LEAST: f64 = 0.9;
+/// Most that the higher plan's p99 may grow by an overload, and once it is over, in relation to quiet.
+const SLOWER_MOST: f64 = 3.0;
 
 async fn upstream() -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -93,6 +99,15 @@ struct Overload {
     lower: Tally,
 }
 
+impl Overload {
+    /// Whether the upstream was kept busy, and the higher plan noticed little.
+    fn keeps(&self, capacity: f64, alone: &Tally) -> bool {
+        let goodput = self.lower.served() + self.higher.served();
+        let slower = self.higher.at(0.99) / alone.at(0.99);
+        goodput >= GOODPUT_LEAST * capacity && self.higher.shed == 0 && slower <= SLOWER_MOST
+    }
+}
+
 async fn overload(addr: SocketAddr, plane: &Plane, capacity: f64, length: Duration) -> Overload {
     let lower = tokio::spawn(offer(
         addr,
@@ -147,12 +162,15 @@ async fn run(folder: &str, length: Duration) -> Result<(), Box<dyn Error>> {
     let alone = offer(addr, plane.higher.clone(), HIGHER_CONNECTIONS, capacity / 5.0, length).await;
     writeln!(out, "higher plan alone: {}", alone.words())?;
     let bounded = overload(addr, &plane, capacity, length).await;
+    let after = offer(addr, plane.higher.clone(), HIGHER_CONNECTIONS, capacity / 5.0, length).await;
+    writeln!(out, "higher plan right after the overload: {}", after.words())?;
+    let kept = bounded.keeps(capacity, &alone) && after.at(0.99) <= alone.at(0.99) * SLOWER_MOST;
     running.shutdown(Duration::from_secs(5)).await;
     let (running, plane) = start(upstream, folder, None)?;
     ready(&running).await;
     let free = overload(running.local_addr(), &plane, capacity, length).await;
     running.shutdown(Duration::from_secs(5)).await;
-    for (name, run) in [("with the bound", bounded), ("without", free)] {
+    for (name, run) in [("with the bound", &bounded), ("without", &free)] {
         let offered = run.lower.offered() + run.higher.offered();
         let goodput = run.lower.served() + run.higher.served();
         writeln!(
@@ -170,5 +188,6 @@ async fn run(folder: &str, length: Duration) -> Result<(), Box<dyn Error>> {
             goodput / capacity
         )?;
     }
-    Ok(())
+    kept.then_some(())
+        .ok_or_else(|| "the bound does not keep what it promises".into())
 }
