@@ -1,13 +1,16 @@
-//! The catalogue files that this API and the benchmarks are sold with.
+//! The catalogue files that this API and the benchmarks are sold with, and the one that shows every key.
 
 use model::access::{Interval, Method};
 use model::catalogue::{CatalogueFile, MeterTerms, PlanTerms};
 use model::{Currency, price};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const ATLAS: &str = include_str!("../catalogue.toml");
 const BENCH: &str = include_str!("../../bench/catalogue.toml");
+const REFERENCE: &str = include_str!("../../catalogues/gateway.toml");
+/// A key that no table of a catalogue has.
+const STRANGE: &str = "?";
 
 fn parse(text: &str) -> (CatalogueFile, Vec<PlanTerms>) {
     let file: CatalogueFile = toml::from_str(text).unwrap();
@@ -127,4 +130,79 @@ fn the_bench_plan_refuses_nothing_and_prices_everything() {
     assert_eq!(terms.included, 1_000_000_000);
     assert!(terms.overage.is_some(), "a soft quota");
     assert_eq!(usage_cents(&plans[0], Interval::Month, 1_000_000_000), 0);
+}
+
+#[test]
+fn the_reference_can_be_published() {
+    let (file, plans) = parse(REFERENCE);
+    assert_eq!(
+        (file.product.slug, file.product.currency),
+        ("atlas".to_owned(), Currency::USD),
+        "it can take the place of the demo's catalogue"
+    );
+    let (free, pro) = (&plans[0], &plans[1]);
+    assert!(free.is_free(), "callers without a credential are on it");
+    assert_eq!(
+        pro.limits[1].words(str::to_owned),
+        "60 requests an hour to answer-batch, 5 at once, for each key and address"
+    );
+    let batches = &pro.offer(Interval::Month).unwrap().meters[1];
+    let cents = |units| price::cost(batches, units, Currency::USD).unwrap().minor;
+    assert_eq!(
+        (cents(0), cents(1), cents(1000), cents(1001)),
+        (0, 150, 150, 300),
+        "whole packages"
+    );
+}
+
+/// Where the tables of a document are.
+fn tables(value: &Value, pointer: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            found.push(pointer.to_owned());
+            for (name, member) in members {
+                tables(member, &format!("{pointer}/{name}"), found);
+            }
+        }
+        Value::Array(elements) => {
+            for (place, element) in elements.iter().enumerate() {
+                tables(element, &format!("{pointer}/{place}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The keys that a table may have, as they are named when a strange one is refused; none where keys are names of headers.
+fn accepted(file: &Value, pointer: &str) -> BTreeSet<String> {
+    let mut file = file.clone();
+    file.pointer_mut(pointer).unwrap()[STRANGE] = Value::Null;
+    let refusal = serde_json::from_value::<CatalogueFile>(file).unwrap_err().to_string();
+    let named = refusal.strip_prefix("unknown field `?`, expected ");
+    let named = named.unwrap_or_default().split('`').skip(1).step_by(2);
+    named.map(str::to_owned).collect()
+}
+
+/// Whoever adds a key to the catalogue explains it there, too.
+#[test]
+fn the_reference_shows_every_key() {
+    let file: Value = toml::from_str(REFERENCE).unwrap();
+    let mut pointers = Vec::new();
+    tables(&file, "", &mut pointers);
+    // Tables that accept the same keys, such as those of the month and of the year, are of one kind.
+    let mut shown: BTreeMap<BTreeSet<String>, BTreeSet<String>> = BTreeMap::new();
+    for pointer in &pointers {
+        let table = file.pointer(pointer).unwrap().as_object().unwrap();
+        let keys = table.keys().cloned();
+        shown.entry(accepted(&file, pointer)).or_default().extend(keys);
+    }
+    shown.remove(&BTreeSet::new());
+    assert!(shown.len() > 20, "the kinds of tables are told apart: {shown:?}");
+    for (accepted, shown) in shown {
+        let missing: Vec<&String> = accepted.difference(&shown).collect();
+        assert!(
+            missing.is_empty(),
+            "end2end/catalogues/gateway.toml does not show {missing:?}"
+        );
+    }
 }
