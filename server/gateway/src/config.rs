@@ -140,7 +140,7 @@ impl Config {
 /// Bounds on time and size.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Largest request body, in bytes.
+    /// Largest request body, in bytes, where its route says nothing else.
     pub body_bytes: u64,
     /// Largest request head, in bytes; at least 8192.
     pub head_bytes: usize,

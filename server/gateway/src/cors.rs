@@ -8,14 +8,10 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use model::policy;
 
-/// Request headers that every page may send: what carries a key, and what a body needs.
-const ALWAYS_ASKED: [&str; 5] = [
-    "authorization",
-    "content-type",
-    "x-api-key",
-    "idempotency-key",
-    "turnpike-quote",
-];
+/// Request headers that every page may send, beside those that carry a key.
+const ALWAYS_ASKED: [&str; 4] = ["authorization", "content-type", "idempotency-key", "turnpike-quote"];
+/// Most names of headers that are read out of a preflight: far more than a route can match.
+const PROMISED_MOST: usize = 64;
 /// Answer headers of the gateway that every page may read.
 const ALWAYS_SHOWN: [&str; 10] = [
     "age",
@@ -48,15 +44,15 @@ pub(crate) struct Cors {
 }
 
 impl Cors {
-    /// From what the catalogue says.
-    pub(crate) fn compile(told: &policy::Cors) -> Self {
-        let joined = |always: &[&str], more: &[String]| {
-            let names = always.iter().copied().chain(more.iter().map(String::as_str));
+    /// From what the catalogue says, and the headers that may carry a key.
+    pub(crate) fn compile(told: &policy::Cors, key_headers: &[String]) -> Self {
+        let joined = |always: &[&str], more: &mut dyn Iterator<Item = &String>| {
+            let names = always.iter().copied().chain(more.map(String::as_str));
             headers::value(&names.collect::<Vec<_>>().join(", "))
         };
         Self {
-            asked: joined(&ALWAYS_ASKED, &told.request_headers),
-            shown: joined(&ALWAYS_SHOWN, &told.exposed_headers),
+            asked: joined(&ALWAYS_ASKED, &mut key_headers.iter().chain(&told.request_headers)),
+            shown: joined(&ALWAYS_SHOWN, &mut told.exposed_headers.iter()),
             told: told.clone(),
         }
     }
@@ -111,4 +107,16 @@ pub(crate) fn asked(parts: &Parts) -> Option<(Method, &HeaderValue)> {
     let origin = parts.headers.get(header::ORIGIN)?;
     let method = parts.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
     Method::from_bytes(method.as_bytes()).ok().map(|m| (m, origin))
+}
+
+/// The headers that the request behind a preflight will have, which a page may send only when they are named so.
+pub(crate) fn promised(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lists = headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).iter();
+    let names = lists
+        .filter_map(|list| list.to_str().ok())
+        .flat_map(|list| list.split(','));
+    names
+        .take(PROMISED_MOST)
+        .filter_map(|name| name.trim().parse().ok())
+        .collect()
 }

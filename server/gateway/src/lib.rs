@@ -55,8 +55,8 @@
 //! * **Failures** of a target (no connection, no answer or a malformed one, no first byte in time, 502, 503, 504) open
 //!   its circuit: it gets no requests for a time that doubles with each try that fails. At most a part of the targets is
 //!   left out at a time, and when none is left that looks well all are used, unless that is switched off or there is but
-//!   one with a `breaker` of its own: then requests are refused with `upstream-unavailable`. What goes wrong with the
-//!   client's own body is no failure of the target.
+//!   one with a `breaker` of its own: then requests are refused with `upstream-unavailable`. Targets that fail checks alone
+//!   are used even then. What goes wrong with the client's own body is no failure of the target.
 //! * **Checks** (`health`) run in one task per gateway, on connections of their own, and are nobody's requests.
 //! * **TLS** is checked always, against the authorities that browsers trust or those in `ca_file`. Files are read
 //!   when a table is compiled and every [`Limits::upstream_refresh`]; with one that cannot be used the last good table
@@ -237,7 +237,7 @@
 //! event streams, parts, failures, and what broke off or ends with its connection. Requests with a range, a body, or a
 //! cookie or `Authorization` of the client's own go by. HEAD, `If-None-Match` and `If-Modified-Since` are answered from
 //! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified` (fetched anew when the upstream
-//! confirms another version), and never given when the upstream fails.
+//! confirms another version), and never given when the upstream fails, unless the client wants it so (`max-stale`).
 //! A request that changes something (any other method, answered 2xx or 3xx) makes what is kept about the same address,
 //! however that is spelled and for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
 //! [`model::policy::CachePolicy`].

@@ -186,7 +186,7 @@ impl Refused {
         self
     }
     /// With the names of the limits that refuse, as `RateLimit-Policy` has them: the member `violated-policies`
-    /// (draft-ietf-httpapi-ratelimit-headers-10).
+    /// (draft-ietf-httpapi-ratelimit-headers-11).
     pub(crate) fn violating(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.0.violated = names.into_iter().map(Into::into).collect();
         self

@@ -88,6 +88,11 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     {
         return Ok(());
     }
+    if let Command::Plan(plan) = &command
+        && plan::check(json, plan)?
+    {
+        return Ok(());
+    }
     match command {
         Command::Serve(serving) => return crate::serve::serve(storage, portal, *serving).await,
         Command::Check(serving) => return check::run(json, storage, portal, *serving).await,

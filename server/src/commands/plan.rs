@@ -3,7 +3,8 @@
 use super::Context;
 use crate::output::{self, Failure};
 use clap::Subcommand;
-use std::path::PathBuf;
+use model::catalogue::CatalogueFile;
+use std::path::{Path, PathBuf};
 
 /// What is sold.
 #[derive(Subcommand)]
@@ -16,13 +17,42 @@ pub(crate) enum Plan {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Read a catalogue file and say what is wrong with it, without a database.
+    Check {
+        /// The file (TOML).
+        file: PathBuf,
+    },
+}
+
+/// The file, read and parsed.
+fn read(file: &Path) -> Result<CatalogueFile, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|e| Failure(format!("cannot read {}: {e}", file.display())))?;
+    domain::catalogue::parse(&text).map_err(|e| Failure(format!("{}: {e}", file.display())))
+}
+
+/// Does what needs no database; false when that is not all.
+pub(crate) fn check(json: bool, plan: &Plan) -> Result<bool, Failure> {
+    let Plan::Check { file } = plan else { return Ok(false) };
+    let read = read(file)?;
+    let (routes, plans) = (read.routes.len(), read.plans.len());
+    let told = serde_json::json!({ "routes": routes, "plans": plans });
+    output::result(
+        json,
+        &told,
+        &format!(
+            "{}: {routes} routes and {plans} plans, nothing is wrong",
+            file.display()
+        ),
+    );
+    Ok(true)
 }
 
 /// Runs it.
 pub(crate) async fn run(context: &Context, plan: Plan) -> Result<(), Failure> {
-    let Plan::Publish { file, dry_run } = plan;
-    let text = std::fs::read_to_string(&file).map_err(|e| Failure(format!("cannot read {}: {e}", file.display())))?;
-    let catalogue = domain::catalogue::parse(&text).map_err(|e| Failure(format!("{}: {e}", file.display())))?;
+    let Plan::Publish { file, dry_run } = plan else {
+        return Ok(());
+    };
+    let catalogue = read(&file)?;
     let provider = domain::Provider::console();
     if dry_run {
         let changes = domain::catalogue::preview(&context.domain, &provider, &catalogue).await?;

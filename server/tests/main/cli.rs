@@ -11,6 +11,26 @@ use testkit::Database;
 const SECRET: &str = "hunter2hunter2";
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_catalogue_is_checked_without_a_database() {
+    let nowhere = "postgres://nobody@127.0.0.1:9/none";
+    let program = Program::new(None).with("DATABASE_URL", nowhere);
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    let file = program.folder.write("catalogue.toml", &catalogue(address));
+    let output = program
+        .run(&["--json", "plan", "check", &file.display().to_string()])
+        .await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.json()["plans"], 2);
+    let broken = program.folder.write("broken.toml", "product = 7");
+    let output = program.run(&["plan", "check", &broken.display().to_string()]).await;
+    assert!(!output.status.success());
+    assert!(
+        output.stderr.contains("broken.toml") && output.stderr.contains("product"),
+        "{output:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_command_prints_one_object() {
     let database = Database::new().await;
     let program = Program::new(Some(&database));

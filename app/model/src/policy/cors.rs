@@ -12,7 +12,8 @@ const MAX_AGE_MOST_S: u32 = 86_400;
 pub struct Cors {
     /// `https://app.example.com`; `https://*.example.com` for every host below; `*` for every origin.
     pub origins: Vec<String>,
-    /// Request headers a page may send beside the ordinary ones, in lower case. The key's header is always among them.
+    /// Request headers a page may send beside the ordinary ones, in lower case. Those that may carry a key are always among
+    /// them.
     #[serde(default)]
     pub request_headers: Vec<String>,
     /// Answer headers a page may read beside the ordinary ones, in lower case. The gateway's own are always among them.

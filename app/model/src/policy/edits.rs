@@ -78,6 +78,7 @@ fn is_ours(name: &str) -> bool {
             | "x-consumer-id"
             | "x-environment"
             | "x-features"
+            | "x-identity-token"
             | "x-key-id"
             | "x-plan"
             | "x-request-id"
@@ -97,6 +98,7 @@ mod tests {
             ),
             (r#"{"remove": ["X-Api"]}"#, false),
             (r#"{"remove": ["x_consumer_id"]}"#, false),
+            (r#"{"set": {"x-identity-token": "a"}}"#, false),
             (r#"{"set": {"transfer-encoding": "chunked"}}"#, false),
             (r#"{"add": {"x-forwarded-for": "1.2.3.4"}}"#, false),
             (r#"{"set": {"x-a": ""}}"#, false),

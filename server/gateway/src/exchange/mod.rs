@@ -222,7 +222,10 @@ impl<'a> Exchange<'a> {
     /// for nothing. Every other `OPTIONS` is a request like others.
     fn preflight(&self, routes: &Routes, parts: &Parts) -> Option<Response<Answer>> {
         let (method, origin) = cors::asked(parts)?;
-        let route = routes.find(&method, &parts.uri, &parts.headers).ok()?;
+        let promised = cors::promised(&parts.headers);
+        let route = routes
+            .find_promised(&method, &parts.uri, &parts.headers, &promised)
+            .ok()?;
         let answered = route.cors.as_ref()?.preflight(origin, &method);
         Some(match answered {
             Ok(answer) => self.plain(answer.map(|()| Answer::Whole(None))),

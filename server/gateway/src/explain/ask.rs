@@ -157,7 +157,7 @@ fn find(notes: &mut Notes, routes: &Routes, parts: &Parts) -> Option<Arc<Route>>
     let host = route::check_host(parts.version, &parts.uri, &parts.headers);
     notes.decided("host", host, "One plain host.")?;
     let mut asked = HashSet::new();
-    let found = routes.find_watched(&parts.method, &parts.uri, &parts.headers, &mut |route, fit| {
+    let found = routes.find_watched(&parts.method, &parts.uri, (&parts.headers, &[]), &mut |route, fit| {
         asked.insert(route.number);
         let detail = match fit {
             Fit::Taken => "Host, path, method and headers fit.",

@@ -370,7 +370,7 @@ impl Left {
         }
     }
 
-    /// `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10): what is left of each limit and of the period's quota, and
+    /// `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11): what is left of each limit and of the period's quota, and
     /// the seconds until each is whole.
     pub(crate) fn header(&self, terms: &Terms, route: &Route, quota: Option<(u64, i64)>) -> HeaderValue {
         let mut text = Text::new();

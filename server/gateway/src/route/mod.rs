@@ -114,7 +114,10 @@ impl Route {
             }),
             idempotency: policy.idempotency.clone(),
             changes: told.routes.iter().any(|r| r.policy.cache.is_some()),
-            cors: policy.cors.as_ref().map(Cors::compile),
+            cors: policy
+                .cors
+                .as_ref()
+                .map(|cors| Cors::compile(cors, &policy.auth.key_headers)),
             target: target.map_err(|e| unusable(&e))?,
             host: host.map_err(|e| unusable(&e))?,
             request_edits: Edits::compile(&policy.request_headers).map_err(|e| unusable(&e))?,
@@ -145,8 +148,12 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn has_headers(&self, headers: &HeaderMap) -> bool {
+    /// Whether a request has them, or is to have them: a preflight names headers and keeps their values to itself.
+    fn has_headers(&self, headers: &HeaderMap, promised: &[HeaderName]) -> bool {
         self.headers.iter().all(|(name, wanted)| {
+            if promised.contains(name) {
+                return true;
+            }
             let mut values = headers.get_all(name).iter();
             match wanted {
                 None => values.next().is_some(),
@@ -247,7 +254,18 @@ impl Routes {
 
     /// The route of a request.
     pub(crate) fn find(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Arc<Route>, Refused> {
-        self.find_watched(method, uri, headers, &mut |_, _| {})
+        self.find_watched(method, uri, (headers, &[]), &mut |_, _| {})
+    }
+
+    /// The route of the request that a page asks about in `headers`, which will have the headers in `promised`, too.
+    pub(crate) fn find_promised(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        promised: &[HeaderName],
+    ) -> Result<Arc<Route>, Refused> {
+        self.find_watched(method, uri, (headers, promised), &mut |_, _| {})
     }
 
     /// The same; `watch` is told of every route that the path fits, in the order in which they are asked.
@@ -255,7 +273,7 @@ impl Routes {
         &self,
         method: &Method,
         uri: &Uri,
-        headers: &HeaderMap,
+        (headers, promised): (&HeaderMap, &[HeaderName]),
         watch: &mut impl FnMut(&Route, Fit),
     ) -> Result<Arc<Route>, Refused> {
         let path = path::canonical(uri.path())?;
@@ -263,7 +281,7 @@ impl Routes {
         let mut allowed: Vec<access::Method> = Vec::new();
         for paths in self.at_host(uri, headers) {
             let fits = paths.find(&path, &mut |candidate| {
-                if !candidate.has_headers(headers) {
+                if !candidate.has_headers(headers, promised) {
                     watch(&candidate.route, Fit::OtherHeaders);
                     return None;
                 }

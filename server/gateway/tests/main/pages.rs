@@ -43,6 +43,31 @@ async fn a_preflight_needs_no_key_and_reaches_no_upstream() {
     assert!(world.shipped().await.is_empty());
 }
 
+/// Browsers name the headers of the request to come and keep their values to themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preflight_asks_about_the_request_to_come() {
+    let own_key = r#"{"cors": {"origins": ["https://app.example.com"]}, "auth": {"key_headers": ["x-atlas-key"]},
+        "match_headers": {"x-version": "beta"}}"#;
+    let world = with_routes(vec![("beta", "/both", own_key), ("plain", "/both", CORS)]).await;
+    for (more, named) in [
+        (
+            "Access-Control-Request-Headers: X-Atlas-Key, X-Version\r\n",
+            "x-atlas-key",
+        ),
+        ("Access-Control-Request-Headers: x-trace\r\n", "x-trace"),
+        ("", "x-trace"),
+    ] {
+        let head = format!(
+            "OPTIONS /both HTTP/1.1\r\nHost: a\r\nOrigin: https://app.example.com\r\n\
+             Access-Control-Request-Method: GET\r\n{more}"
+        );
+        let reply = world.send(&head, "").await;
+        let asked = reply.header("access-control-allow-headers").unwrap();
+        assert!(asked.split(", ").any(|name| name == named), "{more:?}: {asked}");
+        assert_eq!(asked.contains("x-api-key"), named == "x-trace", "{more:?}: {asked}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_and_refusals_can_be_read_by_pages_that_may_call() {
     let world = with_routes(vec![
