@@ -17,6 +17,7 @@ mod fill;
 mod object;
 mod store;
 
+pub(crate) use control::make_private;
 pub(crate) use fill::Fill;
 pub(crate) use object::copied;
 

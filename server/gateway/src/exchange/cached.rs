@@ -98,7 +98,7 @@ impl Exchange<'_> {
         open.answered(status.as_u16(), counts);
         let took = Instant::now() - self.started;
         self.worker.metrics.answered(route.number, status, took);
-        route.answer_edits.apply(&mut headers);
+        route.edit_answer(&mut headers);
         admission.add_headers(&mut headers, &route, counts, self.now);
         headers.insert(headers::X_REQUEST_ID, self.id_text.value());
         open.sent(body.as_ref().map_or(0, Bytes::len));
