@@ -98,9 +98,11 @@
 //! beyond `shipped_through`. Past the period's end counting goes on from zero in a period of equal length. A meter that
 //! the plan does not mention is recorded, but neither limited nor priced.
 //!
-//! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept), each entitlement with the units
-//! recorded and the sequence number they hold for; with it and the ledger a gateway starts without the control plane and
-//! knows what was used to the unit. Open streams end when their key is revoked or their consumer suspended.
+//! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept) after changes and once an hour, each
+//! entitlement with the units recorded and the sequence number they hold for; with it and the ledger a gateway starts
+//! without the control plane and knows what was used to the unit. A copy that is older than the ledger reaches back is not
+//! used. When the control plane answers it is asked for everything, counts with it. Open streams end when their key is
+//! revoked or their consumer suspended.
 //!
 //! # What a request costs
 //!

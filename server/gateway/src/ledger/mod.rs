@@ -132,6 +132,10 @@ impl Ledger {
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
+    /// The first sequence number that is still there, or will be the first.
+    pub(crate) fn first(&self) -> u64 {
+        lock(&self.segments).keys().next().copied().unwrap_or(1)
+    }
     /// The last sequence number that survives the death of the process.
     pub(crate) fn committed(&self) -> u64 {
         self.committed.load(Ordering::Acquire)
@@ -289,7 +293,7 @@ impl Ledger {
     /// Synced records from `from` on, at most `most`.
     ///
     /// # Errors
-    /// When a segment cannot be read, or lacks a record that was written.
+    /// When a segment cannot be read, lacks a record that was written, or is gone.
     pub(crate) fn read(&self, from: u64, most: usize) -> io::Result<Vec<UsageRecord>> {
         let end = self.synced() + 1;
         let mut out = Vec::new();
@@ -350,7 +354,13 @@ impl Ledger {
             .cloned()
             .collect();
         let mut more = true;
+        let mut next = from;
         for segment in held.iter().filter(|s| s.first < end) {
+            if segment.first > next {
+                let gone = format!("ledger records {next} to {} are gone", segment.first - 1);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, gone));
+            }
+            next = segment.last() + 1;
             let stop = segment.walk(from, end, |r| {
                 more = each(r);
                 more
@@ -610,6 +620,15 @@ mod tests {
         ledger.prune(30, Duration::from_secs(1), far);
         assert_eq!(folder.segments()[0].first, 25, "the one in use stays");
         assert_eq!(ledger.read(25, 10).unwrap().len(), 6);
+        assert_eq!(ledger.first(), 25);
+        assert!(ledger.units_after(24, |_| true).is_ok() && ledger.units_after(30, |_| true).is_ok());
+        for seq in [0, 16, 23] {
+            assert!(
+                ledger.units_after(seq, |_| true).is_err(),
+                "units after {seq} are not known"
+            );
+            assert!(ledger.read(seq + 1, 10).is_err());
+        }
         drop(ledger);
         assert_eq!(folder.open(8).committed(), 30);
     }
