@@ -6,7 +6,7 @@ use crate::session::SignedIn;
 use crate::ui::{Tone, badge, card, empty, page_head, when};
 use axum::extract::Path;
 use axum::response::Response;
-use domain::cost::{Cost, NextInvoice};
+use domain::cost::{Cost, MeterCost, NextInvoice};
 use domain::invoices::{Invoice, Line};
 use domain::{cost, invoices};
 use leptos::prelude::*;
@@ -67,6 +67,12 @@ fn estimate(cost: &Cost, next: &NextInvoice) -> impl IntoView + use<> {
     let flat = (next.flat.minor != 0).then(|| {
         view! { <tr><td>"The next period in advance"</td><td data-label="Quantity" class="num">"1"</td><td></td><td data-label="Amount" class="num">{next.flat.to_string()}</td></tr> }
     });
+    let late: Vec<_> = cost
+        .meters
+        .iter()
+        .filter(|m| m.late > 0 && !m.invoiced)
+        .map(late)
+        .collect();
     let note = format!("on {}, if nothing more is used", next.at.day());
     let body = view! {
         <div class="table-wrap" tabindex="0" role="group" aria-label="The next invoice">
@@ -78,8 +84,16 @@ fn estimate(cost: &Cost, next: &NextInvoice) -> impl IntoView + use<> {
                 </tbody>
             </table>
         </div>
+        {late}
     };
     card("Next invoice", note, body)
+}
+
+/// Why more is billed than the period's own usage.
+fn late(meter: &MeterCost) -> impl IntoView + use<> {
+    let plural = if meter.late == 1 { "" } else { "s" };
+    let (units, unit, name) = (grouped(meter.late), &meter.unit, &meter.name);
+    view! { <p>{format!("{name}: {units} {unit}{plural} of these were used in an earlier period and counted after its invoice was final.")}</p> }
 }
 
 fn row(invoice: &Invoice) -> impl IntoView + use<> {

@@ -6,3 +6,5 @@ mod accounts;
 mod browser;
 mod forms;
 mod headers;
+mod invoices;
+mod overrides;

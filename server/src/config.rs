@@ -248,6 +248,31 @@ pub(crate) struct Serving {
         allow_negative_numbers = true
     )]
     pub(crate) access_log_sample: gateway::Share,
+    /// An OpenTelemetry collector that takes traces of the gateway's requests (OTLP over HTTP, http://127.0.0.1:4318).
+    #[arg(long, env = "TURNPIKE_TRACE_ENDPOINT", hide_env_values = true, value_name = "URL")]
+    pub(crate) trace_endpoint: Option<String>,
+    /// What the collector is told with everything, `name=value,..`; a comma in a value is written %2C.
+    #[arg(
+        long,
+        env = "TURNPIKE_TRACE_HEADERS",
+        hide_env_values = true,
+        value_name = "HEADERS",
+        requires = "trace_endpoint"
+    )]
+    pub(crate) trace_headers: Option<String>,
+    /// Part of the requests that are recorded, from 0 to 1.
+    #[arg(
+        long,
+        env = "TURNPIKE_TRACE_SAMPLE",
+        default_value = "1",
+        value_name = "SHARE",
+        allow_negative_numbers = true
+    )]
+    pub(crate) trace_sample: gateway::Share,
+    /// Callers that send a traceparent decide by its flag whether their requests are recorded. Only where every caller is
+    /// trusted, such as behind a proxy that begins the traces.
+    #[arg(long, env = "TURNPIKE_TRACE_TRUST_PARENT")]
+    pub(crate) trace_trust_parent: bool,
     /// How logs are written.
     #[arg(long, env = "TURNPIKE_LOG_FORMAT", value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -258,7 +283,7 @@ pub(crate) struct Serving {
 
 impl Serving {
     /// What the gateway is started with.
-    pub(crate) fn gateway(&self, folder: PathBuf) -> gateway::Config {
+    pub(crate) fn gateway(&self, folder: PathBuf) -> Result<gateway::Config, Failure> {
         let mut config = gateway::Config::new(self.gateway_listen, folder);
         if self.gateway_threads > 0 {
             config.threads = self.gateway_threads;
@@ -271,9 +296,28 @@ impl Serving {
             to,
             sample: self.access_log_sample,
         });
+        config.trace = self.trace()?;
         config.trusted_proxies.clone_from(&self.gateway_trusted_proxies);
         config.proxy_protocol = self.gateway_proxy_protocol;
-        config
+        Ok(config)
+    }
+
+    /// Where traces are sent, if anywhere. Read here and not by clap, which would print what is wrong with its secrets.
+    pub(crate) fn trace(&self) -> Result<Option<gateway::TraceConfig>, Failure> {
+        let Some(endpoint) = &self.trace_endpoint else {
+            return Ok(None);
+        };
+        let wrong = |name: &str, why: &str| Failure(format!("{name}: {why}"));
+        let headers = match &self.trace_headers {
+            Some(text) => text.parse().map_err(|why| wrong("TURNPIKE_TRACE_HEADERS", why))?,
+            None => gateway::CollectorHeaders::default(),
+        };
+        Ok(Some(gateway::TraceConfig {
+            endpoint: endpoint.parse().map_err(|why| wrong("TURNPIKE_TRACE_ENDPOINT", why))?,
+            headers,
+            sample: self.trace_sample,
+            trust_parent: self.trace_trust_parent,
+        }))
     }
 
     /// The gateway's certificate and key, where it serves TLS.

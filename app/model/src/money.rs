@@ -20,14 +20,28 @@ impl Currency {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// Digits after the decimal point. The list of currencies without or with three is Stripe's.
+    /// Digits after the decimal point of its minor unit. The list of currencies without or with three is Stripe's, which
+    /// counts shillings of Uganda in hundredths that nobody uses.
     pub fn exponent(self) -> u32 {
         match &self.0 {
-            b"bif" | b"clp" | b"djf" | b"gnf" | b"jpy" | b"kmf" | b"krw" | b"mga" | b"pyg" | b"rwf" | b"ugx"
-            | b"vnd" | b"vuv" | b"xaf" | b"xof" | b"xpf" => 0,
+            b"bif" | b"clp" | b"djf" | b"gnf" | b"jpy" | b"kmf" | b"krw" | b"mga" | b"pyg" | b"rwf" | b"vnd"
+            | b"vuv" | b"xaf" | b"xof" | b"xpf" => 0,
             b"bhd" | b"jod" | b"kwd" | b"omr" | b"tnd" => 3,
             _ => 2,
         }
+    }
+
+    /// Digits after the decimal point that Stripe charges: an amount must end in zeros where the minor unit is finer.
+    pub fn charged_decimals(self) -> u32 {
+        match &self.0 {
+            b"isk" | b"ugx" => 0,
+            _ => self.exponent().min(2),
+        }
+    }
+
+    /// Stripe charges multiples of so many minor units.
+    pub fn charge_step(self) -> u32 {
+        10u32.pow(self.exponent() - self.charged_decimals())
     }
 }
 
@@ -274,6 +288,18 @@ mod tests {
         assert_eq!(major("0", "jpy"), "0");
         assert_eq!(major("500.5", "jpy"), "500.5");
         assert_eq!(major("1000", "kwd"), "1.000");
+    }
+
+    #[test]
+    fn counts_minor_units_as_stripe_does() {
+        let of = |code: &str| {
+            let currency: Currency = code.parse().unwrap();
+            (currency.exponent(), currency.charge_step())
+        };
+        assert_eq!(
+            ["usd", "jpy", "ugx", "isk", "kwd", "huf"].map(of),
+            [(2, 1), (0, 1), (2, 100), (2, 100), (3, 10), (2, 1)]
+        );
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct MeterCost {
     pub plan: String,
     /// Units.
     pub units: u64,
+    /// Those of them that were used in an earlier period and came after its invoice was final.
+    pub late: u64,
     /// As an invoice shows it.
     pub lines: Vec<UsageLine>,
     /// Sum of the lines.
@@ -125,11 +127,12 @@ struct Used {
     name: String,
     unit: String,
     units: u64,
+    late: u64,
 }
 
 async fn used(connection: &mut PgConnection, consumer: ConsumerId, period_start: Time) -> Result<Vec<Used>> {
     let rows = sqlx::query!(
-        r#"SELECT u.plan_version_id, u.units, m.slug, m.name, m.unit FROM usage_periods u
+        r#"SELECT u.plan_version_id, u.units, u.late_units, m.slug, m.name, m.unit FROM usage_periods u
            JOIN meters m ON m.number = u.meter
            WHERE u.consumer_id = $1 AND u.environment = 'live' AND u.period_start = $2 AND u.units > 0
              AND u.plan_version_id <> '' ORDER BY u.plan_version_id, u.meter"#,
@@ -146,6 +149,7 @@ async fn used(connection: &mut PgConnection, consumer: ConsumerId, period_start:
                 name: r.name,
                 unit: r.unit,
                 units: u64::try_from(r.units).map_err(DomainError::internal)?,
+                late: u64::try_from(r.late_units).map_err(DomainError::internal)?,
             })
         })
         .collect()
@@ -181,6 +185,7 @@ fn meter_cost(
         unit: used.unit.clone(),
         plan: terms.name.clone(),
         units: used.units,
+        late: used.late,
         amount: sum(currency, lines.iter().map(|l| l.amount))?,
         lines,
         invoiced,

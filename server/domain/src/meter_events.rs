@@ -5,6 +5,7 @@
 //! the same row again, for [`RESEND_S`]. After that nobody knows any more: the row is *ambiguous*, and what Stripe has
 //! is asked for, compared, and only the difference is sent.
 
+mod late;
 mod reconcile;
 mod send;
 
@@ -25,6 +26,8 @@ const RECONCILE_WAIT_S: i64 = 600;
 const TOO_OLD_S: i64 = 35 * 86_400;
 /// Stripe takes no usage further in the future than five minutes; one is left for the clocks.
 const AHEAD_S: i64 = 240;
+/// An invoice is a draft for an hour at least after its period has ended, in seconds.
+const DRAFT_S: i64 = 3_600;
 /// A row handed out belongs to its sender that long: longer than a call may take.
 const LEASE_S: i64 = 60;
 /// Longest wait between two tries, in seconds.
@@ -52,24 +55,47 @@ pub async fn ensure_recurring(domain: &Domain) -> Result<()> {
 }
 
 /// Turns unbilled units into rows, all or of one subscription. Units leave one table and enter the other in one
-/// transaction.
+/// transaction. What its invoice would miss goes to the running period first; what nobody knows the fate of waits.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn collect(domain: &Domain, subscription: Option<SubscriptionId>) -> Result<()> {
+    late::carry(domain, subscription).await?;
+    let now = domain.clock.now();
     let mut tx = domain.pool.begin().await?;
     sqlx::query!("SELECT pg_advisory_xact_lock($1)", COLLECT_LOCK)
         .execute(&mut *tx)
         .await?;
-    // Within an hour several rows may come at once, one for each period and plan version that met in it.
-    let taken = sqlx::query!(
-        "DELETE FROM unbilled_units WHERE $1::text IS NULL OR subscription_id = $1
+    let taken = sqlx::query_as!(
+        Unbilled,
+        "DELETE FROM unbilled_units
+         WHERE ($1::text IS NULL OR subscription_id = $1) AND takes_usage(subscription_id, period_start, $2)
          RETURNING subscription_id, consumer_id, meter, hour, period_start, plan_version_id, units, last_at",
         subscription as Option<SubscriptionId>,
+        now.plus_s(-DRAFT_S),
     )
     .fetch_all(&mut *tx)
     .await?;
-    let now = domain.clock.now();
+    insert_all(&mut tx, taken, now).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Units of an hour that are in no row yet.
+struct Unbilled {
+    subscription_id: SubscriptionId,
+    consumer_id: ConsumerId,
+    meter: i16,
+    hour: Time,
+    period_start: Time,
+    plan_version_id: String,
+    units: i64,
+    last_at: Time,
+}
+
+/// Adds a row for each. Within an hour several may come at once, one for each period and plan version that met in it.
+/// The caller holds the collecting lock.
+async fn insert_all(connection: &mut PgConnection, taken: Vec<Unbilled>, now: Time) -> Result<()> {
     for row in taken {
         let bucket = Bucket {
             subscription: row.subscription_id,
@@ -81,9 +107,8 @@ pub async fn collect(domain: &Domain, subscription: Option<SubscriptionId>) -> R
         };
         // Never before the period it is billed in, and not ahead of the clock where that can be helped.
         let at = row.last_at.min(now).max(row.period_start);
-        insert(&mut tx, &bucket, row.units, at).await?;
+        insert(connection, &bucket, row.units, at).await?;
     }
-    tx.commit().await?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What a gateway is started with.
 
 use crate::listen::TlsFiles;
+use crate::trace::TraceConfig;
 use hmac::{Hmac, KeyInit, Mac};
 use model::policy::AddressRange;
 use sha2::Sha256;
@@ -33,6 +34,8 @@ pub struct Config {
     pub uncounted: Vec<AddressRange>,
     /// Where requests are written down one by one; none switches that off.
     pub access_log: Option<AccessLogConfig>,
+    /// Where traces of requests are sent; none switches that off.
+    pub trace: Option<TraceConfig>,
     /// Bounds on time and size.
     pub limits: Limits,
 }
@@ -63,12 +66,12 @@ impl Share {
     /// All of it.
     pub const ALL: Self = Self(1.0);
 
-    /// This part of a number.
-    pub(crate) fn of(self, whole: u32) -> u64 {
+    /// How many of 2 to the power of 32 lots win.
+    pub(crate) fn lots(self) -> u64 {
         // A product of two that are not negative, and less than 2 to the power of 53.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
-        let part = (self.0 * f64::from(whole)) as u64;
-        part
+        let part = (self.0 * f64::from(u32::MAX)) as u64;
+        part + u64::from(self == Self::ALL)
     }
 }
 
@@ -128,6 +131,7 @@ impl Config {
             proxy_protocol: false,
             uncounted: PRIVATE.iter().filter_map(|range| range.parse().ok()).collect(),
             access_log: None,
+            trace: None,
             limits: Limits::default(),
         }
     }

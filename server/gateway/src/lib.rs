@@ -153,6 +153,15 @@
 //! first (`rate::table`). A limit that keeps its name keeps its count when a plan changes, and a consumer's count
 //! follows it from plan to plan. Counts are this gateway's own, and are not kept over a restart.
 //!
+//! # What begins and ends by itself
+//!
+//! An entitlement may name features, limits and quotas that hold for one consumer in place of its plan's, each with its
+//! times ([`model::overrides`], [`model::snapshot::FeatureLife`]). What comes to hold at each of these moments is
+//! compiled when the entitlement is told (`account::Profiles`); the first request in or after a moment puts it into force,
+//! with the counters as they are. Nobody is asked, and the copy on disk has it too: a quota that ends while the control
+//! plane is away ends all the same. Prices and allowances are the plan's always: a quota of one consumer decides what is
+//! refused, not what is charged.
+//!
 //! # What a call costs
 //!
 //! On a route whose meter has a price for the caller's plan, every answer says
@@ -300,8 +309,8 @@
 //!
 //! `metrics` counts per worker and is added up when it is read; a request costs it a few stores and five readings of the
 //! clock. `seen` is the access log: a request gathers what is told of it only while there is one, and a thread of its own
-//! writes. `explain` asks each decision of the request path without taking anything. Trace context (`traceparent`) passes
-//! through untouched.
+//! writes. `trace` sends spans to an OpenTelemetry collector, from a task of its own. `explain` asks each decision of the
+//! request path without taking anything. Trace context (`traceparent`) passes through untouched where there are no traces.
 //!
 //! # One gateway after another
 //!
@@ -316,7 +325,7 @@
 //! # Threads
 //!
 //! One current-thread runtime per worker with a listening socket of its own (`SO_REUSEPORT`), one thread that syncs the
-//! ledger; the snapshot and the shipper run on the caller's runtime.
+//! ledger; the snapshot, the shipper and what sends traces run on the caller's runtime.
 
 mod account;
 mod admit;
@@ -328,6 +337,7 @@ pub mod benching;
 mod body;
 mod bounded;
 mod cache;
+mod causes;
 mod client;
 mod config;
 mod cors;
@@ -372,6 +382,7 @@ mod sync;
 mod tables;
 mod timer;
 mod token;
+mod trace;
 mod tunnel;
 mod upstream;
 mod worker;
@@ -383,3 +394,4 @@ pub use listen::{TlsError, TlsFiles};
 pub use refusal::Refusal;
 pub use rest::{is_free, ship_rest};
 pub use source::{SnapshotSource, SourceError, UsageSink};
+pub use trace::{CollectorHeaders, CollectorUrl, TraceConfig};

@@ -248,6 +248,7 @@ impl Drop for Open {
                 status: self.status,
                 refusal: Refusal::from_number(self.refusal),
                 caller: Some((self.consumer, self.key, Arc::clone(&self.terms))),
+                units: self.reserved,
                 request_bytes: self.upload.as_ref().map_or(0, |u| u.bytes()),
                 response_bytes: self.response_bytes,
                 took,

@@ -25,12 +25,14 @@ const SAVE_AT_LEAST_NS: u64 = 3_600_000_000_000;
 /// A copy may take this part of the time at most: one that takes long is made seldom.
 const SAVE_SHARE: u32 = 20;
 
-/// Runs until told to stop; makes a last copy then.
+/// Runs until the requests are through, so that a key revoked while they drain ends what it still has open; makes a last
+/// copy then.
 pub(crate) async fn run(
     shared: Arc<Shared>,
     source: Arc<dyn SnapshotSource>,
     dir: PathBuf,
     mut stop: watch::Receiver<Option<Stop>>,
+    mut through: watch::Receiver<bool>,
 ) {
     let mut copy = Copy::new(dir, shared.clock.steady_ns());
     let mut retry = RETRY_FIRST;
@@ -53,14 +55,13 @@ pub(crate) async fn run(
         tokio::select! {
             () = source.hint() => tokio::time::sleep(ASK_SPACING.saturating_sub(asked.elapsed())).await,
             () = tokio::time::sleep(pause) => {}
-            _ = stop.changed() => break,
+            Ok(()) = stop.changed() => {
+                if stop.borrow().is_some_and(|stop| stop.handed_over) {
+                    copy.give_up();
+                }
+            }
+            _ = through.changed() => break,
         }
-    }
-    if stop.borrow().is_some_and(|stop| stop.handed_over) {
-        if let Err(error) = disk::forget(&copy.dir) {
-            tracing::error!(%error, "the stored snapshot cannot be removed");
-        }
-        return;
     }
     copy.dirty = true;
     copy.due = Instant::now();
@@ -106,6 +107,8 @@ async fn ask(shared: &Arc<Shared>, source: &dyn SnapshotSource) -> Result<bool, 
 
 struct Copy {
     dir: PathBuf,
+    /// Not where another process took over.
+    wanted: bool,
     dirty: bool,
     due: Instant,
     /// When the last one was made, in steady time.
@@ -115,17 +118,19 @@ struct Copy {
 impl Copy {
     fn new(dir: PathBuf, now_ns: u64) -> Self {
         Self {
-            saved_ns: now_ns,
             dir,
+            wanted: true,
             dirty: false,
             due: Instant::now(),
+            saved_ns: now_ns,
         }
     }
 
     /// Saves when it is time; how long until it is, when it is not yet.
     async fn save_if_due(&mut self, shared: &Arc<Shared>) -> Option<Duration> {
         let now_ns = shared.clock.steady_ns();
-        if !self.dirty && now_ns.saturating_sub(self.saved_ns) < SAVE_AT_LEAST_NS {
+        let is_old = now_ns.saturating_sub(self.saved_ns) >= SAVE_AT_LEAST_NS;
+        if !self.wanted || !(self.dirty || is_old) {
             return None;
         }
         let begun = Instant::now();
@@ -141,5 +146,13 @@ impl Copy {
         }
         self.due = Instant::now() + SAVE_SPACING.max(begun.elapsed() * SAVE_SHARE);
         None
+    }
+
+    /// Another process took over, and knows more from now on.
+    fn give_up(&mut self) {
+        self.wanted = false;
+        if let Err(error) = disk::forget(&self.dir) {
+            tracing::error!(%error, "the stored snapshot cannot be removed");
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::money::{Currency, Money, minor_units};
 use crate::policy::RateRule;
 use crate::price::{Overage, OverageTier, TierModel};
 use crate::quota::{QuotaGrace, check_marks};
+use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 /// A named offer.
@@ -160,6 +161,7 @@ impl OfferFile {
             Ok(_) => return wrong(format!("{place}.flat"), "must not be negative"),
             Err(e) => return wrong(format!("{place}.flat"), e.to_string()),
         };
+        check_charge(&format!("{place}.flat"), &self.flat, flat)?;
         slugs(&format!("{place}.meters"), self.meters.iter().map(|m| &m.meter))?;
         let mut terms = Vec::new();
         for m in &self.meters {
@@ -195,9 +197,33 @@ impl OfferFile {
     }
 }
 
+/// Refuses what Stripe cannot charge: an amount that is finer than it counts.
+fn check_charge(place: &str, text: &str, amount: Money) -> Result<(), CatalogueError> {
+    let (currency, step) = (amount.currency, amount.currency.charge_step());
+    if amount.minor % i64::from(step) == 0 {
+        return Ok(());
+    }
+    let decimals = currency.charged_decimals();
+    let takes = match decimals {
+        0 => format!("whole {currency}"),
+        _ => "two decimals".to_owned(),
+    };
+    let near = Decimal::new(amount.minor / i64::from(step), decimals);
+    let problem = format!("{text} {currency} cannot be charged: Stripe takes {takes}, such as {near}");
+    wrong(place, problem)
+}
+
 impl OverageFile {
     fn check(&self, place: &str, included: u64, currency: Currency) -> Result<Overage, CatalogueError> {
         let place = format!("{place}.overage");
+        if currency.charge_step() > 1 {
+            // How Stripe rounds a line of usage to what it can charge is not modelled: the running cost would differ.
+            let problem = format!(
+                "usage cannot be priced in {currency} yet, because Stripe charges no amounts as fine as it counts: leave \
+                 the overage out (then calls beyond what is included are refused) or sell in another currency"
+            );
+            return wrong(place, problem);
+        }
         let mut floor = included;
         let mut tiers = Vec::new();
         for (i, t) in self.tiers.iter().enumerate() {

@@ -63,6 +63,59 @@ fn credentials_are_checked_against_the_rest_of_the_file() {
     );
 }
 
+/// The flat price in minor units of a plan in a currency, or what is wrong with it.
+fn priced(currency: &str, flat: &str, overage: &str) -> Result<i64, String> {
+    let file = FILE.replace("usd", currency).replace("plans = []", "");
+    let file: CatalogueFile = toml::from_str(&format!(
+        "{file}\nroutes = []\n[[plans]]\nslug = \"a\"\nname = \"A\"\ntagline = \"\"\nrate_limit = {{ per_second = 1, burst = 1 }}\n\
+         month = {{ flat = \"{flat}\", meters = [{{ meter = \"calls\", included = 10{overage} }}] }}\n"
+    ))
+    .unwrap();
+    let plans = file.check().map_err(|e| e.to_string())?;
+    Ok(plans[0].offers[0].flat.minor)
+}
+
+#[test]
+fn prices_are_what_stripe_can_charge() {
+    for (currency, flat, minor) in [
+        ("usd", "29.01", 2_901),
+        ("jpy", "501", 501),
+        // Stripe counts these in hundredths, and charges whole ones.
+        ("ugx", "5000", 500_000),
+        ("isk", "500.00", 50_000),
+        // And these in thousandths, and charges hundredths.
+        ("kwd", "1.250", 1_250),
+    ] {
+        assert_eq!(priced(currency, flat, ""), Ok(minor), "{flat} {currency}");
+    }
+    for (currency, flat, words) in [
+        (
+            "ugx",
+            "5000.50",
+            "5000.50 ugx cannot be charged: Stripe takes whole ugx, such as 5000",
+        ),
+        (
+            "isk",
+            "499.99",
+            "499.99 isk cannot be charged: Stripe takes whole isk, such as 499",
+        ),
+        (
+            "kwd",
+            "1.255",
+            "1.255 kwd cannot be charged: Stripe takes two decimals, such as 1.25",
+        ),
+    ] {
+        assert_eq!(priced(currency, flat, ""), Err(format!("plans.a.month.flat: {words}")));
+    }
+    let overage = ", overage = { model = \"graduated\", tiers = [{ unit = \"1\" }] }";
+    assert_eq!(priced("jpy", "501", overage), Ok(501));
+    for currency in ["ugx", "isk", "bhd", "jod", "kwd", "omr", "tnd"] {
+        let refused = priced(currency, "500", overage).unwrap_err();
+        let words = format!("plans.a.month.meters.calls.overage: usage cannot be priced in {currency} yet");
+        assert!(refused.starts_with(&words), "{refused}");
+    }
+}
+
 #[test]
 fn two_routes_for_the_same_requests_need_something_to_choose_by() {
     let first = route("first", "path = \"/v1/{id}\"");

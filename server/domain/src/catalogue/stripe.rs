@@ -2,7 +2,7 @@
 
 use crate::jobs::{self, Job};
 use crate::payments::{NewPrice, NewPriceKind};
-use crate::{Domain, Result};
+use crate::{Domain, Result, locks};
 use model::access::Interval;
 use model::catalogue::{Offer, PlanTerms};
 use model::{Currency, PlanId, PlanVersionId};
@@ -34,6 +34,7 @@ impl Job for PublishToStripe {
     async fn run(&self, domain: &Domain) -> Result<()> {
         // Held while Stripe is asked; nothing else waits for this lock but other runs of this job.
         let mut turn = domain.pool.begin().await?;
+        locks::wait_for_stripe(&mut turn).await?;
         sqlx::query!("SELECT pg_advisory_xact_lock($1)", CARRYING)
             .fetch_one(&mut *turn)
             .await?;

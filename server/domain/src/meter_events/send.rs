@@ -1,7 +1,9 @@
 //! Handing rows to Stripe.
 
 use super::reconcile::reconcile;
-use super::{AHEAD_S, CLAIM_LOCK, EVERY_S, LEASE_S, MAX_BACKOFF_S, RECONCILE_WAIT_S, RESEND_S, TOO_OLD_S, collect};
+use super::{
+    AHEAD_S, CLAIM_LOCK, DRAFT_S, EVERY_S, LEASE_S, MAX_BACKOFF_S, RECONCILE_WAIT_S, RESEND_S, TOO_OLD_S, collect,
+};
 use crate::jobs::{self, Job};
 use crate::payments::{NewMeterEvent, PaymentsError};
 use crate::{Domain, DomainError, Result};
@@ -188,21 +190,25 @@ async fn claim(domain: &Domain, subscription: Option<SubscriptionId>) -> Result<
         .await?;
     let row = sqlx::query!(
         r#"SELECT e.id, e.consumer_id, e.subscription_id, e.meter, e.hour, e.period_start, e.plan_version_id, e.units, e.at, e.identifier, e.state,
-                  e.first_sent_at, e.attempts, m.event_name, m.stripe_meter, c.stripe_customer
+                  e.first_sent_at, e.attempts, m.event_name, m.stripe_meter, c.stripe_customer,
+                  takes_usage(e.subscription_id, e.period_start, $4) AS "takes!"
            FROM meter_events e JOIN meters m ON m.number = e.meter JOIN consumers c ON c.id = e.consumer_id
            WHERE e.state IN ('pending', 'sending', 'ambiguous') AND (e.retry_at IS NULL OR e.retry_at <= $1)
              AND e.at <= $2 AND ($3::text IS NULL OR e.subscription_id = $3)
+             AND (e.state <> 'pending' OR takes_usage(e.subscription_id, e.period_start, $4))
              AND NOT EXISTS (SELECT FROM meter_events o WHERE o.consumer_id = e.consumer_id AND o.meter = e.meter
                              AND o.id <> e.id AND o.state IN ('sending', 'ambiguous'))
            ORDER BY e.id LIMIT 1"#,
         now,
         now.plus_s(AHEAD_S),
         subscription as Option<SubscriptionId>,
+        now.plus_s(-DRAFT_S),
     )
     .fetch_optional(&mut *tx)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let late = row.first_sent_at.is_some_and(|first| first.plus_s(RESEND_S) <= now);
+    // Sent again it would count twice, or be on no invoice.
+    let late = !row.takes || row.first_sent_at.is_some_and(|first| first.plus_s(RESEND_S) <= now);
     let was_ambiguous = row.state == "ambiguous";
     let ambiguous = was_ambiguous || (row.state == "sending" && late);
     let wait = if ambiguous && !was_ambiguous {
@@ -224,7 +230,7 @@ async fn claim(domain: &Domain, subscription: Option<SubscriptionId>) -> Result<
     if ambiguous && !was_ambiguous {
         tracing::error!(
             event = row.identifier,
-            "a meter event is neither acknowledged nor refused after 20 hours"
+            "a meter event is neither acknowledged nor refused, and too old to be sent again"
         );
         return Ok(None);
     }

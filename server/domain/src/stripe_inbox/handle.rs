@@ -72,11 +72,12 @@ async fn note_failure(domain: &Domain, ids: &[String], error: &crate::DomainErro
 /// A question to Stripe whose answer is written. Of the event only ids are used.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Action {
-    /// Usage first: an invoice is open for about an hour.
+    /// First: the mirror must have a draft before usage of its period is sent.
+    Invoice(String),
+    /// Then usage: an invoice is open for about an hour.
     Flush(String),
     Checkout(String),
     CheckoutExpired(String),
-    Invoice(String),
     Subscription(String),
     Refund(String),
     Dispute(String),

@@ -1,11 +1,11 @@
 //! Changing a paid plan: more at once, prorated and paid for before it holds; less with the next period.
 
 use super::checkout::nonce;
-use super::sync::copy;
+use super::sync::{Sold, copy};
 use super::turn::Turn;
-use super::{Subscription, lines, of};
+use super::{Subscription, intent, lines, of};
 use crate::payments::{ItemChange, PaymentsError, StripeSubscription};
-use crate::{BillingManager, Domain, DomainError, Result, audit, catalogue, meter_events, usage};
+use crate::{BillingManager, Domain, DomainError, Result, audit, catalogue, meter_events};
 use model::access::{Interval, SubscriptionStatus};
 use model::catalogue::{Offer, PlanTerms};
 use model::{Money, PlanVersionId, Time};
@@ -116,23 +116,21 @@ pub async fn apply(domain: &Domain, manager: &BillingManager, target: &Target, a
             "This preview is out of date. Look at it again.".to_owned(),
         ));
     }
+    let flushed = flush_before(domain, manager, target, at).await?;
     let mut turn = Turn::take(domain, manager.consumer()).await?;
     let from = of(turn.connection(), manager.consumer()).await?;
     let step = Step::plan(domain, from, target, at).await?;
+    if step.sold_before() != flushed {
+        return Err(DomainError::Conflict(
+            "The plan was changed meanwhile. Look at the preview again.".to_owned(),
+        ));
+    }
     if let Some(schedule) = &step.from.stripe_schedule {
         // The later decision wins: what was scheduled is taken back first.
         release(domain, schedule).await?;
     }
-    if matches!(step.effect, Effect::Now(_)) {
-        // What was used so far is billed at the price it was used under.
-        meter_events::flush_and_settle(domain, &step.stripe).await?;
-    }
     let done = step.carry_out(domain).await?;
     copy(domain, &mut turn, &step.stripe).await?;
-    if let Effect::Now(at) = step.effect {
-        // The new prices hold from the previewed instant, so what was used since is billed at them.
-        usage::carry_over(domain, turn.connection(), step.from.id, at).await?;
-    }
     let to = format!("{} {}", target.plan, target.interval);
     let actor = manager.actor();
     audit::record(
@@ -146,6 +144,19 @@ pub async fn apply(domain: &Domain, manager: &BillingManager, target: &Target, a
     .await?;
     turn.commit().await?;
     Ok(done)
+}
+
+/// Sends what was used so far, which is billed at the price it was used under, where the change is one at once. Done
+/// before the turn is taken: it takes seconds, and webhooks wait for the turn. Gives what is sold before the change.
+async fn flush_before(domain: &Domain, manager: &BillingManager, target: &Target, at: Time) -> Result<Sold> {
+    let mut connection = domain.pool.acquire().await?;
+    let from = of(&mut connection, manager.consumer()).await?;
+    drop(connection);
+    let step = Step::plan(domain, from, target, at).await?;
+    if matches!(step.effect, Effect::Now(_)) {
+        meter_events::flush_and_settle(domain, &step.stripe).await?;
+    }
+    Ok(step.sold_before())
 }
 
 /// Takes a scheduled change back: the plan stays as it is.
@@ -256,6 +267,13 @@ impl Step {
         })
     }
 
+    fn sold_before(&self) -> Sold {
+        Sold {
+            version: self.from.version,
+            interval: self.from.interval,
+        }
+    }
+
     /// The items to take off and the prices to put on.
     async fn items(&self, domain: &Domain, object: &StripeSubscription) -> Result<ItemChange> {
         let old = catalogue::stripe::prices(&domain.pool, self.from.version, self.from.interval).await?;
@@ -284,11 +302,20 @@ impl Step {
         match self.effect {
             Effect::Now(at) => {
                 let key = format!("change-{name}-{}", at.unix_ms());
-                let changed = domain
-                    .payments
-                    .change_now(&self.stripe, &change, at, &key)
-                    .await
-                    .map_err(refusal)?;
+                let wanted = Sold {
+                    version: self.version,
+                    interval: self.interval,
+                };
+                intent::note(domain, self.from.id, wanted, at).await?;
+                let changed = match domain.payments.change_now(&self.stripe, &change, at, &key).await {
+                    Ok(changed) => changed,
+                    Err(e) => {
+                        if matches!(e, PaymentsError::Refused { .. } | PaymentsError::Missing) {
+                            intent::forget(domain, self.from.id).await?;
+                        }
+                        return Err(refusal(e));
+                    }
+                };
                 Ok(changed
                     .pending_until
                     .map_or(Done::Changed, |until| Done::Pending { until }))

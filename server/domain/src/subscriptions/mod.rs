@@ -11,6 +11,7 @@ mod current;
 mod dispute;
 mod end;
 mod grace;
+mod intent;
 mod lines;
 mod refund;
 mod sync;

@@ -3,6 +3,7 @@
 
 use super::begin::{end_unpaid, lock_consumer};
 use super::grace::{self, Standing};
+use super::intent;
 use super::refund::CancelDuplicate;
 use super::turn::Turn;
 use crate::payments::{PaymentsError, StripeSubscription};
@@ -100,15 +101,18 @@ pub(crate) struct Recorded {
     pub(crate) consumer: ConsumerId,
     pub(crate) version: PlanVersionId,
     pub(crate) interval: Interval,
-    pub(crate) period_start: Time,
+    period: Period,
     pub(crate) status: SubscriptionStatus,
     pub(crate) grace_until: Option<Time>,
     pub(crate) ended_at: Option<Time>,
+    /// What Stripe was asked to change it to, and the instant of the preview.
+    intended: Option<(Sold, Time)>,
 }
 
 pub(crate) async fn recorded(connection: &mut PgConnection, stripe_id: &str) -> Result<Option<Recorded>> {
     let row = sqlx::query!(
-        "SELECT id, consumer_id, plan_version_id, interval, period_start, status, grace_until, ended_at
+        "SELECT id, consumer_id, plan_version_id, interval, period_start, period_end, status, grace_until, ended_at,
+                changing_plan_version_id, changing_interval, changing_at
          FROM subscriptions WHERE stripe_subscription = $1",
         stripe_id
     )
@@ -119,18 +123,38 @@ pub(crate) async fn recorded(connection: &mut PgConnection, stripe_id: &str) -> 
         consumer: r.consumer_id,
         version: r.plan_version_id,
         interval: r.interval,
-        period_start: r.period_start,
+        period: Period {
+            start: r.period_start,
+            end: r.period_end,
+        },
         status: r.status,
         grace_until: r.grace_until,
         ended_at: r.ended_at,
+        intended: match (r.changing_plan_version_id, r.changing_interval, r.changing_at) {
+            (Some(version), Some(interval), Some(at)) => Some((Sold { version, interval }, at)),
+            _ => None,
+        },
     }))
 }
 
+impl Recorded {
+    /// The instant at which a change that we asked for was previewed; none for one that was made elsewhere.
+    fn intended_at(&self, sold: Sold) -> Option<Time> {
+        self.intended.filter(|(wanted, _)| *wanted == sold).map(|(_, at)| at)
+    }
+
+    /// Whether what we asked for may come yet: it waits for its payment, or Stripe was asked just now.
+    fn still_intends(&self, object: &StripeSubscription, now: Time) -> bool {
+        let recent = |(_, at): &(Sold, Time)| now < at.plus_s(intent::FORGOTTEN_AFTER_S);
+        object.pending_until.is_some() || self.intended.as_ref().is_some_and(recent)
+    }
+}
+
 /// What a set of prices sells.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Sold {
-    version: PlanVersionId,
-    interval: Interval,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sold {
+    pub(super) version: PlanVersionId,
+    pub(super) interval: Interval,
 }
 
 /// The plan version behind prices; an item we know nothing of (something the provider added by hand) is left out.
@@ -197,13 +221,17 @@ async fn update(
         period(connection, object).await?,
         scheduled(connection, next, sold).await?,
     );
+    let changed = (sold.version, sold.interval) != (row.version, row.interval);
     lock_consumer(connection, row.consumer).await?;
     let standing = grace::standing(domain, connection, Some(row), sold.version, &object.status).await?;
     sqlx::query!(
         "UPDATE subscriptions SET plan_version_id = $2, interval = $3, status = $4, grace_until = $5,
                 period_start = coalesce($6, period_start), period_end = coalesce($7, period_end),
                 cancel_at_period_end = $8, scheduled_plan_version_id = $9, scheduled_interval = $10,
-                stripe_schedule = $11, pending_until = $12, stripe_invoice = $13
+                stripe_schedule = $11, pending_until = $12, stripe_invoice = $13,
+                changing_plan_version_id = CASE WHEN $14 THEN changing_plan_version_id END,
+                changing_interval = CASE WHEN $14 THEN changing_interval END,
+                changing_at = CASE WHEN $14 THEN changing_at END
          WHERE id = $1",
         row.id as SubscriptionId,
         sold.version as PlanVersionId,
@@ -217,14 +245,17 @@ async fn update(
         scheduled.map(|s| s.interval) as Option<Interval>,
         object.schedule,
         object.pending_until,
-        object.latest_invoice
+        object.latest_invoice,
+        !changed && row.still_intends(object, domain.clock.now())
     )
     .execute(&mut *connection)
     .await?;
-    if (sold.version, sold.interval) != (row.version, row.interval) {
-        let since = period.map(|p| p.start).filter(|start| *start != row.period_start);
-        let since = since.unwrap_or_else(|| domain.clock.now());
-        usage::carry_over(domain, &mut *connection, row.id, since).await?;
+    if changed {
+        let since = period.map(|p| p.start).filter(|start| *start != row.period.start);
+        let since = since
+            .or_else(|| row.intended_at(sold))
+            .unwrap_or_else(|| domain.clock.now());
+        usage::carry_over(domain, &mut *connection, row.id, since, row.period).await?;
     }
     grace::follow_up(domain, connection, Some(row), &standing, object).await?;
     entitlements::recompile(domain, connection, row.consumer).await

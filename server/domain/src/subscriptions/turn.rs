@@ -1,6 +1,6 @@
 //! Whose turn it is: one at a time asks Stripe about a consumer and writes the answer.
 
-use crate::{Domain, Result};
+use crate::{Domain, Result, locks};
 use model::ConsumerId;
 use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -25,6 +25,7 @@ impl Turn {
     pub(crate) async fn take(domain: &Domain, consumer: ConsumerId) -> Result<Self> {
         let permit = TURNS.acquire().await.map_err(crate::DomainError::internal)?;
         let mut transaction = domain.pool.begin().await?;
+        locks::wait_for_stripe(&mut transaction).await?;
         sqlx::query!(
             "SELECT pg_advisory_xact_lock($1, hashtext($2))",
             TURN,

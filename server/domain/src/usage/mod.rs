@@ -7,6 +7,7 @@ pub(crate) mod marks;
 pub mod report;
 pub(crate) mod settled;
 
+pub(crate) use carry_over::carry_late;
 pub use carry_over::carry_over;
 pub use ingest::{ship, shipped_through};
 pub use log::{LogFilter, LogLine, ensure_recurring, has_requests, register, requests};

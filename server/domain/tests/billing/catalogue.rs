@@ -32,6 +32,20 @@ async fn a_published_plan_is_on_sale_once_stripe_has_its_prices() {
 }
 
 #[tokio::test]
+async fn a_slow_stripe_does_not_fail_publishing() {
+    let shop = Shop::impatient(300).await;
+    shop.slow_stripe(400);
+    shop.publish().await;
+    assert_eq!(
+        shop.count("SELECT count(*) FROM jobs WHERE last_error IS NOT NULL")
+            .await,
+        0
+    );
+    let ready = "SELECT count(*) FROM plan_versions WHERE ready_at IS NULL";
+    assert_eq!(shop.count(ready).await, 0);
+}
+
+#[tokio::test]
 async fn publishing_the_same_file_again_changes_nothing() {
     let shop = Shop::open().await;
     let file = parse(CATALOGUE).unwrap();

@@ -56,6 +56,20 @@ async fn an_upgrade_costs_what_the_preview_said_and_holds_at_once() {
 }
 
 #[tokio::test]
+async fn a_slow_stripe_does_not_lose_a_change() {
+    let shop = Shop::impatient(300).await;
+    shop.publish().await;
+    let buyer = shop.subscriber("buyer", "pro").await;
+    shop.pass(10 * DAY).await;
+    shop.slow_stripe(400);
+    let done = subscriptions::apply(&shop.domain, &buyer, &scale(), shop.domain.clock.now()).await;
+    assert_eq!(done.unwrap(), Done::Changed);
+    assert_eq!(shop.live(&buyer).await.plan, "scale");
+    let noted = "SELECT count(*) FROM audit_log WHERE action = 'subscription.change'";
+    assert_eq!(shop.count(noted).await, 1);
+}
+
+#[tokio::test]
 async fn an_upgrade_that_is_not_paid_leaves_the_old_plan() {
     let shop = Shop::open().await;
     let buyer = shop.subscriber("buyer", "pro").await;

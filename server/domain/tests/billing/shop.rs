@@ -16,8 +16,9 @@ use domain::{BillingManager, Domain, Inner, Provider, Viewer, identity, recurrin
 use model::access::{Environment, Interval};
 use model::snapshot::Entitlement;
 use model::{Clock, ConsumerId, Time};
+use sqlx::postgres::{PgPool, PgPoolOptions};
 use std::sync::Arc;
-use stripe_emulator::Running;
+use stripe_emulator::{Fault, Running};
 use testkit::{Database, SeededRandom};
 
 pub(crate) const HOUR: i64 = 3_600;
@@ -120,14 +121,14 @@ async fn deliver(State(domain): State<Domain>, headers: HeaderMap, body: Bytes) 
 
 /// The rules, on a database, by the emulator's clock.
 fn control_plane(
-    database: &Database,
+    pool: &PgPool,
     stripe: &Emulated,
     random: &Arc<SeededRandom>,
     key: &str,
     settings: Settings,
 ) -> Domain {
     Domain::new(Inner {
-        pool: database.pool().clone(),
+        pool: pool.clone(),
         clock: Arc::new(StripeClock(Arc::clone(stripe))),
         random: random.clone(),
         payments: stripe.client(key),
@@ -139,10 +140,15 @@ impl Shop {
     /// Open for business: published, in Stripe, with our address registered there.
     pub(crate) async fn open() -> Self {
         let shop = Self::empty().await;
-        let file = parse(CATALOGUE).unwrap();
-        publish(&shop.domain, &Provider::console(), &file).await.unwrap();
-        shop.work().await;
+        shop.publish().await;
         shop
+    }
+
+    /// Publishes what it sells, and carries it to Stripe.
+    pub(crate) async fn publish(&self) {
+        let file = parse(CATALOGUE).unwrap();
+        publish(&self.domain, &Provider::console(), &file).await.unwrap();
+        self.work().await;
     }
 
     /// Nothing published yet.
@@ -155,8 +161,29 @@ impl Shop {
         let mut shop = Self::open().await;
         let mut settings = shop.domain.settings.clone();
         set(&mut settings);
-        shop.domain = control_plane(&shop.database, &shop.stripe, &shop.random, KEY, settings);
+        shop.domain = control_plane(shop.database.pool(), &shop.stripe, &shop.random, KEY, settings);
         shop
+    }
+
+    /// Nothing published yet; PostgreSQL ends transactions that pause for longer.
+    pub(crate) async fn impatient(pause_ms: u32) -> Self {
+        let mut shop = Self::empty().await;
+        let pause = [("idle_in_transaction_session_timeout", pause_ms.to_string())];
+        let options = shop.database.options().options(pause);
+        let pool = PgPoolOptions::new().connect_with(options).await.unwrap();
+        let settings = shop.domain.settings.clone();
+        shop.domain = control_plane(&pool, &shop.stripe, &shop.random, KEY, settings);
+        shop
+    }
+
+    /// Every answer of Stripe's takes so long from now on, in milliseconds of real time.
+    pub(crate) fn slow_stripe(&self, delay_ms: u64) {
+        self.stripe.fault(Fault {
+            kind: "slow".to_owned(),
+            status: 0,
+            count: u32::MAX,
+            delay_ms,
+        });
     }
 
     /// Nothing published yet, and no Stripe key: an operator's first start.
@@ -167,7 +194,7 @@ impl Shop {
     /// Starts again, with a key.
     pub(crate) async fn give_key(&mut self) {
         let settings = self.domain.settings.clone();
-        self.domain = control_plane(&self.database, &self.stripe, &self.random, KEY, settings);
+        self.domain = control_plane(self.database.pool(), &self.stripe, &self.random, KEY, settings);
         recurring::ensure(&self.domain).await.unwrap();
         self.work().await;
     }
@@ -179,7 +206,7 @@ impl Shop {
         let mut settings = testkit::settings();
         settings.portal_url = format!("http://{}", listener.local_addr().unwrap());
         let random = SeededRandom::new(11);
-        let domain = control_plane(&database, &stripe, &random, key, settings);
+        let domain = control_plane(database.pool(), &stripe, &random, key, settings);
         let router = axum::Router::new()
             .route(stripe_inbox::PATH, post(deliver))
             .with_state(domain.clone());

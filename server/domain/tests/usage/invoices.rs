@@ -3,13 +3,14 @@
 use super::paid::Paid;
 use domain::jobs::Job;
 use domain::meter_events::{SendMeterEvents, flush};
-use domain::subscriptions::{self, Effect, Target};
-use domain::{Provider, cost, invoices};
+use domain::subscriptions::{self, Done, Effect, Target};
+use domain::{BillingManager, DomainError, Provider, cost, invoices};
 use model::access::{Environment, Interval, Role};
+use stripe_emulator::Fault;
 use testkit::SeededRandom;
 
 /// What our rating and Stripe say of the usage on each final invoice, the oldest first.
-async fn compared(paid: &Paid) -> Vec<(i64, i64)> {
+pub(super) async fn compared(paid: &Paid) -> Vec<(i64, i64)> {
     sqlx::query_as(
         "SELECT rated_usage_minor, billed_usage_minor FROM invoices WHERE rated_usage_minor IS NOT NULL ORDER BY created_at, id",
     )
@@ -19,7 +20,7 @@ async fn compared(paid: &Paid) -> Vec<(i64, i64)> {
 }
 
 /// Mirrors every invoice that Stripe has for the consumer.
-async fn mirror(paid: &Paid) {
+pub(super) async fn mirror(paid: &Paid) {
     let customer: String = sqlx::query_scalar("SELECT stripe_customer FROM consumers WHERE id = $1")
         .bind(paid.consumer)
         .fetch_one(&paid.domain.pool)
@@ -31,7 +32,7 @@ async fn mirror(paid: &Paid) {
 }
 
 /// Lets the period end: Stripe drafts, we flush, the draft becomes final. Gives what the running cost had said.
-async fn end_period(paid: &Paid) -> i64 {
+pub(super) async fn end_period(paid: &Paid) -> i64 {
     let subscription = paid.subscription().await;
     let stripe = subscription.stripe_subscription.unwrap();
     flush(&paid.domain, &stripe).await.unwrap();
@@ -114,6 +115,78 @@ async fn the_gateway_is_told_what_is_settled(paid: &Paid, units: u64, minor: i64
     assert_eq!(told.settled_minor + since.minor, running.usage.minor);
 }
 
+pub(super) fn owner(paid: &Paid) -> BillingManager {
+    let viewer = Provider::console().viewer(paid.consumer);
+    viewer.billing_manager(Role::Owner).unwrap()
+}
+
+fn large() -> Target {
+    Target {
+        plan: "large".to_owned(),
+        interval: Interval::Month,
+    }
+}
+
+/// A webhook is the first to see a change that was previewed at `at`, after calls went on and were sent.
+async fn a_webhook_sees_the_change(paid: &Paid, seen: impl AsyncFnOnce()) {
+    paid.uses(4_321).await;
+    SendMeterEvents {}.run(&paid.domain).await.unwrap();
+    paid.advance_to(paid.domain.clock.now().plus_s(600)).await;
+    seen().await;
+    paid.sync().await;
+    assert_eq!(paid.subscription().await.terms.slug, "large");
+    // All of it at Large's 0.00217: Stripe lets its prices begin at the previewed instant.
+    let cost = end_period(paid).await;
+    assert_eq!(cost, 938);
+    let all = compared(paid).await;
+    assert!(all.iter().all(|(rated, billed)| rated == billed), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_change_whose_answer_was_lost_begins_at_the_previewed_instant() {
+    let paid = Paid::new("small").await;
+    let at = paid.domain.clock.now().plus_s(9 * 86_400);
+    paid.advance_to(at.plus_s(300)).await;
+    // The subscription is read, the change is made, and nobody hears of it.
+    for (kind, status, count) in [("slow", 0, 1), ("drop_after_commit", 0, 1), ("status", 500, 2)] {
+        let (kind, delay_ms) = (kind.to_owned(), 0);
+        paid.stripe.fault(Fault {
+            kind,
+            status,
+            count,
+            delay_ms,
+        });
+    }
+    let lost = subscriptions::apply(&paid.domain, &owner(&paid), &large(), at).await;
+    assert!(matches!(lost, Err(DomainError::PaymentsUnavailable(_))), "{lost:?}");
+    a_webhook_sees_the_change(&paid, async || {}).await;
+}
+
+#[tokio::test]
+async fn a_change_that_is_paid_later_begins_at_the_previewed_instant() {
+    let paid = Paid::new("small").await;
+    let at = paid.domain.clock.now().plus_s(9 * 86_400);
+    paid.advance_to(at.plus_s(300)).await;
+    paid.stripe.fail_next_charge("card_declined");
+    let done = subscriptions::apply(&paid.domain, &owner(&paid), &large(), at).await;
+    assert!(matches!(done, Ok(Done::Pending { .. })), "{done:?}");
+    // Looked at meanwhile, it waits on.
+    paid.advance_to(at.plus_s(4 * 3_600)).await;
+    paid.sync().await;
+    a_webhook_sees_the_change(&paid, async || {
+        let id = paid.subscription().await.stripe_subscription.unwrap();
+        let object = paid.stripe.object(&id);
+        let page = format!(
+            "{}i/{}",
+            paid.stripe.base_url,
+            object["latest_invoice"].as_str().unwrap()
+        );
+        let card = "number=4242424242424242&expiry=12%2F34&cvc=123&name=Ada&email=ada%40example.com";
+        assert_eq!(paid.stripe.post(&page, card.to_owned()).await, 303);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_upgrade_in_mid_period_bills_each_side_at_its_prices() {
     let paid = Paid::new("small").await;
@@ -124,14 +197,7 @@ async fn an_upgrade_in_mid_period_bills_each_side_at_its_prices() {
     paid.uses(1_234).await;
     SendMeterEvents {}.run(&paid.domain).await.unwrap();
     paid.advance_to(start.plus_s(9 * 86_400 + 137)).await;
-    let manager = Provider::console()
-        .viewer(paid.consumer)
-        .billing_manager(Role::Owner)
-        .unwrap();
-    let target = Target {
-        plan: "large".to_owned(),
-        interval: Interval::Month,
-    };
+    let (manager, target) = (owner(&paid), large());
     let preview = subscriptions::preview(&paid.domain, &manager, &target).await.unwrap();
     let Effect::Now(at) = preview.effect else {
         panic!("an upgrade takes effect now")

@@ -4,6 +4,7 @@ mod ingest;
 mod invoices;
 mod key_limits;
 mod keys;
+mod late;
 mod marks;
 mod outbox;
 mod paid;

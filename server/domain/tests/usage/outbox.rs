@@ -128,6 +128,11 @@ async fn what_had_not_arrived_before_a_long_outage_is_sent() {
 async fn what_is_too_old_is_listed_and_alarmed_not_sent() {
     let paid = Paid::new("small").await;
     let (under, now) = (paid.under().await, paid.domain.clock.now());
+    // The period is a year.
+    sqlx::query("UPDATE subscriptions SET period_end = period_end + interval '11 months'")
+        .execute(&paid.domain.pool)
+        .await
+        .unwrap();
     paid.ship(under, now, 9).await;
     paid.advance_to(now.plus_s(36 * 86_400)).await;
     SendMeterEvents {}.run(&paid.domain).await.unwrap();

@@ -9,7 +9,7 @@ mod terms;
 mod tests;
 
 use crate::headers;
-use crate::limit::{Frame, Limit, Over, Slot, cap_left};
+use crate::limit::{Limit, Over, Slot, cap_left};
 use crate::memory::Held;
 use crate::rate::Own;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -83,6 +83,7 @@ impl Account {
                 profile: Arc::new(Profile::nothing()),
                 prices: None,
                 later: Arc::default(),
+                overrides: Arc::default(),
                 suspended: Some(Suspension::NoPlan),
                 subscription: None,
                 plan_version: None,
@@ -124,14 +125,16 @@ impl Account {
         let period = period_at(terms.period, now);
         let (profile, later) = current(&terms.profile, &terms.later, now);
         let (limits, settled_minor) = if period == terms.period {
-            (terms.limits.clone(), terms.settled_minor)
+            (terms.limits_under(&profile), terms.settled_minor)
         } else {
-            (terms.emptied(period), 0)
+            (terms.emptied(&profile, period), 0)
         };
+        let own = profile.rules.own(&[(&terms.profile.rules, &terms.own)]);
         let rolled = Arc::new(Terms {
             profile,
             prices: None,
             later,
+            overrides: Arc::clone(&terms.overrides),
             suspended: terms.suspended,
             subscription: terms.subscription,
             plan_version: terms.plan_version,
@@ -139,7 +142,7 @@ impl Account {
             spend_cap_minor: terms.spend_cap_minor,
             settled_minor,
             limits,
-            own: terms.own.clone(),
+            own,
             summed: terms.summed,
         });
         self.terms.store(Arc::clone(&rolled));
@@ -217,14 +220,8 @@ impl Account {
             let told = if current { m.used } else { 0 };
             told.saturating_add(own(m.meter, period.start))
         };
-        let frame = Frame {
-            rate: e.rate_limit,
-            currency: e.currency,
-            period,
-            cap_left_minor: cap_left(e.spend_cap_minor, settled_minor),
-            priced: e.meters.iter().filter(|m| m.terms.overage.is_some()).count(),
-        };
-        let limit = |m: &MeterEntitlement| {
+        let frame = profile.frame(period, cap_left(e.spend_cap_minor, settled_minor));
+        let limit = |(m, metered): (&MeterEntitlement, _)| {
             let kept = old.limits.iter().find(|l| same && l.meter == m.meter);
             let slot = match kept {
                 Some(l) => {
@@ -234,22 +231,24 @@ impl Account {
                 None => Slot::starting_at(base(m)),
             };
             let settled_units = if current { m.settled_units } else { 0 };
-            let limit = frame.limit(m.meter, &m.terms, settled_units, slot);
+            let limit = frame.limit(metered, settled_units, slot);
             limit.slot.follow_grace(&limit, m.used_up_at.filter(|_| current));
             limit
         };
+        let limits = e.meters.iter().zip(profile.metered()).map(limit).collect();
         let own = profile.rules.own(&[(&old.profile.rules, &old.own)]);
         self.terms.store(Arc::new(Terms {
             profile,
             prices: None,
             later,
+            overrides: e.overrides.clone().into(),
             suspended: e.suspended,
             subscription: e.subscription,
             plan_version: e.plan_version,
             period,
             spend_cap_minor: e.spend_cap_minor,
             settled_minor,
-            limits: e.meters.iter().map(limit).collect(),
+            limits,
             own,
             summed: frame.is_summed(),
         }));

@@ -9,8 +9,9 @@ use crate::listen::Client;
 use crate::once;
 use crate::own::{Own, Told};
 use crate::refusal::{Refusal, Refused};
+use crate::seen::{TRACEPARENT, TRACESTATE};
 use crate::upstream::{Call, RequestHead};
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use model::policy::{Idempotency, IdentityForm};
@@ -72,6 +73,7 @@ impl Exchange<'_> {
 
     pub(super) fn send(&self, client: &Client, ready: &mut Ready, call: &mut Call) {
         let upload = ready.upload.take();
+        let trace = self.say_trace(ready);
         let Parts {
             method,
             uri,
@@ -103,7 +105,8 @@ impl Exchange<'_> {
             request_id: self.id_text.as_bytes(),
             host,
             shared_by,
-        });
+        })
+        .traced(trace.as_ref().map(Short::as_bytes));
         // Absolute form: the upstream gets the path and the query alone, byte for byte.
         let asked = uri.path_and_query().map_or("/", |p| p.as_str());
         let rewritten = ready.route.target.as_ref().map(|target| target.apply(uri));
@@ -117,6 +120,21 @@ impl Exchange<'_> {
             websocket: self.websocket,
         };
         call.send(&head, upload);
+    }
+
+    /// What the upstream is told of the trace, in place of what the caller said; nothing where the route keeps it back, nor a
+    /// trace of the caller's choice for an answer that others get, too.
+    fn say_trace(&self, ready: &mut Ready) -> Option<Short> {
+        let part = self.seen.as_ref()?.part()?;
+        let headers = &mut ready.parts.headers;
+        headers.remove(TRACEPARENT);
+        if part.begins() {
+            headers.remove(TRACESTATE);
+        }
+        let rule = ready.fetch.as_ref().and(ready.route.cache.as_ref());
+        let shared = rule.is_some_and(|rule| rule.shared_by.is_shared()) && !part.begins();
+        let kept_back = ready.route.request_edits.drops(&HeaderName::from_static(TRACEPARENT));
+        (!kept_back && !shared).then(|| Short::id(&part.told()))
     }
 
     /// Who is calling, signed, where the upstream is told so.

@@ -85,7 +85,7 @@ impl Exchange<'_> {
         let (id, now, machine_now, started) = (self.id, self.now, self.machine_now, self.started);
         let passed_ns = self.passed_ns.load(Ordering::Relaxed);
         let (route, seen) = (self.route, self.seen.clone());
-        let task = tokio::spawn(async move {
+        let task = self.worker.detached.spawn(async move {
             let exchange = Exchange {
                 worker: &worker,
                 id,

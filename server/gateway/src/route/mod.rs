@@ -44,6 +44,8 @@ use std::sync::Arc;
 pub(crate) struct Route {
     pub(crate) number: u16,
     pub(crate) slug: String,
+    /// Its path as the catalogue writes it.
+    pub(crate) path: String,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) meter: u16,
     pub(crate) counts: StatusSet,
@@ -99,6 +101,7 @@ impl Route {
             private: gates.tell_callers_apart() && auth.takes_credentials(),
             number: record.number,
             slug: record.slug.clone(),
+            path: record.path.clone(),
             upstream: Arc::clone(upstream),
             meter: record.meter,
             counts,

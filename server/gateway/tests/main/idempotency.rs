@@ -473,3 +473,22 @@ async fn a_client_that_goes_away_finds_what_it_asked_for_done() {
     }
     panic!("its answer never came");
 }
+
+/// A gateway that stops waits for it as for a client's own request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_goes_on_without_its_client_is_finished_before_the_gateway_ends() {
+    let (mut once, gate) = gated().await;
+    let head = once.head(&once.world.key, "POST /o/a", "Idempotency-Key: one\r\n", "a body");
+    let mut stream = TcpStream::connect(once.world.addr).await.unwrap();
+    stream.write_all(format!("{head}\r\na body").as_bytes()).await.unwrap();
+    until(|| once.done() == 1).await;
+    drop(stream);
+    let gateway = once.world.gateway.take().unwrap();
+    let ending = tokio::spawn(gateway.shutdown(Duration::from_secs(30)));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!ending.is_finished());
+    gate.store(1, Ordering::SeqCst);
+    ending.await.unwrap();
+    let rows = once.world.plane.rows();
+    assert_eq!(rows.iter().map(|r| (r.status, r.units)).collect::<Vec<_>>(), [(201, 1)]);
+}

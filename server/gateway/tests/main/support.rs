@@ -281,6 +281,7 @@ pub(crate) fn entitlement(consumer: ConsumerId) -> Entitlement {
         currency: Currency::USD,
         spend_cap_minor: None,
         settled_minor: 0,
+        overrides: Vec::new(),
     }
 }
 
