@@ -338,7 +338,7 @@ impl Admission {
             self.key_budget_left,
         );
         let limit = self.terms.limit(route.meter);
-        if let Some((units, end)) = limit.and_then(|l| l.grace_left(self.taken, self.terms.period)) {
+        if let Some((units, end)) = limit.and_then(|l| l.grace_left(self.taken, self.terms.period, now)) {
             headers.insert(TURNPIKE_GRACE, headers::grace(units, end));
         }
     }

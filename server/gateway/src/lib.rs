@@ -179,8 +179,9 @@
 //!
 //! A plan's hard quota may have a grace (`grace = { percent = 5 }`, `{ hours = 24 }`, both for the first of the two). Calls
 //! in it are let through and counted, cost nothing, as everything under a hard quota, and say so:
-//! `turnpike-grace: units=52, until=@1793577600`, with nothing left of `"quota"` in `RateLimit`. The hours begin when the
-//! quota is used up, and the grace ends with the period.
+//! `turnpike-grace: units=52, until=@1793577600`, with nothing left of `"quota"` in `RateLimit`. The hours begin with the
+//! request whose record uses the quota up, not with units that are given back, and the grace ends with the period. When
+//! that was is in the stored copy, or follows from the ledger.
 //!
 //! The same request with `Turnpike-Quote: ?1` asks for the price without calling (`quote`): 200 with
 //!

@@ -326,6 +326,33 @@ impl Ledger {
         Ok(sums)
     }
 
+    /// When some counts reached so many units more, each counted in the records after a sequence number: the time of the
+    /// request that made it so.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`].
+    pub(crate) fn reached(&self, mut lacking: HashMap<UnitsKey, (u64, u64)>) -> io::Result<HashMap<UnitsKey, Time>> {
+        let mut reached = HashMap::new();
+        let Some(oldest) = lacking.values().map(|(seq, _)| *seq).min() else {
+            return Ok(reached);
+        };
+        self.walk(oldest + 1, self.committed() + 1, |r| {
+            let Some(r) = decode(r).filter(|r| r.units > 0) else {
+                return true;
+            };
+            let key = (r.consumer, r.environment, r.meter, r.period_start);
+            if let Some((_, left)) = lacking.get_mut(&key).filter(|(seq, _)| r.seq > *seq) {
+                *left = left.saturating_sub(r.units.into());
+                if *left == 0 {
+                    reached.insert(key, r.at);
+                    lacking.remove(&key);
+                }
+            }
+            !lacking.is_empty()
+        })?;
+        Ok(reached)
+    }
+
     /// Units of some keys in records after what is known of each, by key, meter and period.
     ///
     /// `through` has the sequence number of each.
@@ -581,6 +608,30 @@ mod tests {
                 assert!(behind.iter().map(|r| r.seq).eq(13..=torn + start));
             }
         }
+    }
+
+    #[test]
+    fn the_record_that_reaches_a_count_is_found() {
+        let folder = Folder::new("reached");
+        let ledger = folder.open(8);
+        for n in 1..=20 {
+            let at = Time::from_unix_ms(100 + i64::try_from(n).unwrap());
+            let record = UsageRecord { at, ..record(n) };
+            ledger.append(encode(&record), [None, None]).unwrap();
+        }
+        let key = |consumer| {
+            (
+                ConsumerId::from_bits(consumer),
+                Environment::Live,
+                2,
+                Time::from_unix_ms(1),
+            )
+        };
+        // Two units each: of the first consumer in 3, 6, 9 ..., of the second in 1, 4, 7 ...
+        let lacking = HashMap::from([(key(0), (3, 5)), (key(1), (0, 2)), (key(2), (0, 100))]);
+        let reached = ledger.reached(lacking).unwrap();
+        let expected = HashMap::from([(key(0), Time::from_unix_ms(112)), (key(1), Time::from_unix_ms(101))]);
+        assert_eq!(reached, expected);
     }
 
     #[test]
