@@ -96,7 +96,7 @@
 //! Changes come by version: at every hint, and every [`Limits::poll_interval`]. While the period's start stays the same
 //! the local count is authoritative and only ever raised; a new period starts from `used` and what our own ledger holds
 //! beyond `shipped_through`. Past the period's end counting goes on from zero in a period of equal length. A meter that
-//! the plan does not mention is recorded, but neither limited nor priced.
+//! the plan does not mention is recorded, but neither limited nor priced; the quota that a key's owner set holds for it too.
 //!
 //! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept) after changes and once an hour, each
 //! entitlement with the units recorded and the sequence number they hold for; with it and the ledger a gateway starts

@@ -104,8 +104,8 @@ impl Open {
     pub(crate) fn admitted(&mut self, admission: &mut Admission, upload: Option<Arc<Progress>>) {
         self.places.flight = std::mem::take(&mut admission.flight);
         self.terms = Arc::clone(&admission.terms);
-        self.reserved = admission.units;
-        self.key_slot = admission.key_slot.take();
+        self.reserved = admission.reserved.units;
+        self.key_slot = admission.reserved.key_slot.take();
         self.upload = upload;
     }
 

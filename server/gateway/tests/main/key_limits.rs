@@ -136,3 +136,33 @@ async fn a_keys_budget_is_its_part_of_the_charges() {
     let units: u32 = world.shipped().await.iter().map(|r| r.units).sum();
     assert_eq!(units, 4, "what the key's limit refused was given back to the account");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keys_quota_holds_for_meters_that_the_plan_does_not_mention() {
+    let mut world = World::with(|e| e.meters = vec![meter(1, 1_000, None)]).await;
+    limit(&world, Some(limits(Some(4), None))).await;
+    assert_eq!(world.get("/v1/ok").await.status, 200);
+    assert_eq!(at_once(&world, "/other", 10).await, 3, "of the meter 2");
+    assert_eq!(world.get("/other").await.problem(), "key-quota-reached");
+    assert_eq!(
+        world.get("/v1/ok").await.problem(),
+        "key-quota-reached",
+        "one quota for all"
+    );
+    let head = format!(
+        "GET /other HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\nTurnpike-Quote: ?1\r\n",
+        world.key.reveal()
+    );
+    let quote: serde_json::Value = serde_json::from_slice(&world.send(&head, "").await.body).unwrap();
+    assert_eq!(quote["would_be_refused"]["status"], 429);
+    world.stop().await;
+    world.start();
+    until(|| world.gateway.as_ref().unwrap().informed()).await;
+    assert_eq!(
+        world.get("/other").await.problem(),
+        "key-quota-reached",
+        "nor forgotten"
+    );
+    limit(&world, Some(limits(Some(5), None))).await;
+    assert_eq!(at_once(&world, "/other", 5).await, 1);
+}
