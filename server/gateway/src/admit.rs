@@ -132,6 +132,8 @@ fn reserve(caller: &Caller, route: &Route, terms: &Terms, now: Time) -> Result<R
 pub(crate) struct Foresight {
     pub(crate) terms: Arc<Terms>,
     pub(crate) refused: Option<Refused>,
+    /// What is left of the key's own budget before the call, in minor units.
+    pub(crate) key_budget_left: Option<i64>,
     left: Left,
 }
 
@@ -157,7 +159,14 @@ pub(crate) fn foresee(request: &Request<'_>, tables: &Tables, now: Time, now_ns:
         let over = own.peek(&terms, route.meter, route.weight).err()?;
         Some(over_key(over, request.caller, &terms, now))
     });
-    Ok(Foresight { terms, refused, left })
+    let own = request.caller.key.limit.as_ref();
+    let key_budget_left = own.and_then(|own| own.peek(&terms, route.meter, 0).ok()?);
+    Ok(Foresight {
+        terms,
+        refused,
+        key_budget_left,
+        left,
+    })
 }
 
 impl Foresight {

@@ -175,7 +175,8 @@
 //! are no registered names for either. The cost is exact: what this call adds to the period before the invoice's lines
 //! are rounded, so the costs of all calls add up to what is rounded. It is known with the answer's status, and said in
 //! the head also of a stream; `0.00` for what does not count and for refusals. The budget is what the spend cap leaves
-//! after this call, as invoices are rounded, calls in flight included; without a cap it is not said.
+//! after this call, as invoices are rounded, calls in flight included, or what the key's own budget leaves when that is
+//! less; without either it is not said.
 //!
 //! A plan's hard quota may have a grace (`grace = { percent = 5 }`, `{ hours = 24 }`, both for the first of the two). Calls
 //! in it are let through and counted, cost nothing, as everything under a hard quota, and say so:
@@ -190,9 +191,10 @@
 //!  "budget_remaining": "4.97", "would_be_refused": null}
 //! ```
 //!
-//! `would_be_refused` holds the problem that the call would be answered with. Who asks needs a credential as for the call.
-//! The upstream hears nothing of it, no unit is counted; it takes a place of the plan's overall rate limit and of no other,
-//! and stands in the usage log with no units. It reserves nothing, so a call a moment later may meet something else.
+//! `budget_remaining` is what is left before the call. `would_be_refused` holds the problem that the call would be answered
+//! with. Who asks needs a credential as for the call. The upstream hears nothing of it, no unit is counted; it takes a place
+//! of the plan's overall rate limit and of no other, and stands in the usage log with no units. It reserves nothing, so a
+//! call a moment later may meet something else.
 //!
 //! # Requests in flight, and who goes first
 //!
