@@ -24,6 +24,9 @@ use std::sync::Arc;
 pub(crate) struct Admission {
     pub(crate) terms: Arc<Terms>,
     pub(crate) reserved: Reserved,
+    /// Why its units were not given: then it may be answered with what is there already and costs nothing, and is refused
+    /// otherwise.
+    pub(crate) unpaid: Option<Box<Refused>>,
     /// Gates of the route that the caller does not pass.
     pub(crate) closed: Closed,
     /// Its place among the requests in flight.
@@ -42,6 +45,18 @@ pub(crate) struct Reserved {
     pub(crate) key_slot: Option<Arc<Slot>>,
     /// What is left of the key's own budget, in minor units.
     key_budget_left: Option<i64>,
+}
+
+impl Reserved {
+    fn nothing(caller: &Caller, route: &Route, terms: &Terms) -> Self {
+        let own = caller.key.limit.as_ref();
+        Self {
+            units: 0,
+            taken: 0,
+            key_slot: None,
+            key_budget_left: own.and_then(|own| own.peek(terms, route.meter, 0).ok()?),
+        }
+    }
 }
 
 /// A request, as far as it decides which limits hold.
@@ -67,7 +82,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Decides. `now_ns` is steady time in nanoseconds; `now` is business time.
+/// Decides. `now_ns` is steady time in nanoseconds; `now` is business time. Where only the units are not given, it is for
+/// the caller of this to find an answer that costs none, or to refuse ([`Admission::unpaid`]).
 pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u64) -> Result<Admission, Refused> {
     let Request { caller, route, .. } = *request;
     let account = &caller.key.account;
@@ -84,13 +100,17 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
         Err(limited) => return Err(with_limits(over_rate(&limited), &terms, route, &limited.left, now)),
     };
     left.concurrency = concurrency.zip(in_flight_left);
-    let reserved = match reserve(caller, route, &terms, now) {
-        Ok(reserved) => reserved,
-        Err(refused) => return Err(with_limits(refused, &terms, route, &left, now)),
+    let (reserved, unpaid) = match reserve(caller, route, &terms, now) {
+        Ok(reserved) => (reserved, None),
+        Err(refused) => {
+            let refused = with_limits(refused, &terms, route, &left, now);
+            (Reserved::nothing(caller, route, &terms), Some(Box::new(refused)))
+        }
     };
     Ok(Admission {
         terms,
         reserved,
+        unpaid,
         closed,
         flight,
         left,

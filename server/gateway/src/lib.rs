@@ -248,11 +248,13 @@
 //! [`model::policy::CachePolicy`].
 //!
 //! The cache is asked behind authentication, gates and every limit, and before a request queues for its upstream. A hit
-//! is recorded like any answer, with its units or with none as the caller's plan says (`cache_hits`). `Cache-Status`
-//! (RFC 9211) says what was done. Requests for the same wait up to [`Limits::cache_wait`] for the one that fetches it.
+//! is recorded like any answer, with its units or with none as the caller's plan says (`cache_hits`); where it has none it
+//! is given also to callers whose quota, spend cap or key's own limits leave no room. `Cache-Status` (RFC 9211) says what
+//! was done. Requests for the same wait up to [`Limits::cache_wait`] for the one that fetches it.
 //! All answers together take [`Limits::cache_bytes`] at most; what was not used for longest goes first. A quarter of it is
-//! for those on their way, of which one caller's take as much as is free, and those that get nowhere give way to others. They are this gateway's own, are not kept over a restart, and go when the route or its
-//! upstream is published anew, or when an administrator forgets them ([`model::snapshot::Purge`]).
+//! for those on their way, of which one caller's take as much as is free, and those that get nowhere give way to others.
+//! They are this gateway's own, are not kept over a restart, and go when the route or its upstream is published anew, or
+//! when an administrator forgets them ([`model::snapshot::Purge`]).
 //!
 //! # Repeats
 //!
@@ -273,8 +275,9 @@
 //! 409. So is what the upstream did not answer in time, because it may be at it still. Of the memory one caller's keys may
 //! take as much as is left for all others; beyond that it is refused new ones (503), and nobody's are forgotten before
 //! their time. Where memory is short the answers go first of who holds most of it. A repeat needs what a request
-//! needs: a valid key, and room in limits and quota for the moment. All of it is in the memory of this gateway: behind
-//! a balancer repeats must come to the gateway that had the first, and a restart forgets.
+//! needs, a valid credential, scope, features and room in the rate limits, but as it costs nothing none in quota, spend cap
+//! and the key's own limits. All of it is in the memory of this gateway: behind a balancer repeats must come to the gateway
+//! that had the first, and a restart forgets.
 //!
 //! # Callers with a token, callers without anything
 //!

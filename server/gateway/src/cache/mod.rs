@@ -143,6 +143,11 @@ impl Ask {
         }
     }
 
+    /// Makes it one that wants nothing but a kept answer.
+    pub(crate) fn want_kept(&mut self) {
+        self.wanted.only_if_cached = true;
+    }
+
     /// Why it goes by.
     pub(crate) fn goes_by(&self) -> Option<&'static str> {
         self.by
