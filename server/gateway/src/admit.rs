@@ -23,7 +23,21 @@ use std::sync::Arc;
 /// The right to make one request, with the units it took.
 pub(crate) struct Admission {
     pub(crate) terms: Arc<Terms>,
-    /// Units taken from the route's meter; given back when the answer does not count.
+    pub(crate) reserved: Reserved,
+    /// Why its units were not given: then it may be answered with what is there already and costs nothing, and is refused
+    /// otherwise.
+    pub(crate) unpaid: Option<Box<Refused>>,
+    /// Gates of the route that the caller does not pass.
+    pub(crate) closed: Closed,
+    /// Its place among the requests in flight.
+    pub(crate) flight: Flight,
+    /// What is left of the rate limits.
+    left: Left,
+}
+
+/// Units that a call took.
+pub(crate) struct Reserved {
+    /// Taken from the route's meter; given back when the answer does not count.
     pub(crate) units: u32,
     /// The meter's count with these units in it.
     taken: u64,
@@ -31,12 +45,18 @@ pub(crate) struct Admission {
     pub(crate) key_slot: Option<Arc<Slot>>,
     /// What is left of the key's own budget, in minor units.
     key_budget_left: Option<i64>,
-    /// Gates of the route that the caller does not pass.
-    pub(crate) closed: Closed,
-    /// Its place among the requests in flight.
-    pub(crate) flight: Flight,
-    /// What is left of the rate limits.
-    left: Left,
+}
+
+impl Reserved {
+    fn nothing(caller: &Caller, route: &Route, terms: &Terms) -> Self {
+        let own = caller.key.limit.as_ref();
+        Self {
+            units: 0,
+            taken: 0,
+            key_slot: None,
+            key_budget_left: own.and_then(|own| own.peek(terms, route.meter, 0).ok()?),
+        }
+    }
 }
 
 /// A request, as far as it decides which limits hold.
@@ -62,7 +82,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Decides. `now_ns` is steady time in nanoseconds; `now` is business time.
+/// Decides. `now_ns` is steady time in nanoseconds; `now` is business time. Where only the units are not given, it is for
+/// the caller of this to find an answer that costs none, or to refuse ([`Admission::unpaid`]).
 pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u64) -> Result<Admission, Refused> {
     let Request { caller, route, .. } = *request;
     let account = &caller.key.account;
@@ -79,38 +100,51 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
         Err(limited) => return Err(with_limits(over_rate(&limited), &terms, route, &limited.left, now)),
     };
     left.concurrency = concurrency.zip(in_flight_left);
-    let taken = match terms.limit(route.meter) {
-        None => 0,
-        Some(limit) => match account.take(&terms, limit, route.weight, now) {
-            Ok(total) => total,
-            Err(over) => {
-                let refused = over_limit(over, &terms, limit, now);
-                return Err(with_limits(refused, &terms, route, &left, now));
-            }
-        },
-    };
-    let (mut key_slot, mut key_budget_left) = (None, None);
-    if let Some(own) = &caller.key.limit
-        && let Some(limit) = terms.limit(route.meter)
-    {
-        match own.take(&terms, route.meter, route.weight) {
-            Ok(given) => (key_slot, key_budget_left) = (Some(given.slot), given.budget_left_minor),
-            Err(over) => {
-                limit.slot.release(route.weight.into());
-                let refused = over_key(over, caller, &terms, now);
-                return Err(with_limits(refused, &terms, route, &left, now));
-            }
+    let (reserved, unpaid) = match reserve(caller, route, &terms, now) {
+        Ok(reserved) => (reserved, None),
+        Err(refused) => {
+            let refused = with_limits(refused, &terms, route, &left, now);
+            (Reserved::nothing(caller, route, &terms), Some(Box::new(refused)))
         }
-    }
+    };
     Ok(Admission {
         terms,
-        taken,
-        key_slot,
-        key_budget_left,
-        units: route.weight,
+        reserved,
+        unpaid,
         closed,
         flight,
         left,
+    })
+}
+
+/// Takes a call's units from the consumer's counter and from the key's. What a key may use holds also for a meter that the
+/// plan does not mention.
+fn reserve(caller: &Caller, route: &Route, terms: &Terms, now: Time) -> Result<Reserved, Refused> {
+    let limit = terms.limit(route.meter);
+    let taken = match limit {
+        None => 0,
+        Some(limit) => {
+            let taken = caller.key.account.take(terms, limit, route.weight, now);
+            taken.map_err(|over| over_limit(over, terms, limit, now))?
+        }
+    };
+    let (mut key_slot, mut key_budget_left) = (None, None);
+    if let Some(own) = &caller.key.limit {
+        match own.take(terms, route.meter, route.weight) {
+            Ok(given) => (key_slot, key_budget_left) = (Some(given.slot), given.budget_left_minor),
+            Err(over) => {
+                if let Some(limit) = limit {
+                    limit.slot.release(route.weight.into());
+                }
+                return Err(over_key(over, caller, terms, now));
+            }
+        }
+    }
+    Ok(Reserved {
+        units: route.weight,
+        taken,
+        key_slot,
+        key_budget_left,
     })
 }
 
@@ -118,6 +152,8 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
 pub(crate) struct Foresight {
     pub(crate) terms: Arc<Terms>,
     pub(crate) refused: Option<Refused>,
+    /// What is left of the key's own budget before the call, in minor units.
+    pub(crate) key_budget_left: Option<i64>,
     left: Left,
 }
 
@@ -134,15 +170,23 @@ pub(crate) fn foresee(request: &Request<'_>, tables: &Tables, now: Time, now_ns:
     let refused = permitted(request, &terms).err();
     let refused = refused.or_else(|| others.map(|l| over_rate(&l)));
     let refused = refused.or_else(|| {
-        let limit = terms.limit(route.meter)?;
-        if let Err(over) = terms.peek(limit, route.weight, now) {
+        if let Some(limit) = terms.limit(route.meter)
+            && let Err(over) = terms.peek(limit, route.weight, now)
+        {
             return Some(over_limit(over, &terms, limit, now));
         }
         let own = request.caller.key.limit.as_ref()?;
         let over = own.peek(&terms, route.meter, route.weight).err()?;
         Some(over_key(over, request.caller, &terms, now))
     });
-    Ok(Foresight { terms, refused, left })
+    let own = request.caller.key.limit.as_ref();
+    let key_budget_left = own.and_then(|own| own.peek(&terms, route.meter, 0).ok()?);
+    Ok(Foresight {
+        terms,
+        refused,
+        key_budget_left,
+        left,
+    })
 }
 
 impl Foresight {
@@ -329,16 +373,11 @@ impl Admission {
     /// Says what is left, and what the call cost, after the answer was counted or not.
     pub(crate) fn add_headers(&self, headers: &mut HeaderMap, route: &Route, counted: bool, now: Time) {
         add_limits(headers, &self.terms, route, &self.left, now);
-        let units = if counted { self.units } else { 0 };
-        cost::say(
-            headers,
-            &self.terms,
-            route.meter,
-            (self.taken, units),
-            self.key_budget_left,
-        );
+        let (units, taken) = (if counted { self.reserved.units } else { 0 }, self.reserved.taken);
+        let key_budget_left = self.reserved.key_budget_left;
+        cost::say(headers, &self.terms, route.meter, (taken, units), key_budget_left);
         let limit = self.terms.limit(route.meter);
-        if let Some((units, end)) = limit.and_then(|l| l.grace_left(self.taken, self.terms.period)) {
+        if let Some((units, end)) = limit.and_then(|l| l.grace_left(taken, self.terms.period, now)) {
             headers.insert(TURNPIKE_GRACE, headers::grace(units, end));
         }
     }

@@ -132,7 +132,7 @@ impl Bench {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             parts: &self.parts,
         };
-        admit::admit(&request, &self.tables, now(), self.now_ns()).is_ok()
+        admit::admit(&request, &self.tables, now(), self.now_ns()).is_ok_and(|a| a.unpaid.is_none())
     }
 
     /// Writes a record; its number.

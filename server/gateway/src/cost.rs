@@ -20,9 +20,9 @@ pub(crate) fn of(terms: &Terms, meter: u16, taken: u64, units: u32) -> Option<De
     price::marginal(prices, to.saturating_sub(units.into()), to).ok()
 }
 
-/// What is left of the spend cap.
-pub(crate) fn budget_left(terms: &Terms) -> Option<Major> {
-    let minor = terms.budget_left_minor()?;
+/// What is left of the spend cap, or of the key's own budget when that is less.
+pub(crate) fn budget_left(terms: &Terms, key_budget_left: Option<i64>) -> Option<Major> {
+    let minor = terms.budget_left_minor().into_iter().chain(key_budget_left).min()?;
     let currency = terms.profile.currency;
     Some(Money { minor, currency }.into())
 }
@@ -49,9 +49,7 @@ pub(crate) fn say(
     if let Some(value) = minor.and_then(|minor| value(&Major { minor, currency })) {
         headers.insert(TURNPIKE_COST, value);
     }
-    let left = terms.budget_left_minor().into_iter().chain(key_budget_left).min();
-    let left = left.map(|minor| Major::from(Money { minor, currency }));
-    if let Some(value) = left.as_ref().and_then(value) {
+    if let Some(value) = budget_left(terms, key_budget_left).as_ref().and_then(value) {
         headers.insert(TURNPIKE_BUDGET_REMAINING, value);
     }
 }

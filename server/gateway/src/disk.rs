@@ -158,10 +158,26 @@ pub(crate) fn forget(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Loads the newest good copy into the tables; false when there is none.
+/// Whether the ledger completes what a copy holds.
+fn is_completed_by(stored: &Stored, ledger: &Ledger) -> bool {
+    let entitlements = stored.entitlements.iter().map(|(_, seq)| *seq);
+    let oldest = entitlements
+        .chain(stored.key_limits.iter().map(|(_, _, seq)| *seq))
+        .min();
+    oldest.is_none_or(|seq| seq + 1 >= ledger.first())
+}
+
+/// Loads the newest good copy into the tables; false when there is none. One that is older than the ledger reaches back is
+/// none: counts would begin too low, so that the control plane must be asked first.
 pub(crate) fn load(dir: &Path, tables: &Tables, ledger: &Ledger, now: Time) -> io::Result<bool> {
     for name in [NEWEST, PREVIOUS] {
         match read(&dir.join(name)) {
+            Ok((stored, _)) if !is_completed_by(&stored, ledger) => {
+                tracing::error!(
+                    name,
+                    "the stored snapshot is older than the ledger reaches back: it is not used"
+                );
+            }
             Ok((stored, keys)) => {
                 tables.apply_entitlements(stored.entitlements, ledger, now)?;
                 if let Some(routing) = stored.routing {

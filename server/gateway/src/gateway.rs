@@ -331,10 +331,11 @@ fn follow_the_world(shared: &Arc<Shared>, stop: &watch::Sender<Option<Stop>>) {
     tokio::spawn(targets::watch(Arc::clone(shared), stop.subscribe()));
 }
 
-/// The stored snapshot, except where the process that is taken over from knows more.
+/// The stored snapshot, except where the process that is taken over from knows more. It is good for the time until the
+/// control plane answers, which is asked for everything: what is counted since is in no change that it would tell.
 fn begin_tables(config: &Config, tables: &Tables, ledger: &Ledger, now: Time) -> io::Result<()> {
     match config.take_over {
-        None => disk::load(&config.data_dir, tables, ledger, now).map(drop),
+        None => disk::load(&config.data_dir, tables, ledger, now).map(|loaded| tables.ask_all_anew(loaded)),
         Some(_) => disk::forget(&config.data_dir),
     }
 }

@@ -96,11 +96,13 @@
 //! Changes come by version: at every hint, and every [`Limits::poll_interval`]. While the period's start stays the same
 //! the local count is authoritative and only ever raised; a new period starts from `used` and what our own ledger holds
 //! beyond `shipped_through`. Past the period's end counting goes on from zero in a period of equal length. A meter that
-//! the plan does not mention is recorded, but neither limited nor priced.
+//! the plan does not mention is recorded, but neither limited nor priced; the quota that a key's owner set holds for it too.
 //!
-//! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept), each entitlement with the units
-//! recorded and the sequence number they hold for; with it and the ledger a gateway starts without the control plane and
-//! knows what was used to the unit. Open streams end when their key is revoked or their consumer suspended.
+//! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept) after changes and once an hour, each
+//! entitlement with the units recorded and the sequence number they hold for; with it and the ledger a gateway starts
+//! without the control plane and knows what was used to the unit. A copy that is older than the ledger reaches back is not
+//! used. When the control plane answers it is asked for everything, counts with it. Open streams end when their key is
+//! revoked or their consumer suspended.
 //!
 //! # What a request costs
 //!
@@ -173,12 +175,14 @@
 //! are no registered names for either. The cost is exact: what this call adds to the period before the invoice's lines
 //! are rounded, so the costs of all calls add up to what is rounded. It is known with the answer's status, and said in
 //! the head also of a stream; `0.00` for what does not count and for refusals. The budget is what the spend cap leaves
-//! after this call, as invoices are rounded, calls in flight included; without a cap it is not said.
+//! after this call, as invoices are rounded, calls in flight included, or what the key's own budget leaves when that is
+//! less; without either it is not said.
 //!
 //! A plan's hard quota may have a grace (`grace = { percent = 5 }`, `{ hours = 24 }`, both for the first of the two). Calls
 //! in it are let through and counted, cost nothing, as everything under a hard quota, and say so:
-//! `turnpike-grace: units=52, until=@1793577600`, with nothing left of `"quota"` in `RateLimit`. The hours begin when the
-//! quota is used up, and the grace ends with the period.
+//! `turnpike-grace: units=52, until=@1793577600`, with nothing left of `"quota"` in `RateLimit`. The hours begin with the
+//! request whose record uses the quota up, not with units that are given back, and the grace ends with the period. When
+//! that was is in the stored copy, or follows from the ledger.
 //!
 //! The same request with `Turnpike-Quote: ?1` asks for the price without calling (`quote`): 200 with
 //!
@@ -187,9 +191,10 @@
 //!  "budget_remaining": "4.97", "would_be_refused": null}
 //! ```
 //!
-//! `would_be_refused` holds the problem that the call would be answered with. Who asks needs a credential as for the call.
-//! The upstream hears nothing of it, no unit is counted; it takes a place of the plan's overall rate limit and of no other,
-//! and stands in the usage log with no units. It reserves nothing, so a call a moment later may meet something else.
+//! `budget_remaining` is what is left before the call. `would_be_refused` holds the problem that the call would be answered
+//! with. Who asks needs a credential as for the call. The upstream hears nothing of it, no unit is counted; it takes a place
+//! of the plan's overall rate limit and of no other, and stands in the usage log with no units. It reserves nothing, so a
+//! call a moment later may meet something else.
 //!
 //! # Requests in flight, and who goes first
 //!
@@ -243,11 +248,13 @@
 //! [`model::policy::CachePolicy`].
 //!
 //! The cache is asked behind authentication, gates and every limit, and before a request queues for its upstream. A hit
-//! is recorded like any answer, with its units or with none as the caller's plan says (`cache_hits`). `Cache-Status`
-//! (RFC 9211) says what was done. Requests for the same wait up to [`Limits::cache_wait`] for the one that fetches it.
+//! is recorded like any answer, with its units or with none as the caller's plan says (`cache_hits`); where it has none it
+//! is given also to callers whose quota, spend cap or key's own limits leave no room. `Cache-Status` (RFC 9211) says what
+//! was done. Requests for the same wait up to [`Limits::cache_wait`] for the one that fetches it.
 //! All answers together take [`Limits::cache_bytes`] at most; what was not used for longest goes first. A quarter of it is
-//! for those on their way, of which one caller's take as much as is free, and those that get nowhere give way to others. They are this gateway's own, are not kept over a restart, and go when the route or its
-//! upstream is published anew, or when an administrator forgets them ([`model::snapshot::Purge`]).
+//! for those on their way, of which one caller's take as much as is free, and those that get nowhere give way to others.
+//! They are this gateway's own, are not kept over a restart, and go when the route or its upstream is published anew, or
+//! when an administrator forgets them ([`model::snapshot::Purge`]).
 //!
 //! # Repeats
 //!
@@ -268,8 +275,9 @@
 //! 409. So is what the upstream did not answer in time, because it may be at it still. Of the memory one caller's keys may
 //! take as much as is left for all others; beyond that it is refused new ones (503), and nobody's are forgotten before
 //! their time. Where memory is short the answers go first of who holds most of it. A repeat needs what a request
-//! needs: a valid key, and room in limits and quota for the moment. All of it is in the memory of this gateway: behind
-//! a balancer repeats must come to the gateway that had the first, and a restart forgets.
+//! needs, a valid credential, scope, features and room in the rate limits, but as it costs nothing none in quota, spend cap
+//! and the key's own limits. All of it is in the memory of this gateway: behind a balancer repeats must come to the gateway
+//! that had the first, and a restart forgets.
 //!
 //! # Callers with a token, callers without anything
 //!

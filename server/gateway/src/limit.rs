@@ -83,11 +83,29 @@ impl Limit {
     }
 
     /// What is left of the grace after a count of `taken`, where that is in it: units, and its end.
-    pub(crate) fn grace_left(&self, taken: u64, period: Period) -> Option<(Option<u64>, Time)> {
+    pub(crate) fn grace_left(&self, taken: u64, period: Period, now: Time) -> Option<(Option<u64>, Time)> {
         let (grace, quota) = self.grace.filter(|_| self.is_past_quota(taken)).zip(self.quota)?;
         let units = grace.last_unit(quota).map(|last| last.saturating_sub(taken));
-        let end = self.slot.used_up_at().and_then(|since| grace.end(since));
+        let end = grace.end(self.slot.used_up_at().unwrap_or(now));
         Some((units, end.map_or(period.end, |end| end.min(period.end))))
+    }
+
+    /// Units were recorded for a request of `at`: remembers when a quota with a grace was used up. What is only in flight
+    /// begins no grace, because it may be given back.
+    pub(crate) fn note_recorded(&self, at: Time) {
+        if self.grace.is_some() && self.quota.is_some_and(|q| self.slot.recorded() >= q) {
+            let _ = self
+                .slot
+                .used_up_ms
+                .compare_exchange(0, at.unix_ms(), Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Units that `used` lacked to a quota which is used up by now, where nobody knows since when.
+    pub(crate) fn lacked_to_grace(&self, used: u64) -> Option<u64> {
+        let is_open = self.grace.is_some() && self.slot.used_up_at().is_none();
+        let quota = self.quota.filter(|q| is_open && self.slot.recorded() >= *q)?;
+        quota.checked_sub(used).filter(|lacked| *lacked > 0)
     }
 
     /// The first ceiling that is reached, in units.
@@ -129,6 +147,10 @@ impl Slot {
     pub(crate) fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
+    /// Units recorded.
+    fn recorded(&self) -> u64 {
+        self.recorded.load(Ordering::Relaxed)
+    }
     /// Takes units, whatever the limits.
     pub(crate) fn reserve(&self, units: u64) {
         self.taken.fetch_add(units, Ordering::Relaxed);
@@ -151,7 +173,7 @@ impl Slot {
             let _ = self
                 .used_up_ms
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);
-        } else if limit.quota.is_none_or(|q| self.taken() < q) {
+        } else if limit.quota.is_none_or(|q| self.recorded() < q) {
             self.used_up_ms.store(0, Ordering::Relaxed);
         }
     }
@@ -174,7 +196,7 @@ impl Slot {
         })
     }
 
-    /// Gives units, and remembers when a quota with a grace is used up by them.
+    /// Gives units; the new total.
     pub(crate) fn take(&self, units: u64, limit: &Limit, at: Time) -> Result<u64, Over> {
         let mut now = self.taken.load(Ordering::Relaxed);
         loop {
@@ -184,13 +206,7 @@ impl Slot {
                 .taken
                 .compare_exchange_weak(now, then, Ordering::Relaxed, Ordering::Relaxed)
             {
-                Ok(_) => {
-                    if limit.grace.is_some() && limit.quota.is_some_and(|q| then >= q) {
-                        let (since, order) = (at.unix_ms(), Ordering::Relaxed);
-                        let _ = self.used_up_ms.compare_exchange(0, since, order, order);
-                    }
-                    return Ok(then);
-                }
+                Ok(_) => return Ok(then),
                 Err(other) => now = other,
             }
         }
@@ -204,7 +220,7 @@ impl Slot {
 
     /// Another count of the same units is ahead of ours: follow it.
     pub(crate) fn catch_up(&self, units: u64) {
-        let ahead = units.saturating_sub(self.recorded.load(Ordering::Relaxed));
+        let ahead = units.saturating_sub(self.recorded());
         if ahead > 0 {
             self.recorded.fetch_add(ahead, Ordering::Relaxed);
             self.taken.fetch_add(ahead, Ordering::Relaxed);

@@ -57,7 +57,7 @@ pub(crate) fn body(foresight: &Foresight, route: &Route, meter: &str, portal: &s
         "cost": cost,
         "currency": currency,
         "included_left": included,
-        "budget_remaining": cost::budget_left(terms).map(|left| left.to_string()),
+        "budget_remaining": cost::budget_left(terms, foresight.key_budget_left).map(|left| left.to_string()),
         "would_be_refused": foresight.refused.as_ref().map(|r| r.problem(portal)),
     })
 }

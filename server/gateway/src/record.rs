@@ -104,8 +104,8 @@ impl Open {
     pub(crate) fn admitted(&mut self, admission: &mut Admission, upload: Option<Arc<Progress>>) {
         self.places.flight = std::mem::take(&mut admission.flight);
         self.terms = Arc::clone(&admission.terms);
-        self.reserved = admission.units;
-        self.key_slot = admission.key_slot.take();
+        self.reserved = admission.reserved.units;
+        self.key_slot = admission.reserved.key_slot.take();
         self.upload = upload;
     }
 
@@ -213,10 +213,8 @@ impl Open {
             response_bytes: self.response_bytes,
             duration_us: u32::try_from(self.age().as_micros()).unwrap_or(u32::MAX),
         };
-        let slot = self.terms.limit(self.meter).map(|l| &l.slot.recorded);
-        let counted = slot
-            .filter(|_| self.reserved > 0)
-            .map(|s| (s, u64::from(self.reserved)));
+        let limit = self.terms.limit(self.meter).filter(|_| self.reserved > 0);
+        let counted = limit.map(|l| (&l.slot.recorded, u64::from(self.reserved)));
         let of_key = self.key_slot.as_ref().filter(|_| self.reserved > 0);
         let of_key = of_key.map(|s| (&s.recorded, u64::from(self.reserved)));
         let ledger = &self.worker.shared.ledger;
@@ -225,6 +223,9 @@ impl Open {
             tracing::error!(%error, "a request could not be recorded");
             self.release();
             return Err(error);
+        }
+        if let Some(limit) = limit {
+            limit.note_recorded(self.at);
         }
         Ok(())
     }

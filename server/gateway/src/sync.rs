@@ -19,6 +19,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const ASK_SPACING: Duration = Duration::from_millis(10);
 /// Shortest time between two copies on disk.
 const SAVE_SPACING: Duration = Duration::from_secs(1);
+/// Longest time between two copies, in nanoseconds of steady time, whether anything changed or not: an hour. What is counted
+/// goes on, and a copy must not hold less than what the ledger still completes.
+const SAVE_AT_LEAST_NS: u64 = 3_600_000_000_000;
 /// A copy may take this part of the time at most: one that takes long is made seldom.
 const SAVE_SHARE: u32 = 20;
 
@@ -31,7 +34,7 @@ pub(crate) async fn run(
     mut stop: watch::Receiver<Option<Stop>>,
     mut through: watch::Receiver<bool>,
 ) {
-    let mut copy = Copy::new(dir);
+    let mut copy = Copy::new(dir, shared.clock.steady_ns());
     let mut retry = RETRY_FIRST;
     loop {
         let asked = Instant::now();
@@ -68,10 +71,21 @@ pub(crate) async fn run(
 /// Asks once; whether anything changed.
 async fn ask(shared: &Arc<Shared>, source: &dyn SnapshotSource) -> Result<bool, String> {
     let version = shared.tables.version_known();
+    let first = shared.ledger.first();
     let asked = timeout(ASK_TIMEOUT, source.changes_since(shared.ledger.id(), version)).await;
-    let changes = asked
+    let mut changes = asked
         .map_err(|_| "no answer in time".to_owned())?
         .map_err(|e| e.to_string())?;
+    if changes.shipped_through + 1 < first {
+        // Of what was gone before the question nothing can be added: it was shipped once, and the control plane lost it.
+        let known = changes.shipped_through;
+        tracing::error!(
+            known,
+            first,
+            "the control plane lacks usage that is gone from the ledger"
+        );
+        changes.shipped_through = first - 1;
+    }
     let changed = changes.version != version || changes.routing.is_some();
     for purge in &changes.purges {
         shared.cache.forget(purge.route, &purge.path_prefix);
@@ -97,21 +111,26 @@ struct Copy {
     wanted: bool,
     dirty: bool,
     due: Instant,
+    /// When the last one was made, in steady time.
+    saved_ns: u64,
 }
 
 impl Copy {
-    fn new(dir: PathBuf) -> Self {
+    fn new(dir: PathBuf, now_ns: u64) -> Self {
         Self {
             dir,
             wanted: true,
             dirty: false,
             due: Instant::now(),
+            saved_ns: now_ns,
         }
     }
 
     /// Saves when it is time; how long until it is, when it is not yet.
     async fn save_if_due(&mut self, shared: &Arc<Shared>) -> Option<Duration> {
-        if !self.dirty || !self.wanted {
+        let now_ns = shared.clock.steady_ns();
+        let is_old = now_ns.saturating_sub(self.saved_ns) >= SAVE_AT_LEAST_NS;
+        if !self.wanted || !(self.dirty || is_old) {
             return None;
         }
         let begun = Instant::now();
@@ -121,7 +140,7 @@ impl Copy {
         let (dir, saving) = (self.dir.clone(), Arc::clone(shared));
         let saved = tokio::task::spawn_blocking(move || disk::save(&dir, &saving.tables, &saving.ledger)).await;
         match saved {
-            Ok(Ok(())) => self.dirty = false,
+            Ok(Ok(())) => (self.dirty, self.saved_ns) = (false, now_ns),
             Ok(Err(error)) => tracing::error!(%error, "the snapshot cannot be copied to disk"),
             Err(error) => tracing::error!(%error, "the copy of the snapshot broke off"),
         }

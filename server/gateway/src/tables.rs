@@ -292,6 +292,22 @@ impl Tables {
         if suspended {
             self.cut.send_modify(|n| *n += 1);
         }
+        self.begin_graces(&told, ledger)
+    }
+
+    /// Looks in the ledger since when quotas with a grace are used up that were not in what is told.
+    fn begin_graces(&self, told: &[(Entitlement, u64)], ledger: &Ledger) -> std::io::Result<()> {
+        let mut lacking = HashMap::new();
+        let has_grace = |e: &Entitlement| e.meters.iter().any(|m| m.terms.grace.is_some());
+        for (e, through) in told.iter().filter(|(e, _)| has_grace(e)) {
+            let account = self.account(e.consumer, e.environment);
+            for (meter, start, lacked) in account.lacking(e) {
+                lacking.insert((e.consumer, e.environment, meter, start), (*through, lacked));
+            }
+        }
+        for ((consumer, environment, meter, start), since) in ledger.reached(lacking)? {
+            self.account(consumer, environment).used_up(meter, start, since);
+        }
         Ok(())
     }
 

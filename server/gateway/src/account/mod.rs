@@ -253,4 +253,23 @@ impl Account {
             summed: frame.is_summed(),
         }));
     }
+
+    /// Quotas with a grace that are used up by what is told and by what our ledger holds beyond it, where nobody knows
+    /// since when: meter, start of the period, units that were lacking in what is told.
+    pub(crate) fn lacking(&self, e: &Entitlement) -> Vec<(u16, Time, u64)> {
+        let terms = self.told();
+        let start = terms.period.start;
+        let used = |m: &MeterEntitlement| if start == e.period.start { m.used } else { 0 };
+        let lacked = |m: &MeterEntitlement| terms.limit(m.meter)?.lacked_to_grace(used(m));
+        let lacking = e.meters.iter().filter_map(|m| Some((m.meter, start, lacked(m)?)));
+        lacking.collect()
+    }
+
+    /// Says since when a quota with a grace is used up in the period with this start.
+    pub(crate) fn used_up(&self, meter: u16, start: Time, since: Time) {
+        let terms = self.told();
+        if let Some(limit) = terms.limit(meter).filter(|_| terms.period.start == start) {
+            limit.slot.follow_grace(limit, Some(since));
+        }
+    }
 }

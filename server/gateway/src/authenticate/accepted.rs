@@ -41,6 +41,11 @@ impl Accepted {
         self.bearer || self.basic || self.query.is_some() || !self.key_headers.is_empty()
     }
 
+    /// Whether callers may have a credential.
+    pub(crate) fn takes_credentials(&self) -> bool {
+        self.takes_keys() || self.jwt
+    }
+
     /// Whether `Authorization` is read here; otherwise it is the upstream's.
     pub(super) fn reads_authorization(&self) -> bool {
         self.bearer || self.jwt || self.basic

@@ -1,9 +1,15 @@
 //! `Cache-Control`, of requests and of answers (RFC 9111, section 5.2).
 
-use http::header::{CACHE_CONTROL, HeaderMap, PRAGMA};
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, PRAGMA};
 
 /// The greatest number of seconds: what is longer counts as this (RFC 9111, section 1.2.2).
 const SECONDS_MOST: u64 = 1 << 31;
+
+/// What some caches between go by before `Cache-Control` (RFC 9213, and what came before it).
+const TARGETED: [HeaderName; 2] = [
+    HeaderName::from_static("cdn-cache-control"),
+    HeaderName::from_static("surrogate-control"),
+];
 
 /// What a request says.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -80,6 +86,32 @@ impl Said {
     }
 }
 
+/// Says that an answer is one caller's: caches between give it to nobody else. What it says to the caller's own cache stays.
+pub(crate) fn make_private(headers: &mut HeaderMap) {
+    for name in &TARGETED {
+        headers.remove(name);
+    }
+    let mut said = String::from("private");
+    for value in headers.get_all(CACHE_CONTROL) {
+        let Ok(text) = value.to_str() else {
+            said.push_str(", no-store");
+            continue;
+        };
+        for part in parts(text).map(str::trim).filter(|p| !p.is_empty()) {
+            let name = part.split('=').next().unwrap_or_default().trim();
+            if !["public", "private", "s-maxage"]
+                .iter()
+                .any(|n| name.eq_ignore_ascii_case(n))
+            {
+                said.push_str(", ");
+                said.push_str(part);
+            }
+        }
+    }
+    let said = HeaderValue::try_from(said).unwrap_or(HeaderValue::from_static("no-store"));
+    headers.insert(CACHE_CONTROL, said);
+}
+
 /// Of two that say different things the one that keeps less counts.
 fn least(known: &mut Option<u64>, argument: &str) {
     let new = seconds(argument);
@@ -94,6 +126,15 @@ fn seconds(text: &str) -> u64 {
     text.parse::<u64>().map_or(SECONDS_MOST, |n| n.min(SECONDS_MOST))
 }
 
+/// The members of a list; one may have commas inside its quotes.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    text.split(move |c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    })
+}
+
 /// Calls `tell` with every directive in lower case, and its argument without quotes.
 fn each(value: &[u8], mut tell: impl FnMut(&str, &str)) {
     let Ok(text) = std::str::from_utf8(value) else {
@@ -101,12 +142,7 @@ fn each(value: &[u8], mut tell: impl FnMut(&str, &str)) {
         tell("no-store", "");
         return;
     };
-    let mut quoted = false;
-    let parts = text.split(|c| {
-        quoted ^= c == '"';
-        c == ',' && !quoted
-    });
-    for part in parts {
+    for part in parts(text) {
         let (name, argument) = part.split_once('=').unwrap_or((part, ""));
         tell(&name.trim().to_ascii_lowercase(), argument.trim().trim_matches('"'));
     }
@@ -115,7 +151,6 @@ fn each(value: &[u8], mut tell: impl FnMut(&str, &str)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn headers(lines: &[&'static str]) -> HeaderMap {
         let mut out = HeaderMap::new();
@@ -140,6 +175,24 @@ mod tests {
         assert!(said(&["public, PRIVATE=\"set-cookie, x\", max-age=1"]).private);
         assert!(said(&["s-maxage=9"]).strict && said(&["proxy-revalidate"]).strict);
         assert!(said(&["max-age=1", "no-store"]).no_store);
+    }
+
+    #[test]
+    fn what_is_made_private_says_the_rest_as_before() {
+        for (lines, wanted) in [
+            (&[][..], "private"),
+            (&["public, max-age=60, s-maxage=600"], "private, max-age=60"),
+            (
+                &["Public", "S-MaxAge = \"5\", no-cache=\"a, public\""],
+                "private, no-cache=\"a, public\"",
+            ),
+            (&["private=\"x\", no-store"], "private, no-store"),
+        ] {
+            let mut headers = headers(lines);
+            headers.insert("cdn-cache-control", HeaderValue::from_static("max-age=60"));
+            make_private(&mut headers);
+            assert_eq!((headers.len(), headers[CACHE_CONTROL].to_str().unwrap()), (1, wanted));
+        }
     }
 
     #[test]

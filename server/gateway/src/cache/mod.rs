@@ -17,6 +17,7 @@ mod fill;
 mod object;
 mod store;
 
+pub(crate) use control::make_private;
 pub(crate) use fill::Fill;
 pub(crate) use object::copied;
 
@@ -140,6 +141,11 @@ impl Ask {
             conditions: Conditions::of(&parts.headers),
             by,
         }
+    }
+
+    /// Makes it one that wants nothing but a kept answer.
+    pub(crate) fn want_kept(&mut self) {
+        self.wanted.only_if_cached = true;
     }
 
     /// Why it goes by.

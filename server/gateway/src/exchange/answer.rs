@@ -41,7 +41,7 @@ impl Exchange<'_> {
         worker.metrics.answered(route.number, status, now - self.started);
         let waited = self.passed(Phase::Forward, now);
         worker.metrics.first_byte(route.upstream.number, waited);
-        route.answer_edits.apply(&mut headers);
+        route.edit_answer(&mut headers);
         admission.add_headers(&mut headers, &route, counts, self.now);
         headers.insert(headers::X_REQUEST_ID, self.id_text.value());
         let whole = incoming.take_whole();

@@ -21,7 +21,7 @@ impl Exchange<'_> {
         &self,
         client: &Client,
         ready: &mut Ready,
-        ask: Box<Ask>,
+        mut ask: Box<Ask>,
     ) -> Result<Option<Kept>, Refused> {
         let Some(rule) = &ready.route.cache else {
             return Ok(None);
@@ -38,6 +38,10 @@ impl Exchange<'_> {
             ready.went_by = Some(ask.goes_by().unwrap_or("bypass"));
             shared.cache.count(cache::How::Bypass);
             return Ok(None);
+        }
+        let is_unpaid = ready.admission.unpaid.is_some();
+        if is_unpaid {
+            ask.want_kept();
         }
         if rule.is_shared(ready.caller.key.id) {
             ready.parts.headers = rule.lets_through(&ready.parts.headers);
@@ -60,6 +64,7 @@ impl Exchange<'_> {
         };
         match shared.cache.look(look, *ask).await {
             Looked::Kept(kept) => Ok(Some(kept)),
+            Looked::Nothing if is_unpaid => Ok(None),
             Looked::Nothing => {
                 let detail = "The request wants an answer only if one is kept (only-if-cached), and none is.";
                 Err(Refused::new(Refusal::NotCached, detail))
@@ -98,7 +103,7 @@ impl Exchange<'_> {
         open.answered(status.as_u16(), counts);
         let took = Instant::now() - self.started;
         self.worker.metrics.answered(route.number, status, took);
-        route.answer_edits.apply(&mut headers);
+        route.edit_answer(&mut headers);
         admission.add_headers(&mut headers, &route, counts, self.now);
         headers.insert(headers::X_REQUEST_ID, self.id_text.value());
         open.sent(body.as_ref().map_or(0, Bytes::len));

@@ -121,6 +121,15 @@ impl Exchange<'_> {
         };
         let has_body = !matches!(length, BodyLength::Absent | BodyLength::Exact(0)) || self.websocket;
         let ask = route.cache.as_ref().map(|_| Box::new(Ask::of(&parts, has_body)));
+        let looks = ask.as_ref().is_some_and(|ask| ask.goes_by().is_none());
+        let may_hit_free = looks && !admission.terms.profile.cache_hits.count();
+        if admission.unpaid.is_some()
+            && !may_hit_free
+            && !self.may_be_repeat(client, (&route, &caller), &parts)
+            && let Some(refused) = admission.unpaid.take()
+        {
+            return Err(Early::new(Some(open), *refused));
+        }
         let touches = (route.changes && !parts.method.is_safe())
             .then(|| shared.cache.place(caller.key.account.environment, &parts));
         if route.gates.hides(admission.closed) {

@@ -267,6 +267,10 @@ impl<'a> Exchange<'a> {
                 Err(refused) => return Err(Early::new(Some(ready.open), refused)),
             }
         }
+        // Nothing was there for it that costs nothing.
+        if let Some(refused) = ready.admission.unpaid.take() {
+            return Err(Early::new(Some(ready.open), *refused));
+        }
         if let Err(refused) = self.let_in(&mut ready).await {
             return Err(Early::new(Some(ready.open), refused));
         }

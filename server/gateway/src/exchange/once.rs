@@ -2,15 +2,18 @@
 
 use super::forward::Failed;
 use super::{Early, Exchange, Ready};
+use crate::authenticate::Caller;
 use crate::body::{self, Answer, BodyError};
 use crate::cache;
 use crate::download::Download;
 use crate::headers::Short;
 use crate::listen::Client;
 use crate::memory::Taken;
-use crate::once::{self, Claim, Claimed, IDEMPOTENT_REPLAYED, Owner, Saved};
+use crate::once::{self, Claim, Claimed, IDEMPOTENT_REPLAYED, Owner, Place, Saved};
 use crate::refusal::{Refusal, Refused};
+use crate::route::Route;
 use bytes::{Bytes, BytesMut};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, header};
 use model::KeyId;
 use std::future::poll_fn;
@@ -20,7 +23,7 @@ use std::time::Instant;
 
 /// What there is for a request on a route with idempotency.
 pub(super) enum Turn {
-    /// It has no key, and is done like others.
+    /// It has no key, and is done like others; or one that is free, and may not be made.
     Plain,
     /// It is the first with its key.
     First(Claim),
@@ -28,27 +31,41 @@ pub(super) enum Turn {
 }
 
 impl Exchange<'_> {
-    /// Claims the request's key, if it has one. Reads its body.
-    pub(super) async fn claim(&self, client: &Client, ready: &mut Ready) -> Result<Turn, Refused> {
-        let Some(policy) = ready
-            .route
-            .idempotency
-            .as_ref()
-            .filter(|_| !self.grpc && !self.websocket)
-        else {
-            return Ok(Turn::Plain);
+    /// Where the answer to a request with a key is kept; none where it has none, or the route looks at none.
+    fn place(
+        &self,
+        client: &Client,
+        (route, caller): (&Route, &Caller),
+        parts: &Parts,
+    ) -> Result<Option<Place>, Refused> {
+        let policy = route.idempotency.as_ref().filter(|_| !self.grpc && !self.websocket);
+        let Some(policy) = policy else { return Ok(None) };
+        let Some(key) = once::key(policy, parts)? else {
+            return Ok(None);
         };
-        let Some(key) = once::key(policy, &ready.parts)? else {
+        let account = &caller.key.account;
+        let owner = Owner {
+            consumer: account.consumer,
+            address: (caller.key.id == KeyId::NONE).then_some(client.address),
+            environment: account.environment,
+            route: route.number,
+        };
+        Ok(Some(once::place(&owner, key)))
+    }
+
+    /// Whether a request has a key that was used before.
+    pub(super) fn may_be_repeat(&self, client: &Client, called: (&Route, &Caller), parts: &Parts) -> bool {
+        let shared = &self.worker.shared;
+        let place = self.place(client, called, parts).ok().flatten();
+        place.is_some_and(|place| shared.once.is_taken(place, shared.clock.steady_ns()))
+    }
+
+    /// Claims the request's key, if it has one and may be made. Reads its body.
+    pub(super) async fn claim(&self, client: &Client, ready: &mut Ready) -> Result<Turn, Refused> {
+        let Some(place) = self.place(client, (&ready.route, &ready.caller), &ready.parts)? else {
             return Ok(Turn::Plain);
         };
         let (shared, account) = (&self.worker.shared, &ready.caller.key.account);
-        let owner = Owner {
-            consumer: account.consumer,
-            address: (ready.caller.key.id == KeyId::NONE).then_some(client.address),
-            environment: account.environment,
-            route: ready.route.number,
-        };
-        let place = once::place(&owner, key);
         let body = match &mut ready.upload {
             Some(upload) => {
                 let room = Taken::nothing(&shared.bodies, account);
@@ -59,7 +76,16 @@ impl Exchange<'_> {
         };
         let hidden = ready.route.gates.hidden(ready.admission.closed);
         let print = once::print(&ready.parts, &body, &hidden);
-        let claimed = shared.once.claim(place, print, policy.keep_s, shared.clock.steady_ns());
+        let now_ns = shared.clock.steady_ns();
+        let claimed = if ready.admission.unpaid.is_some() {
+            match shared.once.look(place, print, now_ns) {
+                Some(claimed) => claimed,
+                None => return Ok(Turn::Plain),
+            }
+        } else {
+            let keep_s = ready.route.idempotency.as_ref().map_or(0, |policy| policy.keep_s);
+            shared.once.claim(place, print, keep_s, now_ns)
+        };
         if let Some(refused) = once::refused(&claimed) {
             return Err(refused);
         }

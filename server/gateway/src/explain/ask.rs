@@ -295,7 +295,7 @@ fn quota(notes: &mut Notes, route: &Route, terms: &Terms, arrival: Arrival) {
     let most = limit
         .quota
         .map_or("no hard quota".to_owned(), |q| format!("a hard quota of {q}"));
-    let cap = cost::budget_left(terms).map_or("no spend cap".to_owned(), |left| {
+    let cap = cost::budget_left(terms, None).map_or("no spend cap".to_owned(), |left| {
         format!("a spend cap that leaves {left}")
     });
     notes.decided(

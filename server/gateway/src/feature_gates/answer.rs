@@ -54,6 +54,11 @@ pub(super) fn tag(fields: &[FieldPath]) -> u32 {
 }
 
 impl Gates {
+    /// Whether answers differ by the features of who asks.
+    pub(crate) fn tell_callers_apart(&self) -> bool {
+        self.hiding != 0
+    }
+
     /// Whether the answer to a request may lose something.
     pub(crate) fn hides(&self, closed: Closed) -> bool {
         closed.0 & self.hiding != 0

@@ -9,6 +9,9 @@
 //! * The answer is asked for as plain JSON ([`answer::ask_plainly`]) and filtered while it streams
 //!   ([`Gates::treat_answer`]).
 //!
+//! * On a route whose answers differ by the features of who asks no cache between may give them to others: where callers
+//!   have credentials, the answer says `Cache-Control: private` (`cache::make_private`).
+//!
 //! Where an upstream could read a request in another way than the gateway does, the reading that asks for more counts,
 //! and what has no sure reading is refused.
 

@@ -132,6 +132,10 @@ impl Ledger {
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
+    /// The first sequence number that is still there, or will be the first.
+    pub(crate) fn first(&self) -> u64 {
+        lock(&self.segments).keys().next().copied().unwrap_or(1)
+    }
     /// The last sequence number that survives the death of the process.
     pub(crate) fn committed(&self) -> u64 {
         self.committed.load(Ordering::Acquire)
@@ -289,7 +293,7 @@ impl Ledger {
     /// Synced records from `from` on, at most `most`.
     ///
     /// # Errors
-    /// When a segment cannot be read, or lacks a record that was written.
+    /// When a segment cannot be read, lacks a record that was written, or is gone.
     pub(crate) fn read(&self, from: u64, most: usize) -> io::Result<Vec<UsageRecord>> {
         let end = self.synced() + 1;
         let mut out = Vec::new();
@@ -322,6 +326,33 @@ impl Ledger {
         Ok(sums)
     }
 
+    /// When some counts reached so many units more, each counted in the records after a sequence number: the time of the
+    /// request that made it so.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`].
+    pub(crate) fn reached(&self, mut lacking: HashMap<UnitsKey, (u64, u64)>) -> io::Result<HashMap<UnitsKey, Time>> {
+        let mut reached = HashMap::new();
+        let Some(oldest) = lacking.values().map(|(seq, _)| *seq).min() else {
+            return Ok(reached);
+        };
+        self.walk(oldest + 1, self.committed() + 1, |r| {
+            let Some(r) = decode(r).filter(|r| r.units > 0) else {
+                return true;
+            };
+            let key = (r.consumer, r.environment, r.meter, r.period_start);
+            if let Some((_, left)) = lacking.get_mut(&key).filter(|(seq, _)| r.seq > *seq) {
+                *left = left.saturating_sub(r.units.into());
+                if *left == 0 {
+                    reached.insert(key, r.at);
+                    lacking.remove(&key);
+                }
+            }
+            !lacking.is_empty()
+        })?;
+        Ok(reached)
+    }
+
     /// Units of some keys in records after what is known of each, by key, meter and period.
     ///
     /// `through` has the sequence number of each.
@@ -350,7 +381,13 @@ impl Ledger {
             .cloned()
             .collect();
         let mut more = true;
+        let mut next = from;
         for segment in held.iter().filter(|s| s.first < end) {
+            if segment.first > next {
+                let gone = format!("ledger records {next} to {} are gone", segment.first - 1);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, gone));
+            }
+            next = segment.last() + 1;
             let stop = segment.walk(from, end, |r| {
                 more = each(r);
                 more
@@ -574,6 +611,30 @@ mod tests {
     }
 
     #[test]
+    fn the_record_that_reaches_a_count_is_found() {
+        let folder = Folder::new("reached");
+        let ledger = folder.open(8);
+        for n in 1..=20 {
+            let at = Time::from_unix_ms(100 + i64::try_from(n).unwrap());
+            let record = UsageRecord { at, ..record(n) };
+            ledger.append(encode(&record), [None, None]).unwrap();
+        }
+        let key = |consumer| {
+            (
+                ConsumerId::from_bits(consumer),
+                Environment::Live,
+                2,
+                Time::from_unix_ms(1),
+            )
+        };
+        // Two units each: of the first consumer in 3, 6, 9 ..., of the second in 1, 4, 7 ...
+        let lacking = HashMap::from([(key(0), (3, 5)), (key(1), (0, 2)), (key(2), (0, 100))]);
+        let reached = ledger.reached(lacking).unwrap();
+        let expected = HashMap::from([(key(0), Time::from_unix_ms(112)), (key(1), Time::from_unix_ms(101))]);
+        assert_eq!(reached, expected);
+    }
+
+    #[test]
     fn only_synced_records_are_shipped() {
         let folder = Folder::new("synced");
         let ledger = folder.open(8);
@@ -610,6 +671,15 @@ mod tests {
         ledger.prune(30, Duration::from_secs(1), far);
         assert_eq!(folder.segments()[0].first, 25, "the one in use stays");
         assert_eq!(ledger.read(25, 10).unwrap().len(), 6);
+        assert_eq!(ledger.first(), 25);
+        assert!(ledger.units_after(24, |_| true).is_ok() && ledger.units_after(30, |_| true).is_ok());
+        for seq in [0, 16, 23] {
+            assert!(
+                ledger.units_after(seq, |_| true).is_err(),
+                "units after {seq} are not known"
+            );
+            assert!(ledger.read(seq + 1, 10).is_err());
+        }
         drop(ledger);
         assert_eq!(folder.open(8).committed(), 30);
     }

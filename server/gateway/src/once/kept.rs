@@ -66,22 +66,24 @@ impl Once {
         self.shards.iter().map(bytes).sum()
     }
 
+    /// Whether there is something under a key.
+    pub(crate) fn is_taken(&self, place: Place, now_ns: u64) -> bool {
+        let shard = self.shard(&place.key);
+        shard.get(&place.key).is_some_and(|slot| !slot.is_over(now_ns))
+    }
+
+    /// What became of a key, for a request that does not claim it; none when it is free.
+    pub(crate) fn look(&self, place: Place, print: Print, now_ns: u64) -> Option<Claimed> {
+        found(&mut self.shard(&place.key), &place.key, print, now_ns)
+    }
+
     /// Claims a key for a request, or says what became of it. It is kept for `keep_s` after its end.
     pub(crate) fn claim(self: &Arc<Self>, place: Place, print: Print, keep_s: u32, now_ns: u64) -> Claimed {
         let Place { holder, key } = place;
         let mut shard = self.shard(&key);
         shard.expire(now_ns);
-        match shard.get(&key) {
-            Some(slot) if slot.is_over(now_ns) => shard.remove(&key),
-            Some(slot) => {
-                return match &slot.state {
-                    _ if slot.print != print => Claimed::Other,
-                    State::Running => Claimed::Running,
-                    State::Answered(answered) => Claimed::Answered(Arc::clone(&answered.saved)),
-                    State::Lost => Claimed::Lost,
-                };
-            }
-            None => {}
+        if let Some(claimed) = found(&mut shard, &key, print, now_ns) {
+            return claimed;
         }
         if !shard.begin(key, print, holder, self.most) {
             return Claimed::Full;
@@ -93,6 +95,21 @@ impl Once {
             ended: false,
         })
     }
+}
+
+/// What is under a key, as a request with this print meets it; what is over goes.
+fn found(shard: &mut Shard, key: &Key, print: Print, now_ns: u64) -> Option<Claimed> {
+    let slot = shard.get(key)?;
+    if slot.is_over(now_ns) {
+        shard.remove(key);
+        return None;
+    }
+    Some(match &slot.state {
+        _ if slot.print != print => Claimed::Other,
+        State::Running => Claimed::Running,
+        State::Answered(answered) => Claimed::Answered(Arc::clone(&answered.saved)),
+        State::Lost => Claimed::Lost,
+    })
 }
 
 impl Claim {

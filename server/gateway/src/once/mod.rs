@@ -3,8 +3,8 @@
 //!
 //! A key belongs to a consumer in an environment on a route. The first request with it claims it, goes to the upstream
 //! and is followed to its end even when its client goes away; its answer is kept. A repeat, which is the same in
-//! method, host, path, query, content type and body, gets that answer and no units are counted; another request with the key
-//! is refused, and so is one that comes while the first is under way.
+//! method, host, path, query, content type and body, gets that answer and no units are counted, so it needs no room for any;
+//! another request with the key is refused, and so is one that comes while the first is under way.
 
 mod kept;
 mod shard;

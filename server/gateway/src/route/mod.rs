@@ -22,7 +22,7 @@ pub(crate) use target::Target;
 pub(crate) use upstream::{Heritage, Upstream};
 
 use crate::authenticate::{Accepted, AnonymousPlan};
-use crate::cache::Rule as CacheRule;
+use crate::cache::{self, Rule as CacheRule};
 use crate::cors::Cors;
 use crate::edits::Edits;
 use crate::feature_gates::Gates;
@@ -64,12 +64,14 @@ pub(crate) struct Route {
     /// `Host` at the upstream, when that is not the upstream's own.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) request_edits: Edits,
-    pub(crate) answer_edits: Edits,
+    answer_edits: Edits,
     /// Rate limits of its own, whatever the caller's plan.
     pub(crate) limits: Vec<Rule>,
     /// Requests in flight, of all callers together.
     pub(crate) concurrency: Option<u32>,
     pub(crate) gates: Gates,
+    /// Whether answers differ by who asks, in what caches between do not know: they must not give them to others.
+    pub(crate) private: bool,
     /// Which answers are kept.
     pub(crate) cache: Option<CacheRule>,
     /// How repeats are answered.
@@ -93,7 +95,10 @@ impl Route {
         let rewrite = policy.rewrite.clone().unwrap_or_default();
         let target = rewrite.path.map(|to| Target::compile(&to, path)).transpose();
         let host = rewrite.host.map(HeaderValue::try_from).transpose();
+        let gates = Gates::compile(&policy.gates);
+        let auth = Accepted::compile(&policy.auth, anonymous);
         Ok(Self {
+            private: gates.tell_callers_apart() && auth.takes_credentials(),
             number: record.number,
             slug: record.slug.clone(),
             path: record.path.clone(),
@@ -102,12 +107,12 @@ impl Route {
             counts,
             weight: record.weight,
             feature: record.feature.clone(),
-            auth: Accepted::compile(&policy.auth, anonymous),
+            auth,
             max_request_bytes: policy.max_request_bytes,
             websocket: policy.websocket && upstream.protocol == Protocol::Http1,
             limits: Rule::of_route(&policy.limits, record.number),
             concurrency: policy.concurrency,
-            gates: Gates::compile(&policy.gates),
+            gates,
             cache: policy.cache.as_ref().map(|cache| {
                 let upstream = told.upstreams.iter().find(|u| u.number == record.upstream);
                 CacheRule::compile(cache, record, upstream)
@@ -125,6 +130,14 @@ impl Route {
             allow: policy.allow_addresses.clone(),
             deny: policy.deny_addresses.clone(),
         })
+    }
+
+    /// Makes the head of an answer say what it shall say to clients.
+    pub(crate) fn edit_answer(&self, headers: &mut HeaderMap) {
+        self.answer_edits.apply(headers);
+        if self.private {
+            cache::make_private(headers);
+        }
     }
 
     /// Refuses clients whose address may not come here.

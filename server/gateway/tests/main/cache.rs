@@ -4,7 +4,7 @@ use crate::scripted::*;
 use crate::stub::*;
 use crate::support::*;
 use model::ConsumerId;
-use model::access::Environment;
+use model::access::{Environment, Suspension};
 use model::catalogue::CacheHits;
 use model::key::PlainKey;
 use model::policy::RoutePolicy;
@@ -749,6 +749,55 @@ async fn a_plan_says_whether_hits_count() {
         rows.iter().all(|r| r.status == 200 && r.response_bytes == 7),
         "{rows:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hit_that_costs_nothing_needs_no_room_in_the_quota() {
+    let kept = kept("{\"shared_by\": \"everyone\"}", lines(&[])).await;
+    let poor = |e: &mut model::snapshot::Entitlement| {
+        e.cache_hits = CacheHits::Free;
+        e.meters = vec![meter(1, 1, None)];
+    };
+    let free = kept.consumer(3, poor).await;
+    assert_eq!(kept.ask(&free, "GET", "/c/a", "").await.status, 200);
+    for method in ["GET", "HEAD", "GET"] {
+        let hit = kept.ask(&free, method, "/c/a", "").await;
+        assert_eq!(hit.status, 200);
+        assert!(status(&hit).starts_with("turnpike; hit"), "{method}");
+        assert!(hit.header("ratelimit").unwrap().contains("\"quota\";r=0;"));
+    }
+    // What another consumer had fetched, too; but nothing is fetched, confirmed or changed.
+    assert_eq!(kept.get("/c/b", "").await.status, 200);
+    assert_eq!(kept.ask(&free, "GET", "/c/b", "").await.status, 200);
+    let asked = kept.asked();
+    for (method, path, lines) in [
+        ("GET", "/c/new", ""),
+        ("GET", "/c/new", "Cache-Control: only-if-cached\r\n"),
+        ("GET", "/c/a", "Cache-Control: no-cache\r\n"),
+        ("GET", "/c/a", "Cache-Control: no-store\r\n"),
+        ("GET", "/c/a", "Range: bytes=0-1\r\n"),
+        ("DELETE", "/c/a", ""),
+        ("GET", "/free", ""),
+    ] {
+        let refused = kept.ask(&free, method, path, lines).await;
+        assert_eq!(refused.problem(), "quota-exceeded", "{method} {path} {lines}");
+    }
+    kept.world.clock.advance(60_000);
+    assert_eq!(
+        kept.ask(&free, "GET", "/c/a", "").await.problem(),
+        "quota-exceeded",
+        "stale"
+    );
+    assert_eq!(kept.asked(), asked);
+    let rows = kept.world.shipped().await;
+    let of_free = rows.iter().filter(|r| r.consumer == ConsumerId::from_bits(3 << 80));
+    assert_eq!(of_free.map(|r| r.units).sum::<u32>(), 1);
+    assert_eq!(kept.get("/c/a", "").await.status, 200);
+    kept.world.plane.edit_entitlement(ConsumerId::from_bits(3 << 80), |e| {
+        e.suspended = Some(Suspension::Provider);
+    });
+    kept.world.synced().await;
+    assert_eq!(kept.ask(&free, "GET", "/c/a", "").await.problem(), "suspended");
 }
 
 /// An upstream that answers each request only when it is let.

@@ -69,6 +69,81 @@ async fn without_a_stored_snapshot_the_ledger_completes_the_control_plane() {
     assert_eq!(rows.iter().map(|r| r.units).sum::<u32>(), 10);
 }
 
+/// A copy from before most of what was counted, beside a ledger that has forgotten what it shipped: as after `kill -9`, when
+/// nothing but counts had changed for longer than segments are kept.
+async fn set_back(world: &mut World) {
+    stored(world).await;
+    let copy = world.folder.0.join("snapshot");
+    let old = std::fs::read(&copy).unwrap();
+    assert_eq!(passed(world, 70).await, 70);
+    world.shipped().await;
+    world.stop().await;
+    std::fs::write(&copy, old).unwrap();
+    let _ = std::fs::remove_file(world.folder.0.join("snapshot.previous"));
+    let ledger = std::fs::read_dir(world.folder.0.join("ledger")).unwrap();
+    let mut segments: Vec<_> = ledger.map(|e| e.unwrap().path()).collect();
+    segments.retain(|p| p.extension().is_some_and(|e| e == "ledger"));
+    segments.sort();
+    std::fs::remove_file(&segments[0]).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_makes_no_count_begin_too_low() {
+    let quota = |e: &mut model::snapshot::Entitlement| e.meters = vec![meter(1, 100, None)];
+    for is_away in [false, true] {
+        let mut world = World::with(quota).await;
+        set_back(&mut world).await;
+        away(&world, is_away);
+        world.start();
+        if is_away {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            assert_eq!(world.get("/v1/ok").await.status, 503, "nothing is counted from nothing");
+            away(&world, false);
+        }
+        until(|| world.gateway.as_ref().unwrap().informed()).await;
+        assert_eq!(passed(&world, 40).await, 30, "70 of 100 were used");
+    }
+}
+
+/// What nobody knows any more keeps nobody from being served.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_control_plane_and_the_ledger_both_lack_is_done_without() {
+    let mut world = World::with(|e| e.meters = vec![meter(1, 100, None)]).await;
+    set_back(&mut world).await;
+    world.plane.lose_usage();
+    world.start();
+    until(|| world.gateway.as_ref().unwrap().informed()).await;
+    assert_eq!(passed(&world, 100).await, 94, "the last six are in the ledger still");
+}
+
+/// Nor when the ledger still has everything that the copy lacks, whoever counted beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_asks_for_counts_that_no_change_tells() {
+    let mut world = World::with(|e| e.meters = vec![meter(1, 10, None)]).await;
+    stored(&world).await;
+    assert_eq!(passed(&world, 2).await, 2);
+    world.shipped().await;
+    world.stop().await;
+    world.plane.count_elsewhere(world.consumer, 5);
+    world.start();
+    until(|| world.gateway.as_ref().unwrap().informed()).await;
+    assert_eq!(passed(&world, 5).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_copy_follows_the_counts() {
+    let world = World::new().await;
+    stored(&world).await;
+    assert_eq!(passed(&world, 3).await, 3);
+    world.shipped().await;
+    let read = || std::fs::read(world.folder.0.join("snapshot")).unwrap();
+    let before = read();
+    tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
+    assert_eq!(read(), before, "no copy is made for nothing");
+    world.clock.advance(3_600_000);
+    until(|| read() != before).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_key_is_not_judged_while_the_control_plane_is_away() {
     let mut world = World::new().await;

@@ -127,6 +127,66 @@ async fn a_plan_with_the_feature_sees_all() {
     );
 }
 
+/// A cache between does not know whose plan has what.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_cache_between_is_told_to_give_an_answer_to_others() {
+    let upstream = Scripted::start(|request| {
+        let mut lines = format!("{JSON}Cache-Control: public, max-age=60, s-maxage=600\r\n");
+        if request.contains("x-silent: ") {
+            lines = JSON.to_owned();
+        }
+        whole("200 OK", &lines, COUNTRY)
+    })
+    .await;
+    let kept = POLICY.replacen('{', "{\"cache\": {}, ", 1);
+    let strangers = POLICY.replacen(
+        '{',
+        r#"{"auth": {"accept": ["anonymous"], "anonymous_plan": "open"}, "#,
+        1,
+    );
+    let routes = [
+        ("country", "/country", POLICY),
+        ("kept", "/kept", kept.as_str()),
+        ("strangers", "/strangers", strangers.as_str()),
+        ("plain", "/plain", "{}"),
+    ];
+    let mut open = entitlement(model::ConsumerId::ANONYMOUS);
+    open.plan = "open".to_owned();
+    let world = upstream
+        .world_told(&routes, |told| told.anonymous_plans = vec![open])
+        .await;
+    let key = format!("X-API-Key: {}\r\n", world.key.reveal());
+    let says = async |path: &str, lines: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{lines}");
+        let reply = world.send(&head, "").await;
+        assert_eq!(reply.status, 200, "{path}");
+        reply.header("cache-control").unwrap_or_default().to_owned()
+    };
+    for _ in 0..2 {
+        // From the upstream, and then from what is kept.
+        assert_eq!(says("/kept", &key).await, "private, max-age=60");
+    }
+    assert_eq!(upstream.requests().len(), 1, "the gateway's own cache knows");
+    let public = "public, max-age=60, s-maxage=600";
+    for (path, lines, wanted) in [
+        ("/country", key.as_str(), "private, max-age=60"),
+        ("/country", &format!("{key}x-silent: 1\r\n"), "private"),
+        ("/plain", &key, public),
+        ("/strangers", "", public),
+    ] {
+        assert_eq!(says(path, lines).await, wanted, "{path}");
+    }
+    world
+        .plane
+        .edit_entitlement(world.consumer, |e| e.features.push("history".to_owned()));
+    world.synced().await;
+    assert_eq!(
+        says("/country", &key).await,
+        "private, max-age=60",
+        "and who has all features"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_in_pieces_of_any_size_is_filtered() {
     let (world, _upstream) = world(|_| {

@@ -3,8 +3,11 @@
 use crate::scripted::*;
 use crate::support::*;
 use model::ConsumerId;
-use model::access::Environment;
+use model::Time;
+use model::access::{Environment, Suspension};
+use model::catalogue::RateLimit;
 use model::key::PlainKey;
+use model::snapshot::{Entitlement, KeyLimits};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -491,4 +494,89 @@ async fn what_goes_on_without_its_client_is_finished_before_the_gateway_ends() {
     ending.await.unwrap();
     let rows = once.world.plane.rows();
     assert_eq!(rows.iter().map(|r| (r.status, r.units)).collect::<Vec<_>>(), [(201, 1)]);
+}
+
+/// An upstream behind terms that leave room for one call, which is made.
+async fn used_up(terms: impl FnOnce(&mut Entitlement), limits: Option<KeyLimits>) -> Once {
+    let once = once("{}").await;
+    let (plane, consumer) = (&once.world.plane, once.world.consumer);
+    plane.edit_entitlement(consumer, terms);
+    plane.edit_key(once.world.key.lookup().0, |k| k.limits = limits);
+    once.world.synced().await;
+    assert_eq!(once.post("/o/plain", "one").await.status, 201);
+    once
+}
+
+/// Repeats, but nothing else, are answered where a limit of units or money refuses the call.
+async fn gives_repeats_alone(once: &Once, refusal: &str) {
+    for _ in 0..3 {
+        let again = once.post("/o/plain", "one").await;
+        assert_eq!((again.status, replayed(&again)), (201, true), "{refusal}");
+    }
+    assert_eq!(once.post("/o/plain", "two").await.problem(), refusal);
+    assert_eq!(once.send("POST /o/plain", "", "a body").await.problem(), refusal);
+    assert_eq!(once.post("/p/plain", "one").await.problem(), refusal, "another route's");
+    let other = once.send("POST /o/plain", "Idempotency-Key: one\r\n", "another").await;
+    assert_eq!(other.problem(), "idempotency-reused");
+    assert_eq!(once.done(), 1, "{refusal}");
+    let rows = once.world.shipped().await;
+    assert_eq!(rows.iter().map(|r| r.units).sum::<u32>(), 1, "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_needs_no_room_in_quota_cap_and_key_limits() {
+    let quota = |e: &mut Entitlement| e.meters = vec![meter(1, 1, None)];
+    let cap = |e: &mut Entitlement| {
+        e.meters = vec![meter(1, 0, Some("2"))];
+        e.spend_cap_minor = Some(3);
+    };
+    let of_key = KeyLimits {
+        quota: Some(1),
+        budget_minor: None,
+        period_start: Time::from_unix_ms(START_MS),
+        used: Vec::new(),
+    };
+    gives_repeats_alone(&used_up(quota, None).await, "quota-exceeded").await;
+    gives_repeats_alone(&used_up(|_| {}, Some(of_key)).await, "key-quota-reached").await;
+    let once = used_up(cap, None).await;
+    gives_repeats_alone(&once, "spend-cap-reached").await;
+    let again = once.post("/o/plain", "one").await;
+    assert_eq!(again.header("turnpike-cost"), Some("\"0.00\";currency=usd"));
+    // What was refused has claimed nothing.
+    once.world
+        .plane
+        .edit_entitlement(once.world.consumer, |e| e.spend_cap_minor = None);
+    once.world.synced().await;
+    let first = once.post("/o/plain", "two").await;
+    assert_eq!((first.status, replayed(&first), once.done()), (201, false, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_past_the_quota_passes_nothing_else() {
+    let once = used_up(|e| e.meters = vec![meter(1, 1, None)], None).await;
+    let (plane, consumer) = (&once.world.plane, once.world.consumer);
+    let again = async || {
+        once.world.synced().await;
+        let reply = once.post("/o/plain", "one").await;
+        assert!(!replayed(&reply) && once.done() == 1);
+        reply.problem()
+    };
+    plane.edit_entitlement(consumer, |e| {
+        e.rate_limit = RateLimit {
+            per_second: 1,
+            burst: 1,
+        };
+    });
+    once.world.synced().await;
+    once.world.clock.advance(60_000);
+    assert!(replayed(&once.post("/o/plain", "one").await));
+    assert_eq!(again().await, "rate-limited");
+    once.world.clock.advance(60_000);
+    plane.edit_entitlement(consumer, |e| e.suspended = Some(Suspension::Payment));
+    assert_eq!(again().await, "payment-required");
+    plane.edit_entitlement(consumer, |e| e.suspended = None);
+    plane.edit_key(once.world.key.lookup().0, |k| k.routes = Some(vec![1]));
+    assert_eq!(again().await, "insufficient-scope");
+    plane.edit_key(once.world.key.lookup().0, |k| k.revoked = true);
+    assert_eq!(again().await, "key-revoked");
 }

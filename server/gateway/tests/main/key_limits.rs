@@ -29,6 +29,14 @@ async fn other_key(world: &World) -> PlainKey {
     key
 }
 
+async fn quote(world: &World, key: &PlainKey, path: &str) -> serde_json::Value {
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\nTurnpike-Quote: ?1\r\n",
+        key.reveal()
+    );
+    serde_json::from_slice(&world.send(&head, "").await.body).unwrap()
+}
+
 async fn with_key(world: &World, key: &PlainKey, path: &str) -> Reply {
     let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\n", key.reveal());
     world.send(&head, "").await
@@ -126,13 +134,68 @@ async fn a_keys_budget_is_its_part_of_the_charges() {
         (402, "key-budget-reached".to_owned())
     );
     assert!(link(&refused).ends_with("/limits"));
-    let head = format!(
-        "GET /v1/ok HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\nTurnpike-Quote: ?1\r\n",
-        world.key.reveal()
-    );
-    let quote: serde_json::Value = serde_json::from_slice(&world.send(&head, "").await.body).unwrap();
-    assert_eq!(quote["would_be_refused"]["status"], 402);
+    let beyond = quote(&world, &world.key, "/v1/ok").await;
+    assert_eq!(beyond["would_be_refused"]["status"], 402);
     assert_eq!(with_key(&world, &other, "/v1/ok").await.status, 200);
     let units: u32 = world.shipped().await.iter().map(|r| r.units).sum();
     assert_eq!(units, 4, "what the key's limit refused was given back to the account");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keys_quota_holds_for_meters_that_the_plan_does_not_mention() {
+    let mut world = World::with(|e| e.meters = vec![meter(1, 1_000, None)]).await;
+    limit(&world, Some(limits(Some(4), None))).await;
+    assert_eq!(world.get("/v1/ok").await.status, 200);
+    assert_eq!(at_once(&world, "/other", 10).await, 3, "of the meter 2");
+    assert_eq!(world.get("/other").await.problem(), "key-quota-reached");
+    assert_eq!(
+        world.get("/v1/ok").await.problem(),
+        "key-quota-reached",
+        "one quota for all"
+    );
+    assert_eq!(
+        quote(&world, &world.key, "/other").await["would_be_refused"]["status"],
+        429
+    );
+    world.stop().await;
+    world.start();
+    until(|| world.gateway.as_ref().unwrap().informed()).await;
+    assert_eq!(
+        world.get("/other").await.problem(),
+        "key-quota-reached",
+        "nor forgotten"
+    );
+    limit(&world, Some(limits(Some(5), None))).await;
+    assert_eq!(at_once(&world, "/other", 5).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quote_says_the_smaller_of_the_keys_budget_and_the_cap() {
+    let world = World::with(|e| {
+        e.meters = vec![meter(1, 0, Some("2"))];
+        e.spend_cap_minor = Some(10);
+    })
+    .await;
+    let other = other_key(&world).await;
+    let left = async |key: &PlainKey| quote(&world, key, "/v1/ok").await["budget_remaining"].clone();
+    assert_eq!(left(&world.key).await, "0.10", "without limits the cap");
+    limit(&world, Some(limits(None, Some(5)))).await;
+    assert_eq!(left(&world.key).await, "0.05", "what is left before the call");
+    assert_eq!(left(&other).await, "0.10");
+    let answer = world.get("/v1/ok").await;
+    assert_eq!(
+        answer.header("turnpike-budget-remaining"),
+        Some("\"0.03\";currency=usd")
+    );
+    assert_eq!(left(&world.key).await, "0.03", "as the answer said");
+    for _ in 0..3 {
+        assert_eq!(with_key(&world, &other, "/v1/ok").await.status, 200);
+    }
+    assert_eq!(left(&world.key).await, "0.02", "the cap leaves less");
+    world
+        .plane
+        .edit_entitlement(world.consumer, |e| e.spend_cap_minor = None);
+    world.synced().await;
+    assert_eq!(left(&world.key).await, "0.03", "without a cap the key's");
+    assert_eq!(left(&other).await, serde_json::Value::Null);
 }

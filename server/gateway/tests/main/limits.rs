@@ -6,6 +6,9 @@ use model::key::PlainKey;
 use model::quota::QuotaGrace;
 use model::{Period, Time};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 
 /// How many of `count` requests at once were let through, and the slugs of the others.
@@ -310,5 +313,67 @@ async fn a_grace_of_hours_begins_when_the_quota_is_used_up() {
         e.meters[0].used_up_at = Some(Time::from_unix_ms(START_MS));
     });
     world.synced().await;
+    assert_eq!(world.get("/v1/ok").await.problem(), "quota-exceeded");
+}
+
+/// One call short of the quota of two that has a grace of a day.
+async fn before_the_grace() -> World {
+    let world = World::with(|e| {
+        e.meters = vec![meter(1, 2, None)];
+        e.meters[0].terms.grace = Some(QuotaGrace {
+            percent: None,
+            hours: Some(24),
+        });
+    })
+    .await;
+    assert_eq!(world.get("/v1/ok").await.status, 200);
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_back_begins_no_grace() {
+    let world = before_the_grace().await;
+    assert_eq!(world.get("/v1/status/500").await.status, 500);
+    assert_eq!(world.get("/down").await.status, 502);
+    // One whose client goes away holds the last unit while others pass, and gives it back.
+    let gone = format!(
+        "GET /v1/hang HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\n\r\n",
+        world.key.reveal()
+    );
+    let mut stream = TcpStream::connect(world.addr).await.unwrap();
+    stream.write_all(gone.as_bytes()).await.unwrap();
+    until(|| world.upstream.requests().last().is_some_and(|r| r.contains("/hang"))).await;
+    drop(stream);
+    until(|| world.plane.rows().iter().any(|r| r.status == 499)).await;
+    world.clock.advance(3 * DAY_MS);
+    let last = world.get("/v1/ok").await;
+    assert_eq!((last.status, last.header("turnpike-grace")), (200, None));
+    let end = (START_MS + 5 * DAY_MS) / 1_000;
+    world.clock.advance(DAY_MS - 1);
+    let reply = world.get("/v1/ok").await;
+    assert_eq!(reply.header("turnpike-grace"), Some(&*format!("until=@{end}")));
+    world.clock.advance(1);
+    assert_eq!(world.get("/v1/ok").await.problem(), "quota-exceeded");
+}
+
+/// As after `kill -9`: the copy is from before the quota was used up, and nobody can be asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_remembers_when_the_grace_began() {
+    let mut world = before_the_grace().await;
+    world.stop().await;
+    let copy = world.folder.0.join("snapshot");
+    let old = std::fs::read(&copy).unwrap();
+    world.start();
+    world.synced().await;
+    assert_eq!(world.get("/v1/ok").await.status, 200);
+    let end = (START_MS + 2 * DAY_MS) / 1_000;
+    world.stop().await;
+    std::fs::write(&copy, old).unwrap();
+    world.plane.away.store(true, Ordering::SeqCst);
+    world.clock.advance(DAY_MS - 1);
+    world.start();
+    let reply = world.get("/v1/ok").await;
+    assert_eq!(reply.header("turnpike-grace"), Some(&*format!("until=@{end}")));
+    world.clock.advance(1);
     assert_eq!(world.get("/v1/ok").await.problem(), "quota-exceeded");
 }

@@ -126,6 +126,16 @@ impl Plane {
             f(&mut slot.1);
         });
     }
+    /// Another gateway counts units; that makes no new version.
+    pub(crate) fn count_elsewhere(&self, consumer: ConsumerId, units: u64) {
+        let mut state = self.state.lock().unwrap();
+        let told = state.entitlements.get_mut(&(consumer, Environment::Live)).unwrap();
+        told.1.meters[0].used += units;
+    }
+    /// What was shipped is gone, as when a database is set back.
+    pub(crate) fn lose_usage(&self) {
+        self.state.lock().unwrap().ledgers.clear();
+    }
     pub(crate) fn version(&self) -> i64 {
         self.state.lock().unwrap().version
     }
