@@ -49,6 +49,14 @@
 //!   `canary` has targets of its own, for some of the consumers (always the same) and for requests with a header.
 //! * **Time.** `connect_timeout_ms`, first byte, silence inside an answer, and `total_timeout_ms` for all of it. The clock
 //!   for the first byte stands still while it is the client's body that is waited for.
+//! * **Bodies of requests** have a largest size ([`Limits::body_bytes`]), a longest silence ([`Limits::body_idle`]) and a
+//!   slowest pace ([`Limits::body_bytes_per_second`]), because a client could hold an upstream for hours with a byte now and
+//!   then. Streams have none of the three: a gRPC call to an upstream of HTTP/2, a request to a route with `streams`, and
+//!   every request from the moment its answer begins, for then it is a conversation. What ends those is silence of both
+//!   sides together for `idle_timeout_ms` (before the answer begins: of the client alone), which is nobody's failure; the
+//!   route's `max_request_bytes`, where it says one; `total_timeout_ms`; what ends every open stream
+//!   ([below](#when-a-stream-ends-before-its-time)); and the end of the drain time. A connection's pings
+//!   are no words: a call that may be silent for long needs an upstream with a longer `idle_timeout_ms`.
 //! * **Retries** go to another target. A request that was not sent may; one without a body whose method is idempotent
 //!   may, too, after its connection broke before a byte of the answer came, and after a status that is listed. Never
 //!   after a byte of the answer was passed on, nor after a time limit, and only inside the budget.
@@ -66,7 +74,10 @@
 //!   clients that speak HTTP/2; trailers in HTTP/1.1, and those of requests, are dropped. A gRPC call is refused with
 //!   `grpc-status` in place of a problem.
 //! * **WebSocket** (`websocket = true` in `[routes.policy]`): see `tunnel`. Handshakes over HTTP/2 (RFC 8441) are
-//!   refused. Its record is written before the 101 leaves, so its bytes stand in the metrics alone.
+//!   refused, and those of pages whose origin `cors` does not name; on a route without `cors` only where basic
+//!   authentication is taken, which browsers send by themselves (`cors::check_handshake`). Its record is written before the
+//!   101 leaves, as one request, so its bytes stand in the metrics alone and its duration nowhere. Frames are not looked
+//!   into: a large one passes piece by piece, pings are bytes like others.
 //!
 //! Problems name the upstream, and metrics also the target's place in the catalogue; addresses stand in the log only.
 //!
@@ -101,8 +112,16 @@
 //! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept) after changes and once an hour, each
 //! entitlement with the units recorded and the sequence number they hold for; with it and the ledger a gateway starts
 //! without the control plane and knows what was used to the unit. A copy that is older than the ledger reaches back is not
-//! used. When the control plane answers it is asked for everything, counts with it. Open streams end when their key is
-//! revoked or their consumer suspended.
+//! used. When the control plane answers it is asked for everything, counts with it.
+//!
+//! # When a stream ends before its time
+//!
+//! An answer that still comes, an open WebSocket, and a gRPC call that has no answer yet stand on what let them in
+//! (`ground`). They end when the same request would be refused now: its key is revoked or its time over (as at the end of a
+//! rotation), its token past `exp` (with the issuer's leeway) or its issuer trusted no more, its consumer suspended, the
+//! route out of the key's scope, a feature gone that the route or a gate needs. Revocations and suspensions end them as soon
+//! as they are known here, the rest within two seconds of that. What counts requests ends none: a quota or a
+//! spend cap used up, a rate limit passed. Such a stream was counted when it began, as one request however long it is.
 //!
 //! # What a request costs
 //!
@@ -362,6 +381,7 @@ mod flight;
 pub mod fuzzing;
 mod gate;
 mod gateway;
+mod ground;
 mod grpc;
 mod headers;
 mod http1;
@@ -390,6 +410,7 @@ mod timer;
 mod token;
 mod trace;
 mod tunnel;
+mod upload;
 mod upstream;
 mod worker;
 

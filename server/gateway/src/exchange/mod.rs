@@ -8,9 +8,10 @@ mod once;
 
 use crate::admit::Admission;
 use crate::authenticate::Caller;
-use crate::body::{Answer, Upload};
+use crate::body::Answer;
 use crate::cache::{Ask, Fetch};
 use crate::client::ClientBody;
+use crate::feature_gates::Passed;
 use crate::headers::{self, Short};
 use crate::http1::Invalid;
 use crate::identity::JWKS_PATH;
@@ -20,6 +21,7 @@ use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::{self, Route, Routes};
 use crate::seen::{Entry, Outcome};
+use crate::upload::Upload;
 use crate::upstream::BodyLength;
 use crate::worker::Worker;
 use crate::{cors, grpc, quote, tunnel};
@@ -69,6 +71,8 @@ struct Ready {
     fetch: Option<Box<Fetch>>,
     /// Why kept answers were not looked through.
     went_by: Option<&'static str>,
+    /// Gates that it passed by its caller's features.
+    passed: Passed,
     /// Where a change of its resource is noted, when it may make one.
     touches: Option<usize>,
 }
@@ -112,7 +116,14 @@ pub(crate) async fn handle(
         .cors
         .as_ref()
         .and_then(|_| parts.headers.get(header::ORIGIN).cloned());
-    let answered = exchange.answered(&client, Arc::clone(&route), parts, body).await;
+    let page = match exchange.websocket {
+        true => cors::check_handshake(&route, &parts, client.scheme),
+        false => Ok(()),
+    };
+    let answered = match page {
+        Ok(()) => exchange.answered(&client, Arc::clone(&route), parts, body).await,
+        Err(refused) => Err(Early::new(None, refused)),
+    };
     let mut answer = answered.unwrap_or_else(|early| exchange.refuse_early(early, &routes.portal_url));
     if exchange.websocket && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         // What came behind the handshake was meant for another protocol.

@@ -10,6 +10,8 @@ mod concurrency;
 mod credentials;
 mod crossing;
 mod differential;
+mod drain;
+mod duplex;
 mod durability;
 mod exhaustion;
 mod explain;
