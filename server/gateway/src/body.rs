@@ -9,6 +9,7 @@ use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
 use crate::tunnel::Tunnel;
+use crate::upstream::BodyLength;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
@@ -48,8 +49,16 @@ pub(crate) enum BodyError {
 }
 
 /// The refusal of a body over the limit.
-pub(crate) fn too_large() -> Refused {
+fn too_large() -> Refused {
     Refused::new(Refusal::BodyTooLarge, "The body is larger than this gateway takes.")
+}
+
+/// Refuses a body that is said to be longer than `most` bytes; one whose length is not said is counted as it comes.
+pub(crate) fn check_length(length: BodyLength, most: u64) -> Result<(), Refused> {
+    match length {
+        BodyLength::Exact(bytes) if bytes > most => Err(too_large().closing()),
+        _ => Ok(()),
+    }
 }
 
 /// Whose fault a request's body was that went wrong.

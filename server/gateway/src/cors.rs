@@ -3,11 +3,12 @@
 
 use crate::headers;
 use crate::refusal::{Refusal, Refused};
-use crate::route::Route;
+use crate::route::{Route, Routes};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use model::policy;
+use std::sync::Arc;
 
 /// Request headers that every page may send, beside those that carry a key.
 const ALWAYS_ASKED: [&str; 4] = ["authorization", "content-type", "idempotency-key", "turnpike-quote"];
@@ -47,13 +48,14 @@ pub(crate) struct Cors {
 impl Cors {
     /// From what the catalogue says, and the headers that may carry a key.
     pub(crate) fn compile(told: &policy::Cors, key_headers: &[String]) -> Self {
-        let joined = |always: &[&str], more: &mut dyn Iterator<Item = &String>| {
-            let names = always.iter().copied().chain(more.map(String::as_str));
+        let joined = |always: &[&str], more: &[&[String]]| {
+            let more = more.iter().copied().flatten().map(String::as_str);
+            let names = always.iter().copied().chain(more);
             headers::value(&names.collect::<Vec<_>>().join(", "))
         };
         Self {
-            asked: joined(&ALWAYS_ASKED, &mut key_headers.iter().chain(&told.request_headers)),
-            shown: joined(&ALWAYS_SHOWN, &mut told.exposed_headers.iter()),
+            asked: joined(&ALWAYS_ASKED, &[key_headers, &told.request_headers]),
+            shown: joined(&ALWAYS_SHOWN, &[&told.exposed_headers]),
             told: told.clone(),
         }
     }
@@ -83,7 +85,7 @@ impl Cors {
     }
 
     /// The answer to a preflight for a method that the route takes.
-    pub(crate) fn preflight(&self, origin: &HeaderValue, method: &Method) -> Result<Response<()>, Refused> {
+    fn preflight(&self, origin: &HeaderValue, method: &Method) -> Answered {
         if !origin.to_str().is_ok_and(|o| self.told.allows(o)) {
             let detail = "The provider does not let pages of this origin call this route.";
             return Err(Refused::new(Refusal::OriginRefused, detail));
@@ -121,6 +123,19 @@ pub(crate) fn check_handshake(route: &Route, parts: &Parts, scheme: &str) -> Res
     Err(Refused::new(Refusal::OriginRefused, detail))
 }
 
+/// What a page is told, or why it may not call.
+type Answered = Result<Response<()>, Refused>;
+
+/// The answer to a preflight, with the route that it is about; none when the request is no preflight, or no route that lets
+/// pages call takes what it asks for.
+pub(crate) fn preflight(routes: &Routes, parts: &Parts) -> Option<(Arc<Route>, Answered)> {
+    let (method, origin) = asked(parts)?;
+    let found = routes.find_promised(&method, &parts.uri, &parts.headers, &promised(&parts.headers));
+    let route = found.ok()?;
+    let answer = route.cors.as_ref()?.preflight(origin, &method);
+    Some((route, answer))
+}
+
 /// The method a preflight asks for, with its origin; none when the request is not one.
 pub(crate) fn asked(parts: &Parts) -> Option<(Method, &HeaderValue)> {
     if parts.method != Method::OPTIONS {
@@ -132,7 +147,7 @@ pub(crate) fn asked(parts: &Parts) -> Option<(Method, &HeaderValue)> {
 }
 
 /// The headers that the request behind a preflight will have, which a page may send only when they are named so.
-pub(crate) fn promised(headers: &HeaderMap) -> Vec<HeaderName> {
+fn promised(headers: &HeaderMap) -> Vec<HeaderName> {
     let lists = headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).iter();
     let names = lists
         .filter_map(|list| list.to_str().ok())

@@ -5,12 +5,16 @@
 //! size that its route says is left, and silence: until the answer begins its own, and from then on that of both sides
 //! together, which the answer's reader bounds (`upstream::silence`).
 
-use crate::body::BodyError;
+use crate::body::{self, BodyError};
 use crate::client::ClientBody;
 use crate::config::Limits;
 use crate::memory::Taken;
+use crate::refusal::Refused;
+use crate::route::Route;
 use crate::timer::Timer;
+use crate::upstream::BodyLength;
 use bytes::{Bytes, BytesMut};
+use model::policy::Protocol;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -89,6 +93,21 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
+    /// Of a request on a route. gRPC's body may be a stream in any call, where the upstream can be spoken to so.
+    pub(crate) fn of(route: &Route, is_grpc: bool) -> Self {
+        let streams = route.streams || (is_grpc && route.upstream.protocol == Protocol::Http2);
+        Self {
+            most: route.max_request_bytes,
+            stream_idle: streams.then_some(route.upstream.idle),
+        }
+    }
+
+    /// Refuses a body that is said to be too long; one whose length is not said is counted as it comes.
+    pub(crate) fn check(&self, length: BodyLength, limits: &Limits) -> Result<(), Refused> {
+        self.most(limits)
+            .map_or(Ok(()), |most| body::check_length(length, most))
+    }
+
     /// Most bytes of a body whose answer has not begun; none for any number.
     pub(crate) fn most(&self, limits: &Limits) -> Option<u64> {
         let usual = self.stream_idle.is_none().then_some(limits.body_bytes);

@@ -8,6 +8,7 @@ use crate::cache::Ask;
 use crate::client::ClientBody;
 use crate::gate::{Passes, Shed};
 use crate::headers;
+use crate::ledger::Ledger;
 use crate::listen::Client;
 use crate::memory::Taken;
 use crate::metrics::Phase;
@@ -21,7 +22,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
-use model::policy::Protocol;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -44,9 +44,8 @@ impl Exchange<'_> {
         let who = authenticate::authenticate(shared.known(), &route.auth, parts, arrival);
         let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, route)), r))?;
         let open = self.open(&caller, route);
-        if !shared.ledger.writable() {
-            let refused = Refused::new(Refusal::LedgerUnavailable, "Usage cannot be written down just now.");
-            return Err(Early::new(Some(open), refused.retry_after(1)));
+        if let Err(refused) = check_ledger(&shared.ledger) {
+            return Err(Early::new(Some(open), refused));
         }
         Ok((caller, open, arrival.now_ns))
     }
@@ -106,10 +105,9 @@ impl Exchange<'_> {
             Some(None) => BodyLength::Chunked,
             Some(Some(bytes)) => BodyLength::Exact(bytes),
         };
-        let bounds = self.bounds(&route);
-        let most = bounds.most(&shared.limits);
-        if matches!(length, BodyLength::Exact(bytes) if most.is_some_and(|most| bytes > most)) {
-            return Err(Early::new(Some(open), body::too_large().closing()));
+        let bounds = Bounds::of(&route, self.grpc);
+        if let Err(refused) = bounds.check(length, &shared.limits) {
+            return Err(Early::new(Some(open), refused));
         }
         let asked = admit::Request {
             caller: &caller,
@@ -157,15 +155,6 @@ impl Exchange<'_> {
         })
     }
 
-    /// What the request's body may do. gRPC's may be a stream in any call, where the upstream can be spoken to so.
-    fn bounds(&self, route: &Route) -> Bounds {
-        let streams = route.streams || (self.grpc && route.upstream.protocol == Protocol::Http2);
-        Bounds {
-            most: route.max_request_bytes,
-            stream_idle: streams.then_some(route.upstream.idle),
-        }
-    }
-
     pub(super) fn open(&self, caller: &Caller, route: &Route) -> Open {
         let place = (route.number, route.meter);
         let open = Open::new(Arc::clone(self.worker), caller, place, self.id, self.now, self.started);
@@ -193,6 +182,15 @@ impl Exchange<'_> {
         ready.open.let_in(passes);
         Ok(())
     }
+}
+
+/// Refuses everything while usage cannot be written down.
+pub(crate) fn check_ledger(ledger: &Ledger) -> Result<(), Refused> {
+    if ledger.writable() {
+        return Ok(());
+    }
+    let refused = Refused::new(Refusal::LedgerUnavailable, "Usage cannot be written down just now.");
+    Err(refused.retry_after(1))
 }
 
 /// Reads and checks a body in which something may need a feature that the caller has not.

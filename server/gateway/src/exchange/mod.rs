@@ -6,6 +6,8 @@ mod call;
 mod forward;
 mod once;
 
+pub(crate) use call::check_ledger;
+
 use crate::admit::Admission;
 use crate::authenticate::Caller;
 use crate::body::Answer;
@@ -27,7 +29,7 @@ use crate::worker::Worker;
 use crate::{cors, grpc, quote, tunnel};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Response, StatusCode};
 use model::{RequestId, Time};
 use once::Turn;
 use std::sync::Arc;
@@ -137,14 +139,18 @@ pub(crate) async fn handle(
     answer
 }
 
-/// The answer to what is no request.
-pub(crate) fn malformed(worker: &Arc<Worker>, peer: &Peer, why: Invalid) -> Response<Answer> {
+/// The answer to what is no request; `parts` is its head, where it could be read. Without one nobody knows where the next
+/// request begins, and the connection is closed.
+pub(crate) fn malformed(worker: &Arc<Worker>, peer: &Peer, parts: Option<&Parts>, why: Invalid) -> Response<Answer> {
     let routes = worker.shared.tables.routes.load_full();
     let portal = routes.as_ref().map_or("", |r| r.portal_url.as_str());
     let detail = format!("This cannot be read as a request: {why}.");
     let mut exchange = Exchange::new(worker);
-    exchange.watch(peer, None);
-    exchange.refuse(Refused::new(Refusal::BadRequest, detail).closing(), None, portal)
+    exchange.watch(peer, parts);
+    exchange.grpc = parts.is_some_and(grpc::is_call);
+    let refused = Refused::new(Refusal::BadRequest, detail);
+    let refused = if parts.is_some() { refused } else { refused.closing() };
+    exchange.refuse(refused, None, portal)
 }
 
 /// A refusal, with what there is to record of it.
@@ -232,12 +238,7 @@ impl<'a> Exchange<'a> {
     /// The answer to a page's question whether it may call, where the route lets pages call; it needs no key and counts
     /// for nothing. Every other `OPTIONS` is a request like others.
     fn preflight(&self, routes: &Routes, parts: &Parts) -> Option<Response<Answer>> {
-        let (method, origin) = cors::asked(parts)?;
-        let promised = cors::promised(&parts.headers);
-        let route = routes
-            .find_promised(&method, &parts.uri, &parts.headers, &promised)
-            .ok()?;
-        let answered = route.cors.as_ref()?.preflight(origin, &method);
+        let (_, answered) = cors::preflight(routes, parts)?;
         Some(match answered {
             Ok(answer) => self.plain(answer.map(|()| Answer::Whole(None))),
             Err(refused) => self.refuse(refused, None, &routes.portal_url),
@@ -300,15 +301,5 @@ impl<'a> Exchange<'a> {
 fn find(routes: &Routes, parts: &Parts, has_body: bool) -> Result<Arc<Route>, Refused> {
     route::check_host(parts.version, &parts.uri, &parts.headers)?;
     let found = routes.find(&parts.method, &parts.uri, &parts.headers);
-    if !tunnel::is_asked_for(parts) {
-        return found;
-    }
-    let unsupported = || {
-        let detail = "This path takes no WebSocket, and nothing takes other upgrades.";
-        Refused::new(Refusal::UpgradeUnsupported, detail).closing()
-    };
-    let route = found.ok().filter(|r| r.websocket && parts.method != Method::CONNECT);
-    let route = route.ok_or_else(unsupported)?;
-    tunnel::check(parts, has_body)?;
-    Ok(route)
+    tunnel::choose(found, parts, has_body)
 }

@@ -25,6 +25,7 @@ mod silence;
 mod tls;
 
 pub(crate) use answer::Incoming;
+pub(crate) use attempts::unavailable;
 pub(crate) use call::Call;
 pub(crate) use check::check;
 pub(crate) use connection::Connection;

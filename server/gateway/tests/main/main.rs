@@ -2,11 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod access_log;
+mod agreement;
 mod answers;
 mod bodies;
 mod cache;
 mod clients;
 mod concurrency;
+mod connects;
 mod credentials;
 mod crossing;
 mod differential;
