@@ -32,18 +32,19 @@ pub(crate) struct Progress {
     answered: AtomicBool,
     /// No more of it is passed on.
     over: AtomicBool,
+    /// When the request began.
     begun: Instant,
     /// When bytes last came, in milliseconds since then. Kept once the answer has begun.
     moved_ms: AtomicU64,
 }
 
 impl Progress {
-    fn new() -> Self {
+    fn new(begun: Instant) -> Self {
         Self {
             bytes: AtomicU64::new(0),
             answered: AtomicBool::new(false),
             over: AtomicBool::new(false),
-            begun: Instant::now(),
+            begun,
             moved_ms: AtomicU64::new(0),
         }
     }
@@ -146,11 +147,11 @@ pub(crate) struct Upload {
 
 impl Upload {
     /// A body as it comes from the client. An ordinary one is never silent for longer than [`Limits::body_idle`] nor slower
-    /// than [`Limits::body_bytes_per_second`] beyond that.
-    pub(crate) fn new(incoming: ClientBody, bounds: Bounds, limits: &Limits) -> Self {
+    /// than [`Limits::body_bytes_per_second`] beyond that. `begun` is when the request began.
+    pub(crate) fn new(incoming: ClientBody, bounds: Bounds, begun: Instant, limits: &Limits) -> Self {
         Self {
             source: Source::Client(incoming),
-            progress: Arc::new(Progress::new()),
+            progress: Arc::new(Progress::new(begun)),
             bounds,
             usual_most: limits.body_bytes,
             idle: limits.body_idle,

@@ -137,7 +137,7 @@ impl Exchange<'_> {
         if route.gates.hides(admission.closed) {
             route.gates.ask_plainly(admission.closed, &mut parts.headers);
         }
-        let upload = body.map(|body| Upload::new(body, bounds, &shared.limits));
+        let upload = body.map(|body| Upload::new(body, bounds, self.started, &shared.limits));
         open.admitted(&mut admission, upload.as_ref().map(|u| Arc::clone(u.progress())));
         Ok(Ready {
             route,
