@@ -1,31 +1,24 @@
-//! Bodies on their way through: frames are passed on as they come, never gathered.
+//! Answers' bodies on their way through: frames are passed on as they come, never gathered. Those of requests are in
+//! [`crate::upload`].
 
 use crate::cache::Fill;
-use crate::client::ClientBody;
-use crate::config::Limits;
 use crate::download::Download;
 use crate::filter::Malformed;
-use crate::memory::Taken;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
-use crate::timer::Timer;
 use crate::tunnel::Tunnel;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// An answer of unknown length that is older than this is recorded at its next bytes, not at its end: whoever has
 /// read from a stream for so long has been answered.
 const LONG_STREAM: Duration = Duration::from_secs(1);
 
-/// Bytes handed on at once of a body that was read whole.
-const PIECE_BYTES: usize = 64 << 10;
 /// Seconds after which there may be room again for a body that is read whole.
 const NO_ROOM_RETRY_S: u64 = 1;
 
@@ -36,6 +29,8 @@ pub(crate) enum BodyError {
     TooLarge,
     #[error("the body came too slowly")]
     TooSlow,
+    #[error("neither side said anything for too long")]
+    Idle,
     #[error("the time for the request as a whole is over")]
     TooLong,
     #[error("the body broke off")]
@@ -55,17 +50,6 @@ pub(crate) enum BodyError {
 /// The refusal of a body over the limit.
 pub(crate) fn too_large() -> Refused {
     Refused::new(Refusal::BodyTooLarge, "The body is larger than this gateway takes.")
-}
-
-/// How far a request's body has come; shared by the body and by the request's record.
-#[derive(Debug, Default)]
-pub(crate) struct Progress(AtomicU64);
-
-impl Progress {
-    /// Bytes passed on so far.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// Whose fault a request's body was that went wrong.
@@ -90,7 +74,7 @@ pub(crate) fn refused(error: BodyError) -> Refused {
 pub(crate) fn broken_answer(error: BodyError, upstream: &Upstream) -> Refused {
     tracing::warn!(upstream = upstream.slug, %error, "an answer cannot be passed on");
     match error {
-        BodyError::TooSlow => {
+        BodyError::TooSlow | BodyError::Idle => {
             let detail = format!("{} stopped inside its answer.", upstream.slug);
             Refused::new(Refusal::UpstreamTimeout, detail)
         }
@@ -98,157 +82,6 @@ pub(crate) fn broken_answer(error: BodyError, upstream: &Upstream) -> Refused {
             Refusal::UpstreamBroken,
             format!("In the answer of {}, {error}.", upstream.slug),
         ),
-    }
-}
-
-/// Where a request's body comes from.
-enum Source {
-    Client(ClientBody),
-    /// It was read whole. The room is given back when all of it went on.
-    Read {
-        left: Bytes,
-        _room: Taken,
-    },
-}
-
-/// A request's body, bounded in size and in silence. Trailers are dropped.
-pub(crate) struct Upload {
-    source: Source,
-    progress: Arc<Progress>,
-    most: u64,
-    idle: Duration,
-    /// Slowest pace, in bytes a second.
-    slowest: u64,
-    /// Bounds silence and slowness; set when something has to be waited for.
-    timer: Timer,
-    /// When the wait that is under way began.
-    since: Option<Instant>,
-    /// How long the client was waited for, all in all.
-    waited: Duration,
-}
-
-impl Upload {
-    /// A body of at most `most` bytes, never silent for longer than [`Limits::body_idle`] nor slower than
-    /// [`Limits::body_bytes_per_second`] beyond that.
-    pub(crate) fn new(incoming: ClientBody, progress: Arc<Progress>, most: u64, limits: &Limits) -> Self {
-        Self {
-            source: Source::Client(incoming),
-            progress,
-            most,
-            idle: limits.body_idle,
-            slowest: limits.body_bytes_per_second.max(1),
-            timer: Timer::default(),
-            since: None,
-            waited: Duration::ZERO,
-        }
-    }
-
-    /// The longest that the next bytes may take: what came so far has earned time, what was waited for has used it.
-    fn patience(&self) -> Duration {
-        let earned = Duration::from_secs(self.progress.bytes() / self.slowest);
-        let left = self.idle.saturating_add(earned).saturating_sub(self.waited);
-        left.min(self.idle)
-    }
-
-    fn heard(&mut self) {
-        if let Some(since) = self.since.take() {
-            self.waited += since.elapsed();
-            self.timer.clear();
-        }
-    }
-
-    /// Whether all of it was passed on.
-    pub(crate) fn is_end(&self) -> bool {
-        match &self.source {
-            Source::Client(incoming) => incoming.ended(),
-            Source::Read { left, .. } => left.is_empty(),
-        }
-    }
-
-    /// Reads all of it, at most `most` bytes and within this time; then it comes from memory, in the room taken for it.
-    pub(crate) async fn read(&mut self, most: u64, room: Taken, within: Duration) -> Result<Bytes, BodyError> {
-        if let Source::Read { left, .. } = &self.source {
-            return Ok(left.clone());
-        }
-        self.most = self.most.min(most);
-        let read = tokio::time::timeout(within, self.read_all(room)).await;
-        let (bytes, room) = read.map_err(|_| BodyError::TooLong)??;
-        self.source = Source::Read {
-            left: bytes.clone(),
-            _room: room,
-        };
-        Ok(bytes)
-    }
-
-    async fn read_all(&mut self, mut room: Taken) -> Result<(Bytes, Taken), BodyError> {
-        // A body that says its length has its room from the beginning, so that none is given up half-way for another.
-        let known = self.left().unwrap_or(0);
-        if known > self.most {
-            return Err(BodyError::TooLarge);
-        }
-        let known = usize::try_from(known).map_err(|_| BodyError::TooLarge)?;
-        let fits = |room: &mut Taken, bytes| room.grow(bytes).then_some(()).ok_or(BodyError::NoRoom);
-        fits(&mut room, known)?;
-        let mut whole = BytesMut::new();
-        let mut first = Bytes::new();
-        while let Some(data) = poll_fn(|cx| self.poll_data(cx)).await {
-            let data = data?;
-            fits(&mut room, whole.len() + first.len() + data.len())?;
-            if first.is_empty() && whole.is_empty() {
-                first = data;
-                continue;
-            }
-            if whole.is_empty() {
-                whole.reserve(known);
-            }
-            whole.extend_from_slice(&std::mem::take(&mut first));
-            whole.extend_from_slice(&data);
-            // It grows ahead of what comes.
-            fits(&mut room, whole.capacity())?;
-        }
-        let bytes = if whole.is_empty() { first } else { whole.freeze() };
-        Ok((bytes, room))
-    }
-
-    /// Bytes still to come, when that is known.
-    fn left(&self) -> Option<u64> {
-        match &self.source {
-            Source::Client(incoming) => incoming.left(),
-            Source::Read { left, .. } => u64::try_from(left.len()).ok(),
-        }
-    }
-
-    /// The next part, as it comes.
-    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let incoming = match &mut self.source {
-            Source::Client(incoming) => incoming,
-            Source::Read { left, .. } => {
-                let piece = left.split_to(left.len().min(PIECE_BYTES));
-                return Poll::Ready((!piece.is_empty()).then_some(Ok(piece)));
-            }
-        };
-        match incoming.poll_data(cx) {
-            Poll::Ready(Some(Ok(data))) => {
-                self.heard();
-                let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-                let before = self.progress.0.fetch_add(length, Ordering::Relaxed);
-                if before.saturating_add(length) > self.most {
-                    return Poll::Ready(Some(Err(BodyError::TooLarge)));
-                }
-                Poll::Ready(Some(Ok(data)))
-            }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyError::Broken))),
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => {
-                if self.since.is_none() {
-                    let now = Instant::now();
-                    self.since = Some(now);
-                    self.timer.set((now + self.patience()).into());
-                }
-                ready!(self.timer.poll(cx));
-                Poll::Ready(Some(Err(BodyError::TooSlow)))
-            }
-        }
     }
 }
 

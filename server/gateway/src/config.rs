@@ -140,7 +140,7 @@ impl Config {
 /// Bounds on time and size.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Largest request body, in bytes.
+    /// Largest request body, in bytes. Streams (see [the crate](crate#upstreams)) have no such bound.
     pub body_bytes: u64,
     /// Largest request head, in bytes; at least 8192.
     pub head_bytes: usize,
@@ -148,10 +148,10 @@ pub struct Limits {
     pub headers: usize,
     /// Longest wait for a request's head, and the longest life of an idle connection.
     pub head_timeout: Duration,
-    /// Longest silence inside a request's body.
+    /// Longest silence inside a request's body that is no stream.
     pub body_idle: Duration,
-    /// Slowest body, in bytes a second, counted over the time that the client is waited for: a client that sends one
-    /// byte now and then breaks no silence for long, and would hold an upstream for hours.
+    /// Slowest body that is no stream, in bytes a second, counted over the time that the client is waited for: a client
+    /// that sends one byte now and then breaks no silence for long, and would hold an upstream for hours.
     pub body_bytes_per_second: u64,
     /// Memory for request bodies that are read whole before they go on, to be checked or compared, in bytes. One consumer
     /// may hold as much of it as is free.

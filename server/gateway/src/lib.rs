@@ -49,6 +49,14 @@
 //!   `canary` has targets of its own, for some of the consumers (always the same) and for requests with a header.
 //! * **Time.** `connect_timeout_ms`, first byte, silence inside an answer, and `total_timeout_ms` for all of it. The clock
 //!   for the first byte stands still while it is the client's body that is waited for.
+//! * **Bodies of requests** have a largest size ([`Limits::body_bytes`]), a longest silence ([`Limits::body_idle`]) and a
+//!   slowest pace ([`Limits::body_bytes_per_second`]), because a client could hold an upstream for hours with a byte now and
+//!   then. Streams have none of the three: a gRPC call to an upstream of HTTP/2, a request to a route with `streams`, and
+//!   every request from the moment its answer begins, for then it is a conversation. What ends those is silence of both
+//!   sides together for `idle_timeout_ms` (before the answer begins: of the client alone), which is nobody's failure; the
+//!   route's `max_request_bytes`, where it says one; `total_timeout_ms`; what ends every open stream
+//!   ([below](#when-a-stream-ends-before-its-time)); and the end of the drain time. A connection's pings
+//!   are no words: a call that may be silent for long needs an upstream with a longer `idle_timeout_ms`.
 //! * **Retries** go to another target. A request that was not sent may; one without a body whose method is idempotent
 //!   may, too, after its connection broke before a byte of the answer came, and after a status that is listed. Never
 //!   after a byte of the answer was passed on, nor after a time limit, and only inside the budget.
@@ -382,6 +390,7 @@ mod timer;
 mod token;
 mod trace;
 mod tunnel;
+mod upload;
 mod upstream;
 mod worker;
 

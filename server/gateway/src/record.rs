@@ -6,7 +6,6 @@
 use crate::account::Terms;
 use crate::admit::Admission;
 use crate::authenticate::{Caller, Hold};
-use crate::body::Progress;
 use crate::cost;
 use crate::flight::Places;
 use crate::gate::Passes;
@@ -15,6 +14,7 @@ use crate::limit::Slot;
 use crate::metrics::Kind;
 use crate::refusal::Refusal;
 use crate::seen::{Entry, Outcome};
+use crate::upload::Progress;
 use crate::worker::Worker;
 use http::HeaderMap;
 use model::access::Environment;

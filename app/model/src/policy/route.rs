@@ -23,9 +23,13 @@ pub struct RoutePolicy {
     /// Among routes with the same host, path and method the greater one is asked first.
     #[serde(skip_serializing_if = "is_zero")]
     pub priority: i32,
-    /// Largest body of a request, in bytes; none leaves the gateway's own bound.
+    /// Largest body of a request, in bytes; none leaves the gateway's own bound, which streams have not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_request_bytes: Option<u64>,
+    /// Whether the bodies of its requests are streams: as slow and as large as they like, as those of gRPC calls are
+    /// without a word. They end when both sides are silent for the upstream's `idle_timeout_ms`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub streams: bool,
     /// Client addresses let in; none means all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow_addresses: Vec<AddressRange>,
@@ -115,6 +119,13 @@ impl RoutePolicy {
                 "what passes through a WebSocket cannot be gated: give it a route of its own",
             );
         }
+        let reads_whole = self.idempotency.is_some() || self.gates.iter().any(|g| !g.request_fields.is_empty());
+        if self.streams && reads_whole {
+            return wrong(
+                "streams",
+                "with idempotency, or a gate's request_fields, bodies are read whole before they go on: remove one",
+            );
+        }
         self.auth.check()?;
         self.cache.as_ref().map_or(Ok(()), CachePolicy::check)?;
         self.idempotency.as_ref().map_or(Ok(()), Idempotency::check)?;
@@ -122,5 +133,31 @@ impl RoutePolicy {
         self.answer_headers.check("answer_headers")?;
         self.rewrite.as_ref().map_or(Ok(()), |r| r.check(path))?;
         self.cors.as_ref().map_or(Ok(()), Cors::check)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::segments;
+
+    fn read(text: &str) -> Result<RoutePolicy, String> {
+        let policy: RoutePolicy = toml::from_str(text).map_err(|e| e.to_string())?;
+        policy.check(&segments("/a").unwrap()).map_err(|e| e.to_string())?;
+        Ok(policy)
+    }
+
+    #[test]
+    fn what_is_read_whole_is_no_stream() {
+        assert!(read("streams = true\nmax_request_bytes = 5").unwrap().streams);
+        assert_eq!(serde_json::to_string(&read("streams = false").unwrap()).unwrap(), "{}");
+        for other in [
+            "idempotency = {}",
+            r#"gates = [{ feature = "history", request_fields = ["history"] }]"#,
+        ] {
+            let told = read(&format!("streams = true\n{other}")).unwrap_err();
+            assert!(told.contains("streams") && told.contains("read whole"), "{told}");
+            read(other).unwrap();
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Early, Exchange, Ready};
 use crate::admit;
 use crate::authenticate::{self, Arrival, Caller};
-use crate::body::{self, Answer, Progress, Upload};
+use crate::body::{self, Answer};
 use crate::cache::Ask;
 use crate::client::ClientBody;
 use crate::gate::{Passes, Shed};
@@ -14,12 +14,14 @@ use crate::metrics::Phase;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::{self, Route};
+use crate::upload::{Bounds, Upload};
 use crate::upstream::BodyLength;
 use crate::{feature_gates, quote};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
+use model::policy::Protocol;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -104,8 +106,9 @@ impl Exchange<'_> {
             Some(None) => BodyLength::Chunked,
             Some(Some(bytes)) => BodyLength::Exact(bytes),
         };
-        let most = route.max_request_bytes.unwrap_or(shared.limits.body_bytes);
-        if matches!(length, BodyLength::Exact(bytes) if bytes > most) {
+        let bounds = self.bounds(&route);
+        let most = bounds.most(&shared.limits);
+        if matches!(length, BodyLength::Exact(bytes) if most.is_some_and(|most| bytes > most)) {
             return Err(Early::new(Some(open), body::too_large().closing()));
         }
         let asked = admit::Request {
@@ -126,13 +129,8 @@ impl Exchange<'_> {
         if route.gates.hides(admission.closed) {
             route.gates.ask_plainly(admission.closed, &mut parts.headers);
         }
-        let upload = body.map(|body| {
-            let progress = Arc::<Progress>::default();
-            let upload = Upload::new(body, Arc::clone(&progress), most, &shared.limits);
-            (upload, progress)
-        });
-        let (upload, progress) = upload.unzip();
-        open.admitted(&mut admission, progress);
+        let upload = body.map(|body| Upload::new(body, bounds, self.started, &shared.limits));
+        open.admitted(&mut admission, upload.as_ref().map(|u| Arc::clone(u.progress())));
         Ok(Ready {
             route,
             caller,
@@ -146,6 +144,15 @@ impl Exchange<'_> {
             went_by: None,
             touches,
         })
+    }
+
+    /// What the request's body may do. gRPC's may be a stream in any call, where the upstream can be spoken to so.
+    fn bounds(&self, route: &Route) -> Bounds {
+        let streams = route.streams || (self.grpc && route.upstream.protocol == Protocol::Http2);
+        Bounds {
+            most: route.max_request_bytes,
+            stream_idle: streams.then_some(route.upstream.idle),
+        }
     }
 
     pub(super) fn open(&self, caller: &Caller, route: &Route) -> Open {

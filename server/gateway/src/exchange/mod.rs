@@ -8,7 +8,7 @@ mod once;
 
 use crate::admit::Admission;
 use crate::authenticate::Caller;
-use crate::body::{Answer, Upload};
+use crate::body::Answer;
 use crate::cache::{Ask, Fetch};
 use crate::client::ClientBody;
 use crate::headers::{self, Short};
@@ -20,6 +20,7 @@ use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::{self, Route, Routes};
 use crate::seen::{Entry, Outcome};
+use crate::upload::Upload;
 use crate::upstream::BodyLength;
 use crate::worker::Worker;
 use crate::{cors, grpc, quote, tunnel};

@@ -53,6 +53,8 @@ pub(crate) struct Route {
     pub(crate) feature: Option<String>,
     /// Largest body of a request, in bytes, where the route has a bound of its own.
     pub(crate) max_request_bytes: Option<u64>,
+    /// Whether the bodies of its requests may go on for ever.
+    pub(crate) streams: bool,
     /// Whether WebSocket handshakes are passed on.
     pub(crate) websocket: bool,
     /// Who may call it.
@@ -104,6 +106,7 @@ impl Route {
             feature: record.feature.clone(),
             auth: Accepted::compile(&policy.auth, anonymous),
             max_request_bytes: policy.max_request_bytes,
+            streams: policy.streams,
             websocket: policy.websocket && upstream.protocol == Protocol::Http1,
             limits: Rule::of_route(&policy.limits, record.number),
             concurrency: policy.concurrency,

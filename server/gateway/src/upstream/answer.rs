@@ -4,6 +4,7 @@ use super::connection::Connection;
 use super::http2;
 use super::pool::Pool;
 use super::sending::{NotSent, Sending};
+use super::silence::Silence;
 use crate::balance::Lease;
 use crate::body::BodyError;
 use crate::http1::{Framing, Piece};
@@ -13,7 +14,7 @@ use http::HeaderMap;
 use http_body::SizeHint;
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::PollSender;
@@ -24,35 +25,22 @@ pub(super) struct Direct {
     framing: Framing,
     /// Whether the connection can serve another request.
     keeps: bool,
-    /// Longest silence.
-    idle: Duration,
-    /// When all of it must be through.
-    deadline: Option<Instant>,
-    /// Whether something came since the limit on silence was set.
-    heard: bool,
+    silence: Silence,
 }
 
 impl Direct {
     /// A body that begins behind what was taken from the connection.
-    pub(super) fn new(
-        connection: Connection,
-        framing: Framing,
-        keeps: bool,
-        idle: Duration,
-        deadline: Option<Instant>,
-    ) -> Self {
+    pub(super) fn new(connection: Connection, framing: Framing, keeps: bool, silence: Silence) -> Self {
         Self {
-            deadline,
             connection,
             framing,
             keeps,
-            idle,
-            heard: true,
+            silence,
         }
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if is_over(self.deadline) {
+        if self.silence.is_too_long() {
             return Poll::Ready(Some(Err(BodyError::TooLong)));
         }
         loop {
@@ -66,34 +54,15 @@ impl Direct {
                 }
             }
             match self.connection.poll_read(cx) {
-                Poll::Ready(Ok(1..)) => self.heard = true,
+                Poll::Ready(Ok(1..)) => self.silence.heard(),
                 Poll::Ready(Ok(0)) if self.framing.ends_at_close() => self.framing = Framing::Length(0),
                 Poll::Ready(_) => return Poll::Ready(Some(Err(BodyError::Broken))),
                 Poll::Pending => {
-                    if std::mem::take(&mut self.heard) {
-                        let at = Instant::now() + self.idle;
-                        self.connection
-                            .timer
-                            .set(self.deadline.map_or(at, |d| d.min(at)).into());
-                    }
-                    ready!(self.connection.timer.poll(cx));
-                    return Poll::Ready(Some(Err(silent(self.deadline))));
+                    let over = self.silence.poll(&mut self.connection.timer, cx);
+                    return over.map(|error| Some(Err(error)));
                 }
             }
         }
-    }
-}
-
-pub(super) fn is_over(deadline: Option<Instant>) -> bool {
-    deadline.is_some_and(|d| Instant::now() >= d)
-}
-
-/// What it means that nothing came: whoever takes too long as a whole may have been read too slowly by the client.
-pub(super) fn silent(deadline: Option<Instant>) -> BodyError {
-    if is_over(deadline) {
-        BodyError::TooLong
-    } else {
-        BodyError::TooSlow
     }
 }
 

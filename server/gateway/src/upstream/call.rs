@@ -7,11 +7,12 @@ use super::exchange::{self, Exchange, Failure};
 use super::head::{AnswerHead, BodyLength, RequestHead};
 use super::http2::Http2Call;
 use super::sending::Sending;
-use crate::body::Upload;
+use super::silence::Silence;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
 use crate::seen::Entry;
 use crate::trace::Left;
+use crate::upload::Upload;
 use crate::worker::Worker;
 use http::{HeaderMap, Method, StatusCode};
 use model::policy::Protocol;
@@ -185,7 +186,8 @@ impl Http1Call {
             connection, sending, ..
         } = self.exchange;
         let keeps = answer.keeps && !sending.cut;
-        let direct = Direct::new(connection, answer.framing, keeps, upstream.idle, attempts.deadline);
+        let silence = Silence::new(upstream.idle, attempts.deadline, sending.progress());
+        let direct = Direct::new(connection, answer.framing, keeps, silence);
         let incoming = if sending.is_through(&direct.connection) {
             Incoming::direct(direct, attempts.lease)
         } else {

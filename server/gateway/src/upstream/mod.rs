@@ -2,7 +2,7 @@
 //!
 //! A connection of HTTP/1.1 is a socket with its two buffers and has no task of its own: it is driven by the request
 //! that holds it, so an answer wakes one task, passes no channel, and its body is handed on without being copied. `head`
-//! writes requests and reads the heads of answers, `exchange` sends one request and waits for the head (`sending` is its body, `answer` that of the answer), `pool` keeps connections between requests.
+//! writes requests and reads the heads of answers, `exchange` sends one request and waits for the head (`sending` is its body, `answer` that of the answer, `silence` how long that may stop), `pool` keeps connections between requests.
 //! `call` is a request with its attempts: which targets are tried, and when another one is, is said in `attempts`.
 //! `http2` is the other way to send a request, on connections that many share.
 //!
@@ -21,6 +21,7 @@ mod head;
 mod http2;
 mod pool;
 mod sending;
+mod silence;
 mod tls;
 
 pub(crate) use answer::Incoming;

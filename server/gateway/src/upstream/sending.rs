@@ -1,8 +1,10 @@
 //! A request's body on its way to the upstream.
 
 use super::connection::Connection;
-use crate::body::{BodyError, Upload};
+use crate::body::BodyError;
+use crate::upload::{Progress, Upload};
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 /// Bytes of a body that may wait to be sent before more is taken from the client.
@@ -41,6 +43,11 @@ impl Sending {
     /// Whether there is nothing left to send.
     pub(super) fn is_through(&self, connection: &Connection) -> bool {
         self.cut || (self.upload.is_none() && connection.sent == connection.write.len())
+    }
+
+    /// How far the body has come, unless it is through.
+    pub(super) fn progress(&self) -> Option<&Arc<Progress>> {
+        self.upload.as_ref().map(Upload::progress)
     }
 
     /// Whether it is the client's turn: everything there is was sent (`flushed`), or waits for the body's beginning.

@@ -110,6 +110,29 @@ impl Server {
                 }
                 stream.send_data(Bytes::new(), true).unwrap();
             }
+            "listens" | "count" => {
+                // Says how much came, when all of it has; with a head before that, or without.
+                let early = path.ends_with("/listens");
+                let head = ok("count").body(()).unwrap();
+                let mut stream = early.then(|| respond.send_response(head.clone(), false).unwrap());
+                let mut count = 0;
+                while let Some(Ok(data)) = body.data().await {
+                    let _ = body.flow_control().release_capacity(data.len());
+                    count += data.len();
+                }
+                if body.is_end_stream() {
+                    let mut stream = stream
+                        .take()
+                        .unwrap_or_else(|| respond.send_response(head, false).unwrap());
+                    stream.send_data(Bytes::from(count.to_string()), true).unwrap();
+                }
+            }
+            "ticks" => {
+                let mut stream = respond.send_response(ok("ticks").body(()).unwrap(), false).unwrap();
+                while stream.send_data(Bytes::from_static(b"tick"), false).is_ok() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
             "trailers" => {
                 let answer = ok("trailers")
                     .header("content-type", "application/grpc")

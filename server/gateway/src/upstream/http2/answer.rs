@@ -1,6 +1,6 @@
 //! The body of an answer that came over HTTP/2.
 
-use super::super::answer::{is_over, silent};
+use super::super::silence::Silence;
 use super::links::Place;
 use super::pump::Pump;
 use crate::body::BodyError;
@@ -10,16 +10,13 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::{HeaderMap, header};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 /// A body on its stream; dropped before its end, it resets the stream.
 pub(crate) struct AnswerBody {
     stream: RecvStream,
     left: Option<u64>,
     trailers: Option<HeaderMap>,
-    idle: Duration,
-    deadline: Option<Instant>,
-    heard: bool,
+    silence: Silence,
     timer: Timer,
     pump: Option<Pump>,
     _place: Place,
@@ -30,7 +27,7 @@ impl AnswerBody {
     pub(super) fn new(
         stream: RecvStream,
         left: Option<u64>,
-        (idle, deadline): (Duration, Option<Instant>),
+        silence: Silence,
         pump: Option<Pump>,
         place: Place,
     ) -> Self {
@@ -38,9 +35,7 @@ impl AnswerBody {
             stream,
             left,
             trailers: None,
-            idle,
-            deadline,
-            heard: true,
+            silence,
             timer: Timer::default(),
             pump,
             _place: place,
@@ -49,21 +44,17 @@ impl AnswerBody {
 
     /// The next part, as it comes.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if is_over(self.deadline) {
+        if self.silence.is_too_long() {
             return Poll::Ready(Some(Err(BodyError::TooLong)));
         }
         match self.poll_stream(cx) {
             Poll::Pending => {}
             ready => {
-                self.heard = true;
+                self.silence.heard();
                 return ready;
             }
         }
-        if std::mem::take(&mut self.heard) {
-            let at = Instant::now() + self.idle;
-            self.timer.set(self.deadline.map_or(at, |d| d.min(at)).into());
-        }
-        self.timer.poll(cx).map(|()| Some(Err(silent(self.deadline))))
+        self.silence.poll(&mut self.timer, cx).map(|error| Some(Err(error)))
     }
 
     fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {

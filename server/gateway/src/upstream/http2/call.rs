@@ -5,15 +5,16 @@ use super::super::attempts::Attempts;
 use super::super::call::Answered;
 use super::super::exchange::{Failure, refused};
 use super::super::head::RequestHead;
+use super::super::silence::Silence;
 use super::links::Place;
 use super::pump::Pump;
 use super::{AnswerBody, Links};
-use crate::body::Upload;
 use crate::config::Limits;
 use crate::headers;
 use crate::refusal::{Refusal, Refused};
 use crate::seen::TRACEPARENT;
 use crate::trace::Left;
+use crate::upload::Upload;
 use crate::worker::Worker;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
@@ -222,6 +223,7 @@ fn answered(
         }
     }
     let upstream = Arc::clone(attempts.lease.upstream());
-    let body = AnswerBody::new(stream, left, (upstream.idle, attempts.deadline), pump, place);
+    let silence = Silence::new(upstream.idle, attempts.deadline, pump.as_ref().map(Pump::body));
+    let body = AnswerBody::new(stream, left, silence, pump, place);
     (parts.status, kept, Incoming::http2(body, attempts.lease))
 }

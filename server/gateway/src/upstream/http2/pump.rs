@@ -1,6 +1,7 @@
 //! A request's body on its way to the upstream, in a task of its own: neither it nor the answer waits for the other.
 
-use crate::body::{BodyError, Upload};
+use crate::body::BodyError;
+use crate::upload::{self, Upload};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use std::future::poll_fn;
@@ -23,6 +24,7 @@ struct Progress {
 
 /// The body of a request under way; dropped, it stops.
 pub(super) struct Pump {
+    body: Arc<upload::Progress>,
     progress: Arc<Progress>,
     failed: oneshot::Receiver<BodyError>,
     task: JoinHandle<()>,
@@ -38,10 +40,11 @@ impl Drop for Pump {
 impl Pump {
     /// Begins to send.
     pub(super) fn start(upload: Upload, stream: SendStream<Bytes>) -> Self {
-        let progress = Arc::new(Progress::default());
+        let (body, progress) = (Arc::clone(upload.progress()), Arc::new(Progress::default()));
         let (sender, failed) = oneshot::channel();
         let task = tokio::spawn(run(upload, stream, Arc::clone(&progress), sender));
         Self {
+            body,
             progress,
             failed,
             task,
@@ -60,6 +63,11 @@ impl Pump {
     /// What went wrong with the client's body, when something did.
     pub(super) fn failed(&mut self) -> bool {
         self.failed.try_recv().is_ok()
+    }
+
+    /// How far the body has come.
+    pub(super) fn body(&self) -> &Arc<upload::Progress> {
+        &self.body
     }
 
     /// Whether it was not the upstream that was waited for since this was asked last.
