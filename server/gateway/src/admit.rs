@@ -155,14 +155,13 @@ impl Foresight {
 /// Whether the caller may use the route at all; the gates of the route that it does not pass.
 fn permitted(request: &Request<'_>, terms: &Terms) -> Result<Closed, Refused> {
     check_state(terms)?;
-    check_scope(request)?;
-    check_feature(request, terms)?;
+    check_scope(request.caller, request.route)?;
+    check_feature(request.caller, request.route, terms)?;
     check_gates(request, terms)
 }
 
 /// Refuses a key whose scope does not hold the route.
-pub(crate) fn check_scope(request: &Request<'_>) -> Result<(), Refused> {
-    let Request { caller, route, .. } = *request;
+pub(crate) fn check_scope(caller: &Caller, route: &Route) -> Result<(), Refused> {
     if let Some(routes) = &caller.key.routes
         && !routes.contains(&route.number)
     {
@@ -172,14 +171,15 @@ pub(crate) fn check_scope(request: &Request<'_>) -> Result<(), Refused> {
     Ok(())
 }
 
-fn has(request: &Request<'_>, terms: &Terms, feature: &str) -> bool {
-    terms.profile.features.iter().any(|f| f == feature) || request.caller.is_granted(feature)
+/// Whether a caller has a feature, from its plan or its token.
+pub(crate) fn has(caller: &Caller, terms: &Terms, feature: &str) -> bool {
+    terms.profile.features.iter().any(|f| f == feature) || caller.is_granted(feature)
 }
 
 /// Refuses a caller without the feature that the route needs.
-pub(crate) fn check_feature(request: &Request<'_>, terms: &Terms) -> Result<(), Refused> {
-    if let Some(feature) = &request.route.feature
-        && !has(request, terms, feature)
+pub(crate) fn check_feature(caller: &Caller, route: &Route, terms: &Terms) -> Result<(), Refused> {
+    if let Some(feature) = &route.feature
+        && !has(caller, terms, feature)
     {
         let detail = match terms.profile.feature_override(feature) {
             Some(o) => format!("The provider switched {feature} off for this account, {}.", o.until()),
@@ -193,7 +193,7 @@ pub(crate) fn check_feature(request: &Request<'_>, terms: &Terms) -> Result<(), 
 /// The gates of the route that the caller does not pass; refuses a request that needs one as a whole or by its query.
 pub(crate) fn check_gates(request: &Request<'_>, terms: &Terms) -> Result<Closed, Refused> {
     let gates = &request.route.gates;
-    let closed = gates.closed(|feature| has(request, terms, feature), request.parts);
+    let closed = gates.closed(|feature| has(request.caller, terms, feature), request.parts);
     gates.check_head(closed, request.parts.uri.query(), &terms.profile.plan)?;
     Ok(closed)
 }

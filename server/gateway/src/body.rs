@@ -4,6 +4,7 @@
 use crate::cache::Fill;
 use crate::download::Download;
 use crate::filter::Malformed;
+use crate::ground::{Cut, Ground};
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
@@ -11,7 +12,6 @@ use crate::tunnel::Tunnel;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ pub(crate) enum BodyError {
     NoRoom,
     #[error("the request's own body went wrong")]
     Request,
-    #[error("the key was revoked, or its consumer suspended")]
+    #[error("what it stood on is gone")]
     Cut,
     #[error("usage cannot be recorded")]
     NotRecorded,
@@ -85,9 +85,6 @@ pub(crate) fn broken_answer(error: BodyError, upstream: &Upstream) -> Refused {
     }
 }
 
-/// Ready when a request must end.
-pub(crate) type Cut = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// What goes to the client.
 pub(crate) enum Answer {
     /// All of it is here, and what there is to record is recorded.
@@ -102,6 +99,8 @@ pub(crate) enum Answer {
 pub(crate) struct Stream {
     incoming: Download,
     open: Open,
+    /// What it stands on, until somebody has to wait.
+    ground: Option<Ground>,
     cut: Option<Cut>,
     length_known: bool,
     /// Where it is gathered to be kept.
@@ -110,7 +109,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// Holds the upstream's connection until the end, and then gives it back.
-    pub(crate) fn new(incoming: Download, open: Open, mut fill: Option<Box<Fill>>) -> Self {
+    pub(crate) fn new(incoming: Download, open: Open, mut fill: Option<Box<Fill>>, ground: Ground) -> Self {
         if let Some(fill) = &mut fill {
             fill.follow();
         }
@@ -119,6 +118,7 @@ impl Stream {
             length_known: incoming.size_hint().exact().is_some(),
             incoming,
             open,
+            ground: Some(ground),
             cut: None,
         }
     }
@@ -176,8 +176,8 @@ impl Stream {
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
             Poll::Pending => {
-                if self.cut.is_none() {
-                    self.cut = Some(watch(&self.open));
+                if let Some(ground) = self.ground.take() {
+                    self.cut = Some(ground.watch(&self.open.worker().shared));
                     if self.is_cut(cx) {
                         return Poll::Ready(Some(Err(BodyError::Cut)));
                     }
@@ -190,20 +190,6 @@ impl Stream {
     fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
         self.cut.as_mut().is_some_and(|cut| cut.as_mut().poll(cx).is_ready())
     }
-}
-
-/// Ready when the key of this request is revoked or its consumer suspended.
-pub(crate) fn watch(open: &Open) -> Cut {
-    let tables = Arc::clone(&open.worker().shared.tables);
-    let hold = open.hold.clone();
-    let mut changes = tables.watch_cuts();
-    Box::pin(async move {
-        while !tables.is_cut(&hold) {
-            if changes.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    })
 }
 
 impl Answer {

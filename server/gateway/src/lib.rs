@@ -108,7 +108,16 @@
 //!
 //! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept), each entitlement with the units
 //! recorded and the sequence number they hold for; with it and the ledger a gateway starts without the control plane and
-//! knows what was used to the unit. Open streams end when their key is revoked or their consumer suspended.
+//! knows what was used to the unit.
+//!
+//! # When a stream ends before its time
+//!
+//! An answer that still comes, an open WebSocket, and a gRPC call that has no answer yet stand on what let them in
+//! (`ground`). They end when the same request would be refused now: its key is revoked or its time over (as at the end of a
+//! rotation), its token past `exp` (with the issuer's leeway) or its issuer trusted no more, its consumer suspended, the
+//! route out of the key's scope, a feature gone that the route or a gate needs. Revocations and suspensions end them as soon
+//! as they are known here, the rest within two seconds of that. What counts requests ends none: a quota or a
+//! spend cap used up, a rate limit passed. Such a stream was counted when it began, as one request however long it is.
 //!
 //! # What a request costs
 //!
@@ -362,6 +371,7 @@ mod flight;
 pub mod fuzzing;
 mod gate;
 mod gateway;
+mod ground;
 mod grpc;
 mod headers;
 mod http1;

@@ -5,7 +5,7 @@
 
 use crate::account::Terms;
 use crate::admit::Admission;
-use crate::authenticate::{Caller, Hold};
+use crate::authenticate::Caller;
 use crate::cost;
 use crate::flight::Places;
 use crate::gate::Passes;
@@ -36,8 +36,6 @@ pub(crate) struct Open {
     consumer: ConsumerId,
     environment: Environment,
     key: KeyId,
-    /// What ends it before its time.
-    pub(crate) hold: Hold,
     route: u16,
     meter: u16,
     terms: Arc<Terms>,
@@ -77,7 +75,6 @@ impl Open {
             consumer: account.consumer,
             environment: account.environment,
             key: caller.key.id,
-            hold: caller.hold.clone(),
             route: route.0,
             meter: route.1,
             terms: caller.terms(at),

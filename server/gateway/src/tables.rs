@@ -1,7 +1,6 @@
 //! The snapshot in memory: keys in shards, accounts, routes. Readers hold a shard's lock for the copy of one entry.
 
 use crate::account::{Account, Profile, Profiles};
-use crate::authenticate::Hold;
 use crate::flight::RouteFlights;
 use crate::gate::Gate;
 use crate::key_limit::KeyLimit;
@@ -196,15 +195,7 @@ impl Tables {
         })
     }
 
-    /// Whether a request that is still open must end.
-    pub(crate) fn is_cut(&self, hold: &Hold) -> bool {
-        match hold {
-            Hold::Key(lookup) => self.key(*lookup).is_none_or(|k| k.revoked || k.account.suspended()),
-            Hold::Account(account) => account.suspended(),
-        }
-    }
-
-    /// Tells when [`Tables::is_cut`] may have changed for some key.
+    /// Tells when a key was revoked or a consumer suspended.
     pub(crate) fn watch_cuts(&self) -> watch::Receiver<u64> {
         self.cut.subscribe()
     }

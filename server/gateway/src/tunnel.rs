@@ -1,13 +1,13 @@
-//! WebSocket: after the handshake bytes pass both ways until either side ends, nothing passes for too long, the key is
-//! revoked or the consumer suspended, or the gateway stops.
+//! WebSocket: after the handshake bytes pass both ways until either side ends, nothing passes for too long, what it
+//! stands on goes (`ground`), or the gateway stops.
 //!
 //! The handshake is a request like others: it is admitted, counted as one request when the upstream agrees, and recorded
 //! before its 101 leaves. Only `Upgrade: websocket` is passed on (RFC 6455, section 4.1), and nothing behind the
 //! handshake reaches the upstream before it has agreed. What it answers instead closes the client's connection.
 
 use crate::balance::Lease;
-use crate::body::Cut;
 use crate::flight::Places;
+use crate::ground::Cut;
 use crate::refusal::{Refusal, Refused};
 use crate::timer::Timer;
 use crate::upstream::Connection;

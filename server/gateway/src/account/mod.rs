@@ -106,11 +106,6 @@ impl Account {
         self.terms.load_full()
     }
 
-    /// Whether everything is refused.
-    pub(crate) fn suspended(&self) -> bool {
-        self.terms.load().suspended.is_some()
-    }
-
     /// The terms that hold at `now`: with the counters of the period around it, and without what ended before it.
     pub(crate) fn terms(&self, now: Time) -> Arc<Terms> {
         let terms = self.terms.load_full();

@@ -31,7 +31,7 @@ pub(super) fn alive(caller: Caller, now: Time) -> Result<Caller, NotLetIn> {
     Err((Some(Box::new(caller)), Refused::new(ended.0, ended.1)))
 }
 
-fn unknown() -> Refused {
+pub(super) fn unknown() -> Refused {
     Refused::new(Refusal::KeyUnknown, "The key is mistyped, or it does not exist.")
 }
 

@@ -29,7 +29,7 @@ use model::{KeyId, Time};
 use present::Presented;
 use std::net::IpAddr;
 use std::sync::Arc;
-use token::Tokens;
+use token::{Tokens, Verified};
 
 /// A bit that no lookup has: those are below 62 to the power of eight.
 const NO_LOOKUP: u64 = 1 << 63;
@@ -45,13 +45,32 @@ pub(crate) struct Caller {
     plan: Option<Arc<TokenPlan>>,
 }
 
-/// What an open request hangs on: when it goes, the request ends.
+/// What a caller came with, to be looked at again while its request is open.
 #[derive(Clone)]
 pub(crate) enum Hold {
     /// A key, by its lookup.
     Key(u64),
-    /// An account alone.
+    /// A signed token.
+    Token(Arc<Verified>),
+    /// Nothing: an account alone.
     Account(Arc<Account>),
+}
+
+impl Hold {
+    /// The caller again, as it is known now.
+    ///
+    /// # Errors
+    /// When what it came with lets nobody in any more.
+    pub(crate) fn caller(&self, tables: &Tables, now: Time, machine_now: Time) -> Result<Caller, Refused> {
+        match self {
+            Hold::Key(lookup) => {
+                let entry = tables.key(*lookup).ok_or_else(key::unknown)?;
+                key::alive(Caller::of_key(entry, *lookup), now).map_err(|(_, refused)| refused)
+            }
+            Hold::Token(verified) => verified.again(tables, machine_now.unix_s()),
+            Hold::Account(account) => Ok(Caller::of_account(KeyId::NONE, Arc::clone(account))),
+        }
+    }
 }
 
 impl Caller {
@@ -86,8 +105,8 @@ impl Caller {
         };
         match &self.hold {
             Hold::Key(lookup) => *lookup,
-            Hold::Account(account) => {
-                fold(self.key.id.to_bits()) ^ fold(account.consumer.to_bits()).rotate_left(21) | NO_LOOKUP
+            Hold::Token(_) | Hold::Account(_) => {
+                fold(self.key.id.to_bits()) ^ fold(self.key.account.consumer.to_bits()).rotate_left(21) | NO_LOOKUP
             }
         }
     }

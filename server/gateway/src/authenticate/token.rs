@@ -29,13 +29,15 @@ enum Plan {
 }
 
 /// A token that proved good.
-struct Verified {
+pub(crate) struct Verified {
     key: KeyId,
     account: Arc<Account>,
     granted: Option<Arc<Granted>>,
     plan: Plan,
-    /// In seconds since 1970.
+    /// It is not proven again before, in seconds since 1970.
     until_s: i64,
+    /// When its time is over, in seconds since 1970.
+    ends_s: i64,
     /// What was known of issuers, keys and names then ([`Tables::trust`]).
     trust: u64,
 }
@@ -69,6 +71,7 @@ impl Tokens {
                 PlanClaim::Refused(slug) => Plan::Refused(slug),
             },
             until_s: proven.until_s.min(now_s + REMEMBERED_S),
+            ends_s: proven.until_s,
             trust,
         });
         self.0.put(hash, Arc::clone(&verified));
@@ -77,23 +80,42 @@ impl Tokens {
 }
 
 impl Verified {
-    fn caller(&self) -> Result<Caller, NotLetIn> {
+    fn caller(self: &Arc<Self>) -> Result<Caller, NotLetIn> {
         let caller = |plan| Caller {
             key: KeyEntry::standing_in(self.key, Arc::clone(&self.account)),
-            hold: Hold::Account(Arc::clone(&self.account)),
+            hold: Hold::Token(Arc::clone(self)),
             granted: self.granted.clone(),
             plan,
         };
         match &self.plan {
             Plan::Own => Ok(caller(None)),
             Plan::On(plan) => Ok(caller(Some(Arc::clone(plan)))),
-            Plan::Refused(slug) => {
-                let detail = format!("The token names the plan {slug}, which its issuer may not name here.");
-                let refused = Refused::new(Refusal::TokenPlanRefused, detail);
-                Err((Some(Box::new(caller(None))), refused))
-            }
+            Plan::Refused(slug) => Err((Some(Box::new(caller(None))), plan_refused(slug))),
         }
     }
+
+    /// Its caller later, while a request of it is open: as long as its time is not over, its issuer trusted, and the plan
+    /// that it names one that tokens may name.
+    pub(super) fn again(self: &Arc<Self>, tables: &Tables, now_s: i64) -> Result<Caller, Refused> {
+        if now_s >= self.ends_s {
+            return Err(refused(Denied::Expired));
+        }
+        let issuers = tables.issuers.load();
+        if !issuers.has(self.key) {
+            return Err(refused(Denied::Invalid("Its issuer is trusted no more.")));
+        }
+        let mut caller = self.caller().map_err(|(_, refused)| refused)?;
+        if let Plan::On(plan) = &self.plan {
+            let slug = &plan.profile.plan;
+            caller.plan = Some(issuers.plan(slug).ok_or_else(|| plan_refused(slug))?);
+        }
+        Ok(caller)
+    }
+}
+
+fn plan_refused(slug: &str) -> Refused {
+    let detail = format!("The token names the plan {slug}, which its issuer may not name here.");
+    Refused::new(Refusal::TokenPlanRefused, detail)
 }
 
 fn account(tables: &Tables, proven: &Proven) -> Result<Arc<Account>, Refused> {

@@ -5,6 +5,7 @@ use super::{Early, Exchange, Ready};
 use crate::body::{self, Answer, Stream};
 use crate::cache::Fill;
 use crate::download::Download;
+use crate::ground::Ground;
 use crate::grpc;
 use crate::headers;
 use crate::metrics::Phase;
@@ -27,8 +28,10 @@ impl Exchange<'_> {
     ) -> Result<Response<Answer>, Early> {
         let Ready {
             route,
+            caller,
             admission,
             mut open,
+            passed,
             ..
         } = ready;
         let worker = self.worker;
@@ -59,7 +62,8 @@ impl Exchange<'_> {
         let body = if switched {
             let mut tunnel = incoming.into_tunnel().map(Box::new);
             if let Some(tunnel) = &mut tunnel {
-                tunnel.ends_with(body::watch(&open), open.take_places());
+                let ground = Ground::new(caller.hold, route, passed);
+                tunnel.ends_with(ground.watch(&worker.shared), open.take_places());
             }
             Answer::Tunnel(tunnel)
         } else if ended {
@@ -70,7 +74,12 @@ impl Exchange<'_> {
             }
             Answer::Whole(whole)
         } else {
-            Answer::Stream(Box::new(Stream::new(incoming, open, fill)))
+            Answer::Stream(Box::new(Stream::new(
+                incoming,
+                open,
+                fill,
+                Ground::new(caller.hold, route, passed),
+            )))
         };
         let mut answer = Response::new(body);
         *answer.status_mut() = status;

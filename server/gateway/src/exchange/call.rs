@@ -124,6 +124,7 @@ impl Exchange<'_> {
         };
         let has_body = !matches!(length, BodyLength::Absent | BodyLength::Exact(0)) || self.websocket;
         let ask = route.cache.as_ref().map(|_| Box::new(Ask::of(&parts, has_body)));
+        let passed = route.gates.passed(admission.closed, &parts);
         let touches = (route.changes && !parts.method.is_safe())
             .then(|| shared.cache.place(caller.key.account.environment, &parts));
         if route.gates.hides(admission.closed) {
@@ -142,6 +143,7 @@ impl Exchange<'_> {
             ask,
             fetch: None,
             went_by: None,
+            passed,
             touches,
         })
     }

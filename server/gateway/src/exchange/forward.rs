@@ -3,6 +3,7 @@
 use super::{Exchange, Ready};
 use crate::body;
 use crate::download::Download;
+use crate::ground::Ground;
 use crate::headers::Short;
 use crate::identity::About;
 use crate::listen::Client;
@@ -10,11 +11,13 @@ use crate::once;
 use crate::own::{Own, Told};
 use crate::refusal::{Refusal, Refused};
 use crate::seen::{TRACEPARENT, TRACESTATE};
+use crate::upload::Upload;
 use crate::upstream::{Call, RequestHead};
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use model::policy::{Idempotency, IdentityForm};
+use std::sync::Arc;
 
 /// Why there is no answer to pass on.
 pub(super) enum Failed {
@@ -53,9 +56,21 @@ impl Exchange<'_> {
             .balance
             .wants_canary(upstream.number, &ready.parts.headers, consumer);
         let mut call = Call::open(self.worker, upstream, self.started, canary, self.seen.as_ref()).await?;
+        let streams = ready.upload.as_ref().is_some_and(Upload::is_stream);
         self.send(client, ready, &mut call);
         let headers = std::mem::take(&mut ready.parts.headers);
-        let (status, mut headers, incoming) = call.answer(self.worker, headers).await?;
+        let answering = call.answer(self.worker, headers);
+        let (status, mut headers, incoming) = if streams {
+            // It may be long until there is an answer.
+            let ground = Ground::new(ready.caller.hold.clone(), Arc::clone(&ready.route), ready.passed);
+            tokio::select! {
+                biased;
+                refused = ground.watch(&self.worker.shared) => return Err(refused.closing().into()),
+                answered = Box::pin(answering) => answered?,
+            }
+        } else {
+            answering.await?
+        };
         if let Some(fetch) = &mut ready.fetch {
             fetch.answered(&headers);
         }

@@ -11,6 +11,7 @@ use crate::authenticate::Caller;
 use crate::body::Answer;
 use crate::cache::{Ask, Fetch};
 use crate::client::ClientBody;
+use crate::feature_gates::Passed;
 use crate::headers::{self, Short};
 use crate::http1::Invalid;
 use crate::identity::JWKS_PATH;
@@ -70,6 +71,8 @@ struct Ready {
     fetch: Option<Box<Fetch>>,
     /// Why kept answers were not looked through.
     went_by: Option<&'static str>,
+    /// Gates that it passed by its caller's features.
+    passed: Passed,
     /// Where a change of its resource is noted, when it may make one.
     touches: Option<usize>,
 }

@@ -218,12 +218,16 @@ fn admission(notes: &mut Notes, knowledge: &Knowledge<'_>, asked: &Request<'_>, 
         ),
     );
     notes.decided("account", admit::check_state(terms), "Not suspended.");
-    notes.decided("scope", admit::check_scope(asked), "The key may use this route.");
+    notes.decided(
+        "scope",
+        admit::check_scope(asked.caller, route),
+        "The key may use this route.",
+    );
     let feature = match &route.feature {
         None => "The route needs none.".to_owned(),
         Some(feature) => format!("The caller has {feature}."),
     };
-    notes.decided("feature", admit::check_feature(asked, terms), feature);
+    notes.decided("feature", admit::check_feature(asked.caller, route, terms), feature);
     let switched = route.feature.as_ref().and_then(|f| profile.feature_override(f));
     if let Some(o) = switched {
         notes.says("feature", format!("{} switches it, whatever the plan says.", by(o)));

@@ -73,6 +73,10 @@ impl Closed {
     }
 }
 
+/// The gates that a request passed because its caller had their features, as bits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Passed(u32);
+
 fn bits(gates: &[Gate], which: impl Fn(&Gate) -> bool) -> u32 {
     let numbered = (0u32..32).zip(gates);
     numbered.filter(|(_, g)| which(g)).fold(0, |all, (n, _)| all | 1 << n)
@@ -120,6 +124,21 @@ impl Gates {
             }
         }
         Closed(closed)
+    }
+
+    /// The gates that are there for a request and not closed for it.
+    pub(crate) fn passed(&self, closed: Closed, request: &Parts) -> Passed {
+        let numbered = (0u32..32).zip(&self.gates);
+        let open = numbered.filter(|(n, gate)| closed.0 & 1 << n == 0 && gate.is_there(request));
+        Passed(open.fold(0, |all, (n, _)| all | 1 << n))
+    }
+
+    /// Refuses a caller that has no longer what it passed gates with.
+    pub(crate) fn check_passed(&self, passed: Passed, has: impl Fn(&str) -> bool, plan: &str) -> Result<(), Refused> {
+        match self.those(passed.0).find(|gate| !has(&gate.feature)) {
+            Some(gate) => Err(missing(&gate.feature, plan, "this stream")),
+            None => Ok(()),
+        }
     }
 
     /// Refuses a request that as a whole, or by its query, needs a closed gate's feature.

@@ -3,6 +3,7 @@
 use super::keys::KeySet;
 use crate::account::{Profile, TokenPlan};
 use arc_swap::ArcSwapOption;
+use model::KeyId;
 use model::snapshot::{Entitlement, IssuerRecord};
 use std::collections::HashMap;
 use std::path::Path;
@@ -161,6 +162,11 @@ impl Issuers {
     /// The plan of this name, where tokens may name it.
     pub(crate) fn plan(&self, slug: &str) -> Option<Arc<TokenPlan>> {
         self.1.iter().find(|p| p.profile.plan == slug).cloned()
+    }
+
+    /// Whether there is one for whose tokens this stands in as a key.
+    pub(crate) fn has(&self, key: KeyId) -> bool {
+        self.0.values().any(|issuer| issuer.told.key == key)
     }
 
     /// The one that calls itself so.

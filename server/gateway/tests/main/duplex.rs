@@ -2,6 +2,7 @@
 //! slowly is still cut.
 
 use crate::http2_upstream::Server;
+use crate::streams::ENDS_WITHIN;
 use crate::support::*;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -172,6 +173,31 @@ async fn silence_of_both_sides_ends_a_call_and_is_not_the_targets_failure() {
     assert_eq!(answer.headers().get("grpc-status").unwrap(), "4", "deadline exceeded");
     assert!(begun.elapsed() >= IDLE);
     assert_eq!(world.target("failures_total", 0), 0);
+}
+
+/// Before and after the answer begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_ends_its_calls() {
+    let server = Server::start(None).await;
+    for path in ["/v1/count", "/v1/echo"] {
+        let world = world(&server, |told| told.upstreams[0].idle_timeout_ms = 600_000).await;
+        let (answer, mut up) = call(&world, path, GRPC).await;
+        up.send_data(Bytes::from_static(MESSAGE), false).unwrap();
+        if path == "/v1/count" {
+            until(|| world.target("in_flight", 0) == 1).await;
+            world.plane.edit_key(world.key.lookup().0, |k| k.revoked = true);
+            let answer = tokio::time::timeout(ENDS_WITHIN, answer).await;
+            let answer = answer.expect("the call stayed open").unwrap();
+            assert_eq!(answer.headers().get("grpc-status").unwrap(), "16", "unauthenticated");
+        } else {
+            let mut down = answer.await.unwrap().into_body();
+            assert_eq!(next(&mut down).await.unwrap(), MESSAGE);
+            world.plane.edit_key(world.key.lookup().0, |k| k.revoked = true);
+            let ended = tokio::time::timeout(ENDS_WITHIN, down.data()).await;
+            assert!(ended.expect("the call stayed open").unwrap().is_err());
+        }
+        until(|| world.target("in_flight", 0) == 0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

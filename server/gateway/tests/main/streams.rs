@@ -1,18 +1,25 @@
-//! Bodies pass while they are made, streams are counted when they begin, and a revoked key ends them.
+//! Bodies pass while they are made, streams are counted when they begin, and end when what they stand on goes.
 
 use crate::support::*;
+use model::Clock as _;
 use model::access::Suspension;
+use model::snapshot::{LaterFeatures, Variants};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+/// Longest time from the moment at which a stream has nothing to stand on to its end (T93).
+pub(crate) const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
 /// An open event stream, its head read and checked.
 async fn open_stream(world: &World) -> TcpStream {
+    let line = format!("X-API-Key: {}\r\n", world.key.reveal());
+    open_at(world, "/v1/sse", &line).await
+}
+
+pub(crate) async fn open_at(world: &World, path: &str, line: &str) -> TcpStream {
     let mut stream = TcpStream::connect(world.addr).await.unwrap();
-    let text = format!(
-        "GET /v1/sse HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\n\r\n",
-        world.key.reveal()
-    );
+    let text = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{line}\r\n");
     stream.write_all(text.as_bytes()).await.unwrap();
     let head = read_until(&mut stream, "\r\n\r\n").await;
     assert!(
@@ -36,10 +43,10 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Reads until the gateway closes; what came.
-async fn read_to_close(stream: &mut TcpStream) -> String {
+/// Reads until the gateway closes, which it must soon; what came.
+pub(crate) async fn read_to_close(stream: &mut TcpStream) -> String {
     let mut out = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut out)).await;
+    let read = tokio::time::timeout(ENDS_WITHIN, stream.read_to_end(&mut out)).await;
     assert!(read.is_ok(), "the stream stayed open");
     String::from_utf8_lossy(&out).into_owned()
 }
@@ -109,6 +116,116 @@ async fn a_suspended_consumer_loses_its_streams() {
         .plane
         .edit_entitlement(world.consumer, |e| e.suspended = Some(Suspension::Payment));
     read_to_close(&mut stream).await;
+}
+
+/// What would refuse the same request now ends the stream, whether somebody changes it or its time comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_what_it_stands_on() {
+    const HOUR_MS: i64 = 3_600_000;
+    type Change = fn(&World);
+    let cases: [(&str, Change, &str); 6] = [
+        (
+            "the end of a rotation's overlap",
+            |world| {
+                let soon = world.clock.now().plus_ms(HOUR_MS);
+                world
+                    .plane
+                    .edit_key(world.key.lookup().0, |k| k.expires_at = Some(soon));
+            },
+            "key-expired",
+        ),
+        (
+            "a scope without the route",
+            |world| {
+                world
+                    .plane
+                    .edit_key(world.key.lookup().0, |k| k.routes = Some(vec![1, 2]))
+            },
+            "insufficient-scope",
+        ),
+        (
+            "a plan without the feature",
+            |world| {
+                world
+                    .plane
+                    .edit_entitlement(world.consumer, |e| e.features.retain(|f| f != "search"))
+            },
+            "feature-missing",
+        ),
+        (
+            "a feature whose time is over",
+            |world| {
+                let later = LaterFeatures {
+                    from: world.clock.now().plus_ms(HOUR_MS),
+                    features: vec!["bulk".to_owned()],
+                    variants: Variants::default(),
+                };
+                world
+                    .plane
+                    .edit_entitlement(world.consumer, |e| e.feature_life.later = vec![later]);
+            },
+            "feature-missing",
+        ),
+        (
+            "a gate's feature",
+            |world| {
+                world
+                    .plane
+                    .edit_entitlement(world.consumer, |e| e.features.retain(|f| f != "bulk"))
+            },
+            "feature-missing",
+        ),
+        (
+            "a suspended consumer",
+            |world| {
+                let suspended = Some(Suspension::Provider);
+                world
+                    .plane
+                    .edit_entitlement(world.consumer, |e| e.suspended = suspended);
+            },
+            "suspended",
+        ),
+    ];
+    for (what, change, slug) in cases {
+        let world = World::new().await;
+        let mut told = routing(world.upstream.addr);
+        told.routes[7].policy = serde_json::from_str(r#"{"gates": [{"feature": "bulk"}]}"#).unwrap();
+        world.plane.put_routing(told);
+        world.synced().await;
+        let key = format!("X-API-Key: {}\r\n", world.key.reveal());
+        let mut stream = open_at(&world, "/search/sse", &key).await;
+        world.upstream.tick.send("one".to_owned()).unwrap();
+        read_until(&mut stream, "\n\n\r\n").await;
+        change(&world);
+        world.synced().await;
+        world.clock.advance(HOUR_MS);
+        let rest = read_to_close(&mut stream).await;
+        assert!(
+            !rest.contains("0\r\n\r\n"),
+            "{what}: cut off is not the same as ended: {rest}"
+        );
+        until(|| world.upstream.tick.receiver_count() == 0).await;
+        assert_eq!(world.get("/search/sse").await.problem(), slug, "{what}");
+    }
+}
+
+/// Changes that take nothing away, and limits on the number of requests, end no stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_outlives_what_does_not_concern_it() {
+    let world = World::with(|e| e.meters = vec![meter(1, 1, None)]).await;
+    let mut stream = open_stream(&world).await;
+    let later = world.clock.now().plus_ms(DAY_MS);
+    world.plane.edit_key(world.key.lookup().0, |k| {
+        k.expires_at = Some(later);
+        k.routes = Some(vec![1]);
+    });
+    world.plane.edit_entitlement(world.consumer, |e| e.features.clear());
+    world.synced().await;
+    world.clock.advance(DAY_MS / 2);
+    assert_eq!(world.get("/v1/ok").await.problem(), "quota-exceeded");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    world.upstream.tick.send("still".to_owned()).unwrap();
+    assert!(read_until(&mut stream, "\n\n\r\n").await.contains("still"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,10 @@
 //! WebSocket: the handshake is a request, and what follows it belongs to the two sides alone.
 
+use crate::streams::ENDS_WITHIN;
 use crate::support::*;
+use model::Clock as _;
 use model::access::Suspension;
+use model::snapshot::KeyRecord;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -137,6 +140,12 @@ async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     // A connection that is cut may be reset.
     assert!(read.is_ok(), "the connection stayed open");
     out
+}
+
+/// Reads to the end that comes when the tunnel has nothing to stand on.
+async fn ends_soon(stream: &mut TcpStream) {
+    let ended = tokio::time::timeout(ENDS_WITHIN, read_to_end(stream)).await;
+    assert!(ended.is_ok(), "the tunnel stayed open");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -277,20 +286,27 @@ async fn nothing_behind_a_handshake_is_smuggled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_key_and_a_suspended_consumer_lose_their_tunnels() {
+async fn a_tunnel_ends_with_what_it_stands_on() {
     let server = Server::start().await;
-    for revoked in [true, false] {
+    for what in ["revoked", "expired", "out of scope", "suspended"] {
         let world = world(&server, 600_000).await;
         let before = server.ended.load(Ordering::SeqCst);
         let (reply, mut stream) = shake(&world, "/v1/greets", b"").await;
         assert_eq!(reply.status, 101);
-        if revoked {
-            world.plane.edit_key(world.key.lookup().0, |k| k.revoked = true);
-        } else {
-            let suspend = |e: &mut model::snapshot::Entitlement| e.suspended = Some(Suspension::Provider);
-            world.plane.edit_entitlement(world.consumer, suspend);
+        let soon = world.clock.now().plus_ms(1_000);
+        let edit = |change: fn(&mut KeyRecord)| world.plane.edit_key(world.key.lookup().0, change);
+        match what {
+            "revoked" => edit(|k| k.revoked = true),
+            "expired" => world
+                .plane
+                .edit_key(world.key.lookup().0, |k| k.expires_at = Some(soon)),
+            "out of scope" => edit(|k| k.routes = Some(vec![2])),
+            _ => world
+                .plane
+                .edit_entitlement(world.consumer, |e| e.suspended = Some(Suspension::Provider)),
         }
-        read_to_end(&mut stream).await;
+        world.clock.advance(1_000);
+        ends_soon(&mut stream).await;
         until(|| server.ended.load(Ordering::SeqCst) == before + 1).await;
         until(|| world.target("in_flight", 0) == 0).await;
     }

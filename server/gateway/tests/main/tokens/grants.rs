@@ -1,6 +1,7 @@
 //! Who a token's caller is, what it may do, and what is written down.
 
 use super::*;
+use crate::streams::{open_at, read_to_close};
 use model::ConsumerId;
 use model::access::Suspension;
 
@@ -39,6 +40,31 @@ async fn a_token_acts_for_its_consumer() {
             .all(|r| r.key == KeyId::from_bits(STAND_IN) && r.consumer == world.consumer)
     );
     assert!(rows[0].subscription.is_some() && rows[0].units == 1);
+}
+
+/// A token ends with its time (and the leeway), and so does what was opened with it; and when its issuer goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_its_token() {
+    const LEEWAY_S: i64 = 30;
+    let trusted = json!({"algorithms": ["EdDSA"], "public_key": ED_PUBLIC, "leeway_s": LEEWAY_S});
+    for ends_by_time in [true, false] {
+        let world = world(trusted.clone()).await;
+        let token = ed(ED).token(json!({}), &claims(&world));
+        let line = format!("Authorization: Bearer {token}\r\n");
+        let mut stream = open_at(&world, "/v1/sse", &line).await;
+        if ends_by_time {
+            // Past its end, and within the leeway.
+            world.clock.advance((300 + LEEWAY_S / 2) * 1_000);
+            let early = tokio::time::timeout(Duration::from_secs(3), stream.read_u8()).await;
+            assert!(early.is_err(), "it ended before its time: {early:?}");
+            world.clock.advance(LEEWAY_S / 2 * 1_000);
+        } else {
+            trust(&world, Vec::new()).await;
+        }
+        read_to_close(&mut stream).await;
+        let slug = if ends_by_time { "token-expired" } else { "token-invalid" };
+        assert_eq!(call(&world, &token).await.problem(), slug);
+    }
 }
 
 /// A token for somebody who is not here is no way in, and says so.
