@@ -3,6 +3,7 @@
 
 use crate::headers;
 use crate::refusal::{Refusal, Refused};
+use crate::route::Route;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
@@ -101,6 +102,27 @@ impl Cors {
         out.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(self.told.max_age_s));
         Ok(answer)
     }
+}
+
+/// Refuses a WebSocket handshake of a page that may not call the route. Browsers ask nobody before they open a WebSocket,
+/// and send what a person logged in with (RFC 6455, 10.2), so `Origin` is all there is to tell pages apart by. Those of the
+/// gateway's own origin may; others where `cors` names them. A route without `cors` says nothing about pages: there they are
+/// refused where the credential may be the browser's own doing, for a page that sends a key of its own needs no protection.
+/// What is no page sends no `Origin`.
+pub(crate) fn check_handshake(route: &Route, parts: &Parts, scheme: &str) -> Result<(), Refused> {
+    let guarded = route.cors.is_some() || route.auth.is_sent_unasked();
+    let host = parts.headers.get(header::HOST).and_then(|h| h.to_str().ok());
+    let own = host.map(|host| format!("{scheme}://{host}"));
+    let named = |origin: &str| route.cors.as_ref().is_some_and(|cors| cors.told.allows(origin));
+    let may = |origin: &HeaderValue| {
+        let origin = origin.to_str().unwrap_or_default();
+        own.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(origin)) || named(origin)
+    };
+    if !guarded || parts.headers.get_all(header::ORIGIN).iter().all(may) {
+        return Ok(());
+    }
+    let detail = "The provider does not let pages of this origin open a WebSocket here.";
+    Err(Refused::new(Refusal::OriginRefused, detail))
 }
 
 /// The method a preflight asks for, with its origin; none when the request is not one.

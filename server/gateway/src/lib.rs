@@ -74,7 +74,10 @@
 //!   clients that speak HTTP/2; trailers in HTTP/1.1, and those of requests, are dropped. A gRPC call is refused with
 //!   `grpc-status` in place of a problem.
 //! * **WebSocket** (`websocket = true` in `[routes.policy]`): see `tunnel`. Handshakes over HTTP/2 (RFC 8441) are
-//!   refused. Its record is written before the 101 leaves, so its bytes stand in the metrics alone.
+//!   refused, and those of pages whose origin `cors` does not name; on a route without `cors` only where basic
+//!   authentication is taken, which browsers send by themselves (`cors::check_handshake`). Its record is written before the
+//!   101 leaves, as one request, so its bytes stand in the metrics alone and its duration nowhere. Frames are not looked
+//!   into: a large one passes piece by piece, pings are bytes like others.
 //!
 //! Problems name the upstream, and metrics also the target's place in the catalogue; addresses stand in the log only.
 //!

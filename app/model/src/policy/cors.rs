@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Longest time a browser may remember a preflight, in seconds. Chromium keeps none for longer than two hours.
 const MAX_AGE_MOST_S: u32 = 86_400;
 
-/// Who may call a route from a page in a browser.
+/// Who may call a route from a page in a browser, and open its WebSockets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cors {

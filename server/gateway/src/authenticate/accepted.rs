@@ -36,6 +36,11 @@ impl Accepted {
         }
     }
 
+    /// Whether browsers send the credential by themselves, once a person gave it to them.
+    pub(crate) fn is_sent_unasked(&self) -> bool {
+        self.basic
+    }
+
     /// Whether there is a place for a key.
     pub(super) fn takes_keys(&self) -> bool {
         self.bearer || self.basic || self.query.is_some() || !self.key_headers.is_empty()

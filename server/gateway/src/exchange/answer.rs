@@ -2,7 +2,7 @@
 
 use super::forward::Failed;
 use super::{Early, Exchange, Ready};
-use crate::body::{self, Answer, Stream};
+use crate::body::{Answer, Stream};
 use crate::cache::Fill;
 use crate::download::Download;
 use crate::ground::Ground;

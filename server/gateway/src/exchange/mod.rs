@@ -116,7 +116,14 @@ pub(crate) async fn handle(
         .cors
         .as_ref()
         .and_then(|_| parts.headers.get(header::ORIGIN).cloned());
-    let answered = exchange.answered(&client, Arc::clone(&route), parts, body).await;
+    let page = match exchange.websocket {
+        true => cors::check_handshake(&route, &parts, client.scheme),
+        false => Ok(()),
+    };
+    let answered = match page {
+        Ok(()) => exchange.answered(&client, Arc::clone(&route), parts, body).await,
+        Err(refused) => Err(Early::new(None, refused)),
+    };
     let mut answer = answered.unwrap_or_else(|early| exchange.refuse_early(early, &routes.portal_url));
     if exchange.websocket && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         // What came behind the handshake was meant for another protocol.

@@ -81,7 +81,7 @@ async fn http2_without_tls_is_spoken_with_who_begins_so() {
     assert_eq!(world.get("/v1/ok").await.status, 200, "HTTP/1.1 goes on beside it");
 }
 
-fn certificate(world: &World, name: &str) -> (TlsFiles, CertificateDer<'static>) {
+pub(crate) fn certificate(world: &World, name: &str) -> (TlsFiles, CertificateDer<'static>) {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let files = TlsFiles {
         certificate: world.folder.0.join("certificate.pem"),
@@ -92,7 +92,7 @@ fn certificate(world: &World, name: &str) -> (TlsFiles, CertificateDer<'static>)
     (files, cert.der().clone())
 }
 
-async fn tls(
+pub(crate) async fn tls(
     world: &World,
     root: &CertificateDer<'static>,
     name: &str,

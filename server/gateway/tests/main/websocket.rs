@@ -1,15 +1,18 @@
 //! WebSocket: the handshake is a request, and what follows it belongs to the two sides alone.
 
+use crate::clients::{certificate, tls, with_config};
 use crate::streams::ENDS_WITHIN;
 use crate::support::*;
+use crate::tls::Authority;
 use model::Clock as _;
 use model::access::Suspension;
 use model::snapshot::KeyRecord;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// An upstream that takes handshakes as the path says, and sends back what it gets.
 struct Server {
@@ -27,6 +30,10 @@ const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\n
 
 impl Server {
     async fn start() -> Self {
+        Self::with(None).await
+    }
+
+    async fn with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self {
             addr: listener.local_addr().unwrap(),
@@ -42,8 +49,12 @@ impl Server {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (heads, bytes, ended) = (Arc::clone(&heads), Arc::clone(&bytes), Arc::clone(&ended));
+                let tls = tls.clone();
                 tokio::spawn(async move {
-                    take(stream, &heads, &bytes).await;
+                    match tls {
+                        None => take(stream, &heads, &bytes).await,
+                        Some(tls) => take(tls.accept(stream).await.unwrap(), &heads, &bytes).await,
+                    }
                     ended.fetch_add(1, Ordering::SeqCst);
                 });
             }
@@ -56,7 +67,7 @@ impl Server {
     }
 }
 
-async fn take(mut stream: TcpStream, heads: &Mutex<Vec<String>>, bytes: &Mutex<Vec<u8>>) {
+async fn take(mut stream: impl AsyncRead + AsyncWrite + Unpin, heads: &Mutex<Vec<String>>, bytes: &Mutex<Vec<u8>>) {
     let mut read = Vec::new();
     let end = loop {
         if let Some(end) = read.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -106,13 +117,17 @@ async fn take(mut stream: TcpStream, heads: &Mutex<Vec<String>>, bytes: &Mutex<V
 
 async fn world(server: &Server, idle_timeout_ms: u32) -> World {
     let world = World::new().await;
+    route_to(&world, server, idle_timeout_ms).await;
+    world
+}
+
+async fn route_to(world: &World, server: &Server, idle_timeout_ms: u32) {
     let mut told = routing(world.upstream.addr);
     told.upstreams[0].idle_timeout_ms = idle_timeout_ms;
     told.upstreams[0].url = format!("http://{}", server.addr);
     told.routes[0].policy.websocket = true;
     world.plane.put_routing(told);
     world.synced().await;
-    world
 }
 
 const HANDSHAKE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -124,6 +139,10 @@ async fn shake(world: &World, path: &str, behind: &[u8]) -> (Reply, TcpStream) {
     let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\n{HANDSHAKE}\r\n");
     let mut stream = TcpStream::connect(world.addr).await.unwrap();
     stream.write_all(&[head.as_bytes(), behind].concat()).await.unwrap();
+    (read_head(&mut stream).await, stream)
+}
+
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Reply {
     let mut out = Vec::new();
     while !out.windows(4).any(|w| w == b"\r\n\r\n") {
         let mut chunk = [0; 1024];
@@ -131,7 +150,7 @@ async fn shake(world: &World, path: &str, behind: &[u8]) -> (Reply, TcpStream) {
         assert!(n > 0, "closed: {:?}", String::from_utf8_lossy(&out));
         out.extend_from_slice(&chunk[..n]);
     }
-    (Reply::parse(&out), stream)
+    Reply::parse(&out)
 }
 
 async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
@@ -384,5 +403,125 @@ async fn an_open_tunnel_is_in_flight() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         until(|| world.target("in_flight", 0) == 0).await;
+    }
+}
+
+/// A page elsewhere could open a WebSocket with what its reader logged in with (RFC 6455, 10.2).
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_open_tunnels_only_where_they_may_call() {
+    const OWN: &str = "http://api.example:8080";
+    let server = Server::start().await;
+    let world = world(&server, 10_000).await;
+    let cors = r#""cors": {"origins": ["https://app.example.com", "https://*.example.org"]}"#;
+    let everybody = r#""cors": {"origins": ["*"]}"#;
+    let basic = r#""auth": {"accept": ["key", "basic"]}"#;
+    for (policy, origins, may) in [
+        (cors, &["https://app.example.com"][..], true),
+        (cors, &["https://a.example.org"], true),
+        (cors, &[OWN], true),
+        (cors, &[], true),
+        (cors, &["https://evil.example"], false),
+        (cors, &["https://app.example.com.evil.example"], false),
+        (cors, &["http://app.example.com"], false),
+        (cors, &["https://api.example:8080"], false),
+        (cors, &["null"], false),
+        (cors, &[""], false),
+        (cors, &["https://app.example.com", "https://evil.example"], false),
+        (everybody, &["https://evil.example"], true),
+        (basic, &["https://evil.example"], false),
+        (basic, &[OWN], true),
+        (basic, &[], true),
+        (r#""websocket": true"#, &["https://evil.example"], true),
+    ] {
+        let mut told = routing(world.upstream.addr);
+        told.upstreams[0].url = format!("http://{}", server.addr);
+        told.routes[0].policy = serde_json::from_str(&format!("{{{policy}}}")).unwrap();
+        told.routes[0].policy.websocket = true;
+        world.plane.put_routing(told);
+        world.synced().await;
+        let before = server.heads.lock().unwrap().len();
+        let lines: String = origins.iter().map(|o| format!("Origin: {o}\r\n")).collect();
+        let key = world.key.reveal();
+        let head =
+            format!("GET /v1/a HTTP/1.1\r\nHost: api.example:8080\r\nX-API-Key: {key}\r\n{lines}{HANDSHAKE}\r\n");
+        let mut stream = TcpStream::connect(world.addr).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let reply = read_head(&mut stream).await;
+        let what = format!("{policy} {origins:?}: {reply:?}");
+        assert_eq!(reply.status, if may { 101 } else { 403 }, "{what}");
+        if !may {
+            assert_eq!(reply.problem(), "origin-refused", "{what}");
+            assert_eq!(reply.header("connection"), Some("close"), "{what}");
+        }
+        assert_eq!(server.heads.lock().unwrap().len() - before, usize::from(may), "{what}");
+    }
+    let rows = world.shipped().await;
+    assert!(
+        rows.iter().all(|r| r.status == 101),
+        "who is refused for its page is not looked at: {rows:?}"
+    );
+}
+
+/// TLS on both sides: bytes pass, and the end of either side is the end of the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn tunnels_pass_through_tls() {
+    let authority = Authority::new();
+    let acceptor = TlsAcceptor::from(Arc::new(authority.server("orders.internal", &["http/1.1"], None)));
+    let server = Server::with(Some(acceptor)).await;
+    let mut root = None;
+    let world = with_config(|config, world| {
+        let (files, certificate) = certificate(world, "one.example");
+        config.tls = Some(files);
+        root = Some(certificate);
+    })
+    .await;
+    let mut told = routing(world.upstream.addr);
+    told.upstreams[0].url = format!("https://{}", server.addr);
+    let (file, name) = (authority.file(&world, "ca.pem"), "orders.internal");
+    let policy = format!(r#"{{"tls": {{"ca_file": "{file}", "server_name": "{name}"}}}}"#);
+    told.upstreams[0].policy = serde_json::from_str(&policy).unwrap();
+    told.routes[0].policy =
+        serde_json::from_str(r#"{"websocket": true, "cors": {"origins": ["https://app.example.com"]}}"#).unwrap();
+    world.plane.put_routing(told);
+    world.synced().await;
+    let root = root.unwrap();
+    let key = world.key.reveal();
+    // Its own origin is one of TLS.
+    for (origin, status) in [("https://one.example", 101), ("http://one.example", 403)] {
+        let mut stream = tls(&world, &root, "one.example", b"http/1.1").await.unwrap();
+        let head = format!("GET /v1/a HTTP/1.1\r\nHost: one.example\r\nX-API-Key: {key}\r\nOrigin: {origin}\r\n");
+        stream
+            .write_all(format!("{head}{HANDSHAKE}\r\n").as_bytes())
+            .await
+            .unwrap();
+        let reply = read_head(&mut stream).await;
+        assert_eq!(reply.status, status, "{origin}: {reply:?}");
+        if status != 101 {
+            continue;
+        }
+        let sent: Vec<u8> = (0..300_000u32).map(|i| (i % 251).to_le_bytes()[0]).collect();
+        let (mut reading, mut writing) = tokio::io::split(stream);
+        let mut back = vec![0; sent.len()];
+        let both = async {
+            let sending = async {
+                writing.write_all(&sent).await?;
+                writing.flush().await
+            };
+            tokio::join!(sending, reading.read_exact(&mut back))
+        };
+        let (written, read) = tokio::time::timeout(Duration::from_secs(20), both)
+            .await
+            .expect("stuck");
+        written.unwrap();
+        read.unwrap();
+        assert!(back == sent, "byte for byte");
+        writing.write_all(b"bye").await.unwrap();
+        writing.flush().await.unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(20), reading.read(&mut [0; 1])).await;
+        assert!(
+            !matches!(ended.expect("the tunnel stayed open"), Ok(1..)),
+            "the upstream ended it"
+        );
+        until(|| server.ended.load(Ordering::SeqCst) == 1).await;
     }
 }
