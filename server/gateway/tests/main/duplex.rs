@@ -67,7 +67,9 @@ async fn call(world: &World, path: &str, kind: &str) -> (ResponseFuture, SendStr
 }
 
 async fn next(body: &mut RecvStream) -> Result<Bytes, h2::Error> {
-    let data = body.data().await.expect("the call goes on")?;
+    let Some(data) = body.data().await.transpose()? else {
+        panic!("the call came to its end")
+    };
     let _ = body.flow_control().release_capacity(data.len());
     Ok(data)
 }

@@ -10,6 +10,7 @@ mod concurrency;
 mod credentials;
 mod crossing;
 mod differential;
+mod drain;
 mod duplex;
 mod durability;
 mod exhaustion;

@@ -3,7 +3,7 @@
 use crate::support::*;
 use model::Clock as _;
 use model::access::Suspension;
-use model::snapshot::{LaterFeatures, Variants};
+use model::snapshot::{Entitlement, KeyRecord, LaterFeatures, Variants};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -29,7 +29,7 @@ pub(crate) async fn open_at(world: &World, path: &str, line: &str) -> TcpStream 
     stream
 }
 
-async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+pub(crate) async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut out = Vec::new();
     while !String::from_utf8_lossy(&out).ends_with(end) {
         let mut byte = [0u8; 1];
@@ -118,75 +118,46 @@ async fn a_suspended_consumer_loses_its_streams() {
     read_to_close(&mut stream).await;
 }
 
+const HOUR_MS: i64 = 3_600_000;
+
+/// Takes away, now or within an hour, what a stream at `/search/sse` stands on; what a request is told then.
+fn take_away(world: &World, what: &str) -> &'static str {
+    let soon = world.clock.now().plus_ms(HOUR_MS);
+    let key = |change: &dyn Fn(&mut KeyRecord)| world.plane.edit_key(world.key.lookup().0, |k| change(k));
+    let plan = |change: &dyn Fn(&mut Entitlement)| world.plane.edit_entitlement(world.consumer, |e| change(e));
+    match what {
+        "the end of a rotation's overlap" => key(&|k| k.expires_at = Some(soon)),
+        "a scope without the route" => key(&|k| k.routes = Some(vec![1, 2])),
+        "a plan without the feature" => plan(&|e| e.features.retain(|f| f != "search")),
+        "a gate's feature" => plan(&|e| e.features.retain(|f| f != "bulk")),
+        "a feature whose time is over" => plan(&|e| {
+            e.feature_life.later.push(LaterFeatures {
+                from: soon,
+                features: vec!["bulk".to_owned()],
+                variants: Variants::default(),
+            });
+        }),
+        _ => plan(&|e| e.suspended = Some(Suspension::Provider)),
+    }
+    match what {
+        "the end of a rotation's overlap" => "key-expired",
+        "a scope without the route" => "insufficient-scope",
+        "a suspended consumer" => "suspended",
+        _ => "feature-missing",
+    }
+}
+
 /// What would refuse the same request now ends the stream, whether somebody changes it or its time comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_ends_with_what_it_stands_on() {
-    const HOUR_MS: i64 = 3_600_000;
-    type Change = fn(&World);
-    let cases: [(&str, Change, &str); 6] = [
-        (
-            "the end of a rotation's overlap",
-            |world| {
-                let soon = world.clock.now().plus_ms(HOUR_MS);
-                world
-                    .plane
-                    .edit_key(world.key.lookup().0, |k| k.expires_at = Some(soon));
-            },
-            "key-expired",
-        ),
-        (
-            "a scope without the route",
-            |world| {
-                world
-                    .plane
-                    .edit_key(world.key.lookup().0, |k| k.routes = Some(vec![1, 2]))
-            },
-            "insufficient-scope",
-        ),
-        (
-            "a plan without the feature",
-            |world| {
-                world
-                    .plane
-                    .edit_entitlement(world.consumer, |e| e.features.retain(|f| f != "search"))
-            },
-            "feature-missing",
-        ),
-        (
-            "a feature whose time is over",
-            |world| {
-                let later = LaterFeatures {
-                    from: world.clock.now().plus_ms(HOUR_MS),
-                    features: vec!["bulk".to_owned()],
-                    variants: Variants::default(),
-                };
-                world
-                    .plane
-                    .edit_entitlement(world.consumer, |e| e.feature_life.later = vec![later]);
-            },
-            "feature-missing",
-        ),
-        (
-            "a gate's feature",
-            |world| {
-                world
-                    .plane
-                    .edit_entitlement(world.consumer, |e| e.features.retain(|f| f != "bulk"))
-            },
-            "feature-missing",
-        ),
-        (
-            "a suspended consumer",
-            |world| {
-                let suspended = Some(Suspension::Provider);
-                world
-                    .plane
-                    .edit_entitlement(world.consumer, |e| e.suspended = suspended);
-            },
-            "suspended",
-        ),
-    ];
-    for (what, change, slug) in cases {
+    for what in [
+        "the end of a rotation's overlap",
+        "a scope without the route",
+        "a plan without the feature",
+        "a gate's feature",
+        "a feature whose time is over",
+        "a suspended consumer",
+    ] {
         let world = World::new().await;
         let mut told = routing(world.upstream.addr);
         told.routes[7].policy = serde_json::from_str(r#"{"gates": [{"feature": "bulk"}]}"#).unwrap();
@@ -196,7 +167,7 @@ async fn a_stream_ends_with_what_it_stands_on() {
         let mut stream = open_at(&world, "/search/sse", &key).await;
         world.upstream.tick.send("one".to_owned()).unwrap();
         read_until(&mut stream, "\n\n\r\n").await;
-        change(&world);
+        let refusal = take_away(&world, what);
         world.synced().await;
         world.clock.advance(HOUR_MS);
         let rest = read_to_close(&mut stream).await;
@@ -205,7 +176,7 @@ async fn a_stream_ends_with_what_it_stands_on() {
             "{what}: cut off is not the same as ended: {rest}"
         );
         until(|| world.upstream.tick.receiver_count() == 0).await;
-        assert_eq!(world.get("/search/sse").await.problem(), slug, "{what}");
+        assert_eq!(world.get("/search/sse").await.problem(), refusal, "{what}");
     }
 }
 
