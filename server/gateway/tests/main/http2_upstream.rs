@@ -286,6 +286,25 @@ async fn upstreams_that_stop_are_told_apart_from_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_takes_a_body_and_says_nothing_is_given_up() {
+    let server = Server::start(None).await;
+    let world = world(&server).await;
+    let mut routing = routing(world.upstream.addr);
+    routing.upstreams[0].first_byte_timeout_ms = 200;
+    let policy = format!(
+        r#"{{"targets": [{{"url": "http://{}"}}], "protocol": "http2"}}"#,
+        server.addr
+    );
+    routing.upstreams[0].policy = serde_json::from_str(&policy).unwrap();
+    world.plane.put_routing(routing);
+    world.synced().await;
+    let key = world.key.reveal();
+    let head = format!("POST /v1/hang HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nContent-Length: 4\r\n");
+    assert_eq!(world.send(&head, "body").await.problem(), "upstream-timeout");
+    assert_eq!(world.get("/v1/a").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trailers_reach_clients_that_speak_http2() {
     let server = Server::start(None).await;
     let world = world(&server).await;

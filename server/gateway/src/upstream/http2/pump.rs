@@ -26,7 +26,8 @@ struct Progress {
 pub(super) struct Pump {
     body: Arc<upload::Progress>,
     progress: Arc<Progress>,
-    failed: oneshot::Receiver<BodyError>,
+    /// Told what goes wrong; none once it is known that nothing will.
+    failed: Option<oneshot::Receiver<BodyError>>,
     task: JoinHandle<()>,
     seen: u64,
 }
@@ -46,7 +47,7 @@ impl Pump {
         Self {
             body,
             progress,
-            failed,
+            failed: Some(failed),
             task,
             seen: 0,
         }
@@ -54,15 +55,19 @@ impl Pump {
 
     /// Ready with what went wrong with the client's body; pending for ever when nothing does.
     pub(super) async fn failure(&mut self) -> BodyError {
-        match (&mut self.failed).await {
-            Ok(error) => error,
-            Err(_) => std::future::pending().await,
+        if let Some(failed) = &mut self.failed {
+            if let Ok(error) = failed.await {
+                return error;
+            }
+            // It was sent to its end, and the sender went with the task.
+            self.failed = None;
         }
+        std::future::pending().await
     }
 
     /// What went wrong with the client's body, when something did.
     pub(super) fn failed(&mut self) -> bool {
-        self.failed.try_recv().is_ok()
+        self.failed.as_mut().is_some_and(|failed| failed.try_recv().is_ok())
     }
 
     /// How far the body has come.
@@ -102,6 +107,11 @@ async fn run(
             Some(Some(Err(error))) => {
                 stream.send_reset(Reason::CANCEL);
                 let _ = failed.send(error);
+                return;
+            }
+            // An end that comes alone.
+            Some(Some(Ok(data))) if data.is_empty() && upload.is_end() => {
+                let _ = stream.send_data(Bytes::new(), true);
                 return;
             }
             Some(Some(Ok(data))) => {
