@@ -1,11 +1,13 @@
 //! A process takes over from another under load: no request fails, and each one answered is counted once.
 
-use crate::support::{Connection, Program, Upstream, call, catalogue, say, signal, until};
+use crate::support::{Connection, LIMIT, LOOK, Program, Upstream, call, catalogue, say, signal, until};
+use http_body_util::BodyExt as _;
 use sqlx::postgres::PgPool;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use testkit::Database;
 use tokio_util::sync::CancellationToken;
 
@@ -208,4 +210,77 @@ async fn a_signal_is_enough_and_the_private_database_stays() {
         folder.postmaster().is_none().then_some(())
     })
     .await;
+}
+
+/// F17: answers that still come when a process takes over have the drain time. Those that end within it are whole, and the
+/// others are cut at its end, not before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn open_answers_have_the_drain_time_of_the_process_before() {
+    let long = std::env::var_os("TURNPIKE_LONG_TESTS").is_some();
+    let (count, drain) = if long { (500, 15) } else { (60, 6) };
+    let database = Database::new().await;
+    let upstream = Upstream::start().await;
+    let program = Program::new(Some(&database)).with("TURNPIKE_DRAIN_SECONDS", &drain.to_string());
+    let drain = Duration::from_secs(drain);
+    program.publish(&catalogue(upstream.address())).await;
+    let consumer = program.consumer("streams@example.com").await;
+    let key = program.key(&consumer).await;
+    let serving = program.serve().await;
+    let mut open = Vec::new();
+    for _ in 0..count {
+        let mut connection = Connection::open(program.gateway()).await.unwrap();
+        let answer = connection.begin("/v1/gated", Some(&key)).await.unwrap();
+        open.push(tokio::spawn(async move {
+            let whole = answer.into_body().collect().await.map(|b| b.to_bytes());
+            drop(connection);
+            (whole.ok(), Instant::now())
+        }));
+    }
+    let mut kept = Connection::open(program.gateway()).await.unwrap();
+    let begun = Instant::now();
+    let next = program.spawn_with(&["serve", "--take-over"]);
+    // The one before says with an answer that it ends.
+    let mut asked = 0;
+    loop {
+        let answer = kept.get("/v1/data", Some(&key)).await.unwrap();
+        asked += 1;
+        if answer.header("connection") == "close" {
+            break;
+        }
+        assert!(begun.elapsed() < LIMIT, "nobody takes over:\n{}", next.log());
+        tokio::time::sleep(LOOK).await;
+    }
+    for _ in 0..count / 2 {
+        upstream.open_gate();
+    }
+    let (mut in_time, mut cut) = (0, 0);
+    for answer in open {
+        match answer.await.unwrap() {
+            (Some(whole), _) => {
+                assert_eq!(whole, "first last");
+                in_time += 1;
+            }
+            (None, at) => {
+                assert!(at >= begun + drain, "cut {:?} before its time", begun + drain - at);
+                cut += 1;
+            }
+        }
+    }
+    assert_eq!((in_time, cut), (count / 2, count - count / 2));
+    assert!(serving.ended().await.success());
+    assert_eq!(
+        call(program.gateway(), "/v1/data", Some(&key)).await.unwrap().status,
+        200
+    );
+    next.terminate();
+    assert!(next.ended().await.success());
+    let rows: (i64, i64) = sqlx::query_as("SELECT count(*), sum(units)::bigint FROM requests")
+        .fetch_one(database.pool())
+        .await
+        .unwrap();
+    let total = i64::try_from(count + asked).unwrap() + 1;
+    assert_eq!(rows, (total, total), "one row and one unit each");
+    say(&format!(
+        "{count} open answers: {in_time} ended in time, {cut} were cut at the end of the drain time"
+    ));
 }
