@@ -9,5 +9,6 @@ mod features;
 mod grace;
 mod inbox;
 mod refunds;
+mod repeats;
 pub(crate) mod shop;
 mod unconfigured;
