@@ -2,6 +2,7 @@
 
 use crate::error::AppError;
 use crate::keys::curl_line;
+use crate::pricing::words;
 use crate::render::Nav;
 use crate::session::SignedIn;
 use crate::ui::copy::CopyButton;
@@ -56,16 +57,17 @@ fn allowances(period: &PeriodUsage) -> impl IntoView + use<> {
         .meters
         .iter()
         .map(|m| {
+            let own = m.own.as_ref().map_or_else(String::new, words::until);
             let left = format!(
-                "{}: {} of {} used",
+                "{}: {} of {} used{own}",
                 m.name,
-                grouped(m.counted()),
-                grouped(m.terms.included)
+                grouped(m.counted),
+                grouped(m.quota.units)
             );
             meter_bar(
                 m.name.clone(),
-                m.counted(),
-                m.terms.included,
+                m.counted,
+                m.quota.units,
                 left,
                 format!("resets {}", period.period.end.minute()),
             )

@@ -127,9 +127,9 @@ problems! {
     62 "idempotency-busy" 409 "The first request with this key is under way"
         "A request with the same Idempotency-Key has not been answered yet." "Repeat it after the seconds in Retry-After: then you get its answer. It is not counted." NOWHERE;
     63 "idempotency-reused" 422 "The key was used for another request"
-        "The Idempotency-Key was used for a request with another method, path, query or body." "Use a new key for each operation." NOWHERE;
+        "The Idempotency-Key was used for a request with another method, host, path, query or body." "Use a new key for each operation." NOWHERE;
     64 "idempotency-lost" 409 "The first answer is not kept"
-        "The request was done, and is not done twice; its answer was too large to be kept, broke off, or made room for others." "Ask the API what became of it. Use a new key only to do it again." NOWHERE;
+        "The request was done, or may have been, and is not done twice; its answer was too large to be kept, broke off, could not be passed on, did not come in time, or made room for others." "Ask the API what became of it. Use a new key only to do it again." NOWHERE;
     70 "key-quota-reached" 429 "The key's own quota is used up"
         "Your account gave this key a quota of its own, and this period's is used up. Other keys of the account go on." "Raise or remove the key's quota, or wait for the next period." KEYS;
     71 "key-budget-reached" 402 "The key's own budget is reached"

@@ -151,6 +151,16 @@ fn consumers(table: Table) -> Table {
             Who::Provider,
             post(consumers::features::withdraw),
         )
+        .form(
+            "/admin/consumers/{id}/overrides",
+            Who::Provider,
+            post(consumers::overrides::add),
+        )
+        .form(
+            "/admin/consumers/{id}/overrides/end",
+            Who::Provider,
+            post(consumers::overrides::end),
+        )
 }
 
 /// What it costs, the plan, Stripe's deliveries, and the provider's side of both.

@@ -7,3 +7,4 @@ mod browser;
 mod forms;
 mod headers;
 mod invoices;
+mod overrides;

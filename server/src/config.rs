@@ -229,6 +229,10 @@ pub(crate) struct Serving {
     /// Memory for answers that routes with a cache keep, in bytes; 0 keeps none.
     #[arg(long, env = "TURNPIKE_GATEWAY_CACHE_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
     pub(crate) gateway_cache_bytes: usize,
+    /// Memory for idempotency keys and their answers, in bytes. A key takes 192 for as long as its route keeps it; where
+    /// there is no room for another, requests with new keys are refused.
+    #[arg(long, env = "TURNPIKE_GATEWAY_IDEMPOTENCY_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
+    pub(crate) gateway_idempotency_bytes: usize,
     /// Longest time that requests in flight get at the end, in seconds.
     #[arg(long, env = "TURNPIKE_DRAIN_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_seconds: u64,
@@ -244,6 +248,31 @@ pub(crate) struct Serving {
         allow_negative_numbers = true
     )]
     pub(crate) access_log_sample: gateway::Share,
+    /// An OpenTelemetry collector that takes traces of the gateway's requests (OTLP over HTTP, http://127.0.0.1:4318).
+    #[arg(long, env = "TURNPIKE_TRACE_ENDPOINT", hide_env_values = true, value_name = "URL")]
+    pub(crate) trace_endpoint: Option<String>,
+    /// What the collector is told with everything, `name=value,..`; a comma in a value is written %2C.
+    #[arg(
+        long,
+        env = "TURNPIKE_TRACE_HEADERS",
+        hide_env_values = true,
+        value_name = "HEADERS",
+        requires = "trace_endpoint"
+    )]
+    pub(crate) trace_headers: Option<String>,
+    /// Part of the requests that are recorded, from 0 to 1.
+    #[arg(
+        long,
+        env = "TURNPIKE_TRACE_SAMPLE",
+        default_value = "1",
+        value_name = "SHARE",
+        allow_negative_numbers = true
+    )]
+    pub(crate) trace_sample: gateway::Share,
+    /// Callers that send a traceparent decide by its flag whether their requests are recorded. Only where every caller is
+    /// trusted, such as behind a proxy that begins the traces.
+    #[arg(long, env = "TURNPIKE_TRACE_TRUST_PARENT")]
+    pub(crate) trace_trust_parent: bool,
     /// How logs are written.
     #[arg(long, env = "TURNPIKE_LOG_FORMAT", value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -254,21 +283,41 @@ pub(crate) struct Serving {
 
 impl Serving {
     /// What the gateway is started with.
-    pub(crate) fn gateway(&self, folder: PathBuf) -> gateway::Config {
+    pub(crate) fn gateway(&self, folder: PathBuf) -> Result<gateway::Config, Failure> {
         let mut config = gateway::Config::new(self.gateway_listen, folder);
         if self.gateway_threads > 0 {
             config.threads = self.gateway_threads;
         }
         config.limits.in_flight_per_thread = self.gateway_in_flight;
         config.limits.cache_bytes = self.gateway_cache_bytes;
+        config.limits.idempotency_bytes = self.gateway_idempotency_bytes;
         config.tls = self.gateway_tls();
         config.access_log = self.access_log.clone().map(|to| gateway::AccessLogConfig {
             to,
             sample: self.access_log_sample,
         });
+        config.trace = self.trace()?;
         config.trusted_proxies.clone_from(&self.gateway_trusted_proxies);
         config.proxy_protocol = self.gateway_proxy_protocol;
-        config
+        Ok(config)
+    }
+
+    /// Where traces are sent, if anywhere. Read here and not by clap, which would print what is wrong with its secrets.
+    pub(crate) fn trace(&self) -> Result<Option<gateway::TraceConfig>, Failure> {
+        let Some(endpoint) = &self.trace_endpoint else {
+            return Ok(None);
+        };
+        let wrong = |name: &str, why: &str| Failure(format!("{name}: {why}"));
+        let headers = match &self.trace_headers {
+            Some(text) => text.parse().map_err(|why| wrong("TURNPIKE_TRACE_HEADERS", why))?,
+            None => gateway::CollectorHeaders::default(),
+        };
+        Ok(Some(gateway::TraceConfig {
+            endpoint: endpoint.parse().map_err(|why| wrong("TURNPIKE_TRACE_ENDPOINT", why))?,
+            headers,
+            sample: self.trace_sample,
+            trust_parent: self.trace_trust_parent,
+        }))
     }
 
     /// The gateway's certificate and key, where it serves TLS.

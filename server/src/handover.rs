@@ -5,14 +5,15 @@
 //! successor                      running process
 //! "take over" ------------------>
 //!              <----------------- names and addresses of the listening sockets, and with them the sockets
-//! (reads the snapshot, opens)
+//! (reads the snapshot)
 //! "ready" ---------------------->
-//!              <----------------- "going" (accepts nobody from now on)
+//!              <----------------- "going" (accepts nobody from now on), or "staying" (waited too long for it)
+//! (opens)
 //!              <----------------- end of the connection: drained, ledger shipped
 //! ```
 //!
 //! Both processes have the same sockets, so a connection waits in the kernel and is never refused. A successor that goes
-//! away before it is ready changes nothing.
+//! away before it is ready changes nothing. One whose predecessor dies without a word serves in its place.
 
 use crate::output::Failure;
 use rustix::net::{
@@ -89,10 +90,16 @@ impl Heir {
         taken
     }
 
-    /// Says that this process serves; back when the other one has stopped accepting.
+    /// Says that this process can serve; back when the other one has stopped accepting, or is gone.
+    ///
+    /// # Errors
+    /// When the other one goes on.
     pub(crate) fn ready(self) -> io::Result<Predecessor> {
-        (&self.stream).write_all(b"ready\n")?;
-        expect(&self.stream, "going")?;
+        let told = (&self.stream).write_all(b"ready\n");
+        match told.and_then(|()| expect(&self.stream, "going")) {
+            Err(e) if !is_gone(&e) => return Err(e),
+            _ => {}
+        }
         self.stream.set_read_timeout(None)?;
         Ok(Predecessor(self.stream))
     }
@@ -177,13 +184,23 @@ pub(crate) fn start_successor() {
     }
 }
 
+/// Whether the process at the other end ended.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
 fn hand_over(stream: UnixStream, sockets: &dyn Fn() -> io::Result<Vec<Named>>) -> io::Result<Successor> {
     stream.set_read_timeout(Some(WORD_LIMIT))?;
     expect(&stream, "take over")?;
     tracing::info!("another process asks to take over");
     send(&stream, &sockets()?)?;
     stream.set_read_timeout(Some(READY_LIMIT))?;
-    expect(&stream, "ready")?;
+    if let Err(error) = expect(&stream, "ready") {
+        // One that comes to it later after all must not take the silence for our end.
+        drop((&stream).write_all(b"staying\n"));
+        return Err(error);
+    }
     (&stream).write_all(b"going\n")?;
     Ok(Successor { _stream: stream })
 }
@@ -209,7 +226,7 @@ fn expect(mut stream: &UnixStream, word: &str) -> io::Result<()> {
     } else {
         Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("{word} was expected"),
+            format!("{word} was expected, and {} came", String::from_utf8_lossy(&line)),
         ))
     }
 }
@@ -260,4 +277,49 @@ fn receive(stream: &UnixStream) -> io::Result<Vec<(String, SocketAddr, TcpListen
     Ok(pairs
         .map(|((name, address), fd)| (name, address, TcpListener::from(fd)))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heir() -> (UnixStream, Heir) {
+        let (theirs, stream) = UnixStream::pair().unwrap();
+        let sockets = Vec::new();
+        (theirs, Heir { stream, sockets })
+    }
+
+    #[test]
+    fn one_that_has_stopped_accepting_is_waited_for() {
+        let (theirs, heir) = heir();
+        (&theirs).write_all(b"going\n").unwrap();
+        let predecessor = heir.ready().unwrap();
+        expect(&theirs, "ready").unwrap();
+        drop(theirs);
+        predecessor.wait();
+    }
+
+    #[test]
+    fn one_that_died_is_replaced() {
+        let (theirs, one) = heir();
+        drop(theirs);
+        one.ready().unwrap().wait();
+        // And between the two words.
+        let (theirs, one) = heir();
+        let dying = std::thread::spawn(move || expect(&theirs, "ready"));
+        one.ready().unwrap().wait();
+        dying.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn one_that_goes_on_is_let_go_on() {
+        let (theirs, heir) = heir();
+        let sending = theirs.try_clone().unwrap();
+        let staying = std::thread::spawn(move || {
+            expect(&theirs, "take over").unwrap_err();
+            (&sending).write_all(b"staying\n").unwrap();
+        });
+        assert!(heir.ready().is_err());
+        staying.join().unwrap();
+    }
 }

@@ -102,6 +102,14 @@ async fn metrics(State(operations): State<Operations>) -> Response {
             backlog.due, backlog.dead
         );
     }
+    if up == 1
+        && let Ok(full) = domain::snapshot::hint_queue(&operations.domain).await
+    {
+        let _ = writeln!(
+            text,
+            "# HELP turnpike_database_notification_queue Part of PostgreSQL's queue of notifications in use; full, no change of a key or plan commits.\n# TYPE turnpike_database_notification_queue gauge\nturnpike_database_notification_queue {full}"
+        );
+    }
     let connections = operations.domain.pool.size();
     let _ = writeln!(
         text,

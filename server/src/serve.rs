@@ -36,6 +36,7 @@ const PREPARE_RETRY: Duration = Duration::from_secs(2);
 pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) -> Result<(), Failure> {
     logs::start(serving.log_format, &serving.log)?;
     let settings = portal.settings(&storage.data_dir)?;
+    serving.trace()?;
     let role = serving.role.to_possible_value();
     let role = role.as_ref().map_or("all", |r| r.get_name());
     let mut heir = match serving.take_over {
@@ -141,8 +142,8 @@ fn open_listeners(
     Ok((tasks, sockets))
 }
 
-/// Opens this process for clients in place of the one before it, once it knows everything; that one has stopped accepting
-/// when this returns. What it counted to its end is asked for when it is gone.
+/// Opens this process for clients in place of the one before it, once it knows everything and that one has stopped
+/// accepting; meanwhile they wait in the kernel. What it counted to its end is asked for when it is gone.
 async fn succeed(
     heir: Heir,
     gateway: Option<Arc<gateway::Running>>,
@@ -161,15 +162,15 @@ async fn succeed(
             "not ready in time, so the other process goes on: does the database answer?".to_owned(),
         ));
     }
-    doors.open.cancel();
-    if let Some(gateway) = &gateway {
-        gateway.open();
-    }
     let lost = |e: String| Failure(format!("the other process did not let go: {e}"));
     let handed = tokio::task::spawn_blocking(|| heir.ready()).await;
     let predecessor = handed
         .map_err(|e| lost(e.to_string()))?
         .map_err(|e| lost(e.to_string()))?;
+    doors.open.cancel();
+    if let Some(gateway) = &gateway {
+        gateway.open();
+    }
     tracing::info!("took over");
     let weak = gateway.as_ref().map(Arc::downgrade);
     tokio::task::spawn_blocking(move || {
@@ -263,7 +264,7 @@ fn start_gateway(
     heir: Option<&mut Heir>,
 ) -> Result<Arc<gateway::Running>, Failure> {
     let folder = slots::choose(&storage.data_dir, heir.is_some())?;
-    let mut config = serving.gateway(folder.clone());
+    let mut config = serving.gateway(folder.clone())?;
     config.take_over = heir.map(|heir| {
         let sockets = heir.take("gateway", serving.gateway_listen);
         sockets.into_iter().map(Arc::new).collect()
@@ -276,16 +277,17 @@ fn start_gateway(
     let running = gateway::Gateway::start(config, bridge.clone(), bridge.clone(), clock, random.clone(), peppers);
     let running = running.map_err(|e| Failure(format!("the gateway cannot start: {e}")))?;
     tracing::info!(address = %running.local_addr(), "gateway listens");
-    let data_dir = storage.data_dir.clone();
-    tokio::spawn(slots::ship_rest(
-        data_dir,
-        folder,
-        limits,
-        bridge,
-        domain.clone(),
-        random,
-    ));
     let running = Arc::new(running);
+    let rest = slots::Rest {
+        data_dir: storage.data_dir.clone(),
+        own: folder,
+        limits,
+        sink: bridge,
+        domain: domain.clone(),
+        random,
+        gateway: Arc::downgrade(&running),
+    };
+    tokio::spawn(rest.ship());
     let hangup = signal(SignalKind::hangup()).map_err(signals)?;
     tokio::spawn(reopen_log(Arc::downgrade(&running), hangup));
     Ok(running)

@@ -6,7 +6,7 @@ use domain::Domain;
 use gateway::UsageSink;
 use model::{Clock, Random};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Folders of one data folder: restarts that may drain at the same time, and the one that serves.
@@ -56,25 +56,37 @@ pub(crate) fn choose(data_dir: &Path, takes_over: bool) -> Result<PathBuf, Failu
     }
 }
 
-/// Ships what ended gateways left in the other folders, now and from time to time.
-pub(crate) async fn ship_rest(
-    data_dir: PathBuf,
-    own: PathBuf,
-    limits: gateway::Limits,
-    sink: Arc<dyn UsageSink>,
-    domain: Domain,
-    random: Arc<dyn Random>,
-) {
-    loop {
-        for folder in folders(&data_dir).filter(|f| *f != own && f.exists()) {
-            let clock: &dyn Clock = &*domain.clock;
-            match gateway::ship_rest(&folder, &limits, Arc::clone(&sink), clock, &*random).await {
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, folder = %folder.display(), "usage that was left behind cannot be shipped");
+/// What ended gateways left in the other folders.
+pub(crate) struct Rest {
+    pub(crate) data_dir: PathBuf,
+    /// The folder of the gateway that runs.
+    pub(crate) own: PathBuf,
+    pub(crate) limits: gateway::Limits,
+    pub(crate) sink: Arc<dyn UsageSink>,
+    pub(crate) domain: Domain,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) gateway: Weak<gateway::Running>,
+}
+
+impl Rest {
+    /// Ships it, now and from time to time.
+    pub(crate) async fn ship(self) {
+        loop {
+            let mut shipped = false;
+            for folder in folders(&self.data_dir).filter(|f| *f != self.own && f.exists()) {
+                let clock: &dyn Clock = &*self.domain.clock;
+                match gateway::ship_rest(&folder, &self.limits, Arc::clone(&self.sink), clock, &*self.random).await {
+                    Ok(records) => shipped |= records > 0,
+                    Err(error) => {
+                        tracing::warn!(%error, folder = %folder.display(), "usage that was left behind cannot be shipped");
+                    }
                 }
             }
+            if let Some(gateway) = self.gateway.upgrade().filter(|_| shipped) {
+                // They count against the same quotas and caps.
+                gateway.ask_all_anew();
+            }
+            tokio::time::sleep(REST_EVERY).await;
         }
-        tokio::time::sleep(REST_EVERY).await;
     }
 }

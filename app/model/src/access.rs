@@ -102,6 +102,13 @@ words! {
         /// The provider gave it away: metered, never billed.
         Complimentary = "complimentary",
     }
+    /// What happens past a quota.
+    QuotaKind {
+        /// Requests are refused until the period ends.
+        Hard = "hard",
+        /// Requests go on; they cost what the plan's price says, and nothing where it has none.
+        Soft = "soft",
+    }
     /// An HTTP method a route can be bound to.
     Method {
         /// GET, and HEAD with it.

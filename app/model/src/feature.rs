@@ -3,11 +3,13 @@
 //! A plan that lists a feature makes its consumers eligible. A feature without more belongs to all of them. One with a
 //! *rollout* belongs to a percentage of them, chosen by a hash of feature and consumer: the same ones at every look, and
 //! a greater percentage only adds. Named consumers have it whatever their plan (a beta), and so have those with a grant,
-//! until its end (a trial of one feature). Whoever has it gets one of its *variants*, if it has some, by their weights.
+//! until its end (a trial of one feature). An override of it for one consumer ([`crate::overrides`]) goes before all of
+//! these, on or off. Whoever has it gets one of its *variants*, if it has some, by their weights.
 //!
 //! Everything here is a pure function, so that gateway rows, pages and tests agree.
 
 use crate::catalogue::CatalogueError;
+use crate::overrides::{self, Change, Override};
 use crate::{ConsumerId, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,6 +101,11 @@ impl Life {
         self.rollout.is_none_or(part) || self.consumers.contains(&consumer)
     }
 
+    /// Whether every consumer whose plan lists the feature has it.
+    pub fn reaches_all(&self) -> bool {
+        self.rollout.is_none_or(|r| r.percent >= 100)
+    }
+
     /// The variant of a consumer that has the feature; none when it has no variants.
     pub fn variant(&self, feature: &str, consumer: ConsumerId) -> Option<&str> {
         let total = self.variants.iter().map(|v| u64::from(v.weight)).sum();
@@ -166,23 +173,25 @@ impl Life {
     }
 }
 
-/// What a consumer has now and after the end of each grant, in the order of time; never empty. `plan` are the features
-/// its plan lists, in that order; what it has besides follows by name.
+/// What a consumer has now and from each instant on at which a grant or an override of a feature ends or begins, in the
+/// order of time; never empty. `plan` are the features its plan lists, in that order; what it has besides follows by name.
 pub fn stages(
     plan: &[String],
     lives: &BTreeMap<String, Life>,
     grants: &[Grant],
+    own: &[Override],
     consumer: ConsumerId,
     now: Time,
 ) -> Vec<Stage> {
     let plain = Life::default();
     let life = |feature: &str| lives.get(feature).unwrap_or(&plain);
     let running = || grants.iter().filter(|g| g.until.is_none_or(|until| now < until));
-    let ends: BTreeSet<Time> = running().filter_map(|g| g.until).collect();
+    let ends = running().filter_map(|g| g.until);
+    let changes: BTreeSet<Time> = ends.chain(overrides::changes_after(own, now)).collect();
     let stage = |from: Option<Time>| {
         let at = from.unwrap_or(now);
-        let own = plan.iter().filter(|f| life(f).reaches(f, consumer));
-        let mut features: Vec<String> = own.cloned().collect();
+        let listed = plan.iter().filter(|f| life(f).reaches(f, consumer));
+        let mut features: Vec<String> = listed.cloned().collect();
         let named = lives
             .iter()
             .filter(|(_, l)| l.consumers.contains(&consumer))
@@ -190,9 +199,16 @@ pub fn stages(
         let granted = running()
             .filter(|g| g.until.is_none_or(|until| at < until))
             .map(|g| &g.feature);
-        let more: BTreeSet<&String> = named.chain(granted).collect();
+        let switched = |wanted: bool| {
+            overrides::in_force(own, at).filter_map(move |o| match &o.change {
+                Change::Feature { feature, on } if *on == wanted => Some(feature),
+                _ => None,
+            })
+        };
+        let more: BTreeSet<&String> = named.chain(granted).chain(switched(true)).collect();
         let more: Vec<String> = more.into_iter().filter(|f| !features.contains(f)).cloned().collect();
         features.extend(more);
+        features.retain(|f| switched(false).all(|off| off != f));
         let variant = |f: &String| Some((f.clone(), life(f).variant(f, consumer)?.to_owned()));
         let variants = features.iter().filter_map(variant).collect();
         Stage {
@@ -202,8 +218,8 @@ pub fn stages(
         }
     };
     let mut out = vec![stage(None)];
-    for end in ends {
-        let next = stage(Some(end));
+    for change in changes {
+        let next = stage(Some(change));
         if out.last().is_none_or(|last| last.features != next.features) {
             out.push(next);
         }
@@ -214,6 +230,7 @@ pub fn stages(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::OverrideId;
     use proptest::prelude::*;
 
     fn consumer(n: u64) -> ConsumerId {
@@ -270,7 +287,7 @@ mod tests {
                 .map(|(feature, until)| Grant { feature, until: until.map(Time::from_unix_s) })
                 .collect();
             let (now, at) = (Time::from_unix_s(now), Time::from_unix_s(at.max(now)));
-            let all = stages(&plan, &lives, &grants, me, now);
+            let all = stages(&plan, &lives, &grants, &[], me, now);
             let then = all.iter().rfind(|s| s.from.is_none_or(|from| from <= at)).unwrap();
             for feature in ["a", "b", "c", "d"] {
                 let granted = grants.iter().any(|g| g.feature == feature && g.until.is_none_or(|u| at < u));
@@ -318,11 +335,55 @@ mod tests {
         let lives = BTreeMap::from([("beta".to_owned(), life)]);
         let has = |plan: &[&str], who| {
             let plan: Vec<String> = plan.iter().map(|f| (*f).to_owned()).collect();
-            stages(&plan, &lives, &[], who, Time::from_unix_s(0)).remove(0).features
+            stages(&plan, &lives, &[], &[], who, Time::from_unix_s(0))
+                .remove(0)
+                .features
         };
         assert_eq!(has(&[], me), ["beta"]);
         assert_eq!(has(&["beta", "a"], me), ["beta", "a"]);
         assert_eq!(has(&["beta", "a"], consumer(2)), ["a"]);
+    }
+
+    #[test]
+    fn an_override_goes_before_plan_and_grant_while_it_holds() {
+        let own = |feature: &str, on, from, until: Option<i64>| Override {
+            id: OverrideId::from_bits(1),
+            change: Change::Feature {
+                feature: feature.to_owned(),
+                on,
+            },
+            starts_at: Time::from_unix_s(from),
+            ends_at: until.map(Time::from_unix_s),
+        };
+        let all = [
+            own("a", false, 10, Some(20)),
+            own("b", true, 5, None),
+            own("c", false, 0, None),
+        ];
+        let grants = [Grant {
+            feature: "c".to_owned(),
+            until: None,
+        }];
+        let plan = ["a".to_owned(), "z".to_owned()];
+        let stages = stages(
+            &plan,
+            &BTreeMap::new(),
+            &grants,
+            &all,
+            consumer(1),
+            Time::from_unix_s(1),
+        );
+        let told: Vec<_> = stages
+            .iter()
+            .map(|s| (s.from.map(Time::unix_s), s.features.join(",")))
+            .collect();
+        let wanted = [
+            (None, "a,z"),
+            (Some(5), "a,z,b"),
+            (Some(10), "z,b"),
+            (Some(20), "a,z,b"),
+        ];
+        assert_eq!(told, wanted.map(|(from, features)| (from, features.to_owned())));
     }
 
     #[test]

@@ -155,6 +155,8 @@ id_types! {
     SubscriptionId = "sub";
     /// A key; the secret itself is never stored.
     KeyId = "key";
+    /// What one consumer has in place of what its plan says.
+    OverrideId = "ovr";
     /// An invoice as mirrored from Stripe.
     InvoiceId = "inv";
     /// One request through the gateway.

@@ -10,6 +10,7 @@ pub mod id;
 pub mod issuer;
 pub mod key;
 pub mod money;
+pub mod overrides;
 pub mod policy;
 pub mod price;
 pub mod quota;

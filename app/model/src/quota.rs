@@ -1,5 +1,7 @@
 //! What happens around the end of an allowance: grace beyond a hard quota, and the marks at which people are told.
 
+use crate::access::QuotaKind;
+use crate::catalogue::MeterTerms;
 use crate::time::Time;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +14,34 @@ pub const MARK_MOST: u16 = 1_000;
 /// The longest grace: a month.
 const HOURS_MOST: u32 = 31 * 24;
 const HOUR_MS: i64 = 3_600_000;
+
+/// How much of a meter may be used in a period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// What usage is measured against, in units.
+    pub units: u64,
+    /// What happens past them.
+    pub kind: QuotaKind,
+}
+
+impl Quota {
+    /// As a plan says it: its allowance, hard where more has no price.
+    pub fn of(terms: &MeterTerms) -> Self {
+        let kind = match terms.overage {
+            None => QuotaKind::Hard,
+            Some(_) => QuotaKind::Soft,
+        };
+        Self {
+            units: terms.included,
+            kind,
+        }
+    }
+
+    /// The last unit that is let through; none when nothing is refused.
+    pub fn ceiling(self) -> Option<u64> {
+        (self.kind == QuotaKind::Hard).then_some(self.units)
+    }
+}
 
 /// Calls beyond a hard quota that are let through all the same. They are recorded and cost nothing, as everything under a
 /// hard quota. With both bounds the grace ends at the first that is reached, and always with the period.

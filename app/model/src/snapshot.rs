@@ -3,10 +3,12 @@
 //! Everything has a version from one sequence that grows in commit order. A gateway asks for what changed since the
 //! version it has; what it is given replaces what it had under the same id. Nothing is ever deleted, only ended.
 
-use crate::access::{Environment, Method, Suspension};
+use crate::access::{Environment, Method, QuotaKind, Suspension};
 use crate::catalogue::{CacheHits, MeterTerms, RateLimit, is_zero};
 use crate::issuer::IssuerFile;
+use crate::overrides::{self, Override};
 use crate::policy::{RateRule, RoutePolicy, UpstreamPolicy};
+use crate::quota::Quota;
 use crate::{ConsumerId, Currency, KeyId, Period, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -232,6 +234,17 @@ pub struct Entitlement {
     /// are in [`MeterEntitlement::settled_units`]. It is the part of the spend cap that is gone, whatever comes.
     #[serde(default)]
     pub settled_minor: i64,
+    /// What holds in place of the plan's limits and quotas above, each from its start to its end. Those of features are
+    /// in `features` and `feature_life` already, and are here for explanations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<Override>,
+}
+
+impl Entitlement {
+    /// The quota of one of its meters at an instant, and the override that it comes from.
+    pub fn quota_at(&self, meter: &MeterEntitlement, at: Time) -> (Quota, Option<&Override>) {
+        overrides::quota(&meter.terms, overrides::in_force(&self.overrides, at))
+    }
 }
 
 /// Variants of a consumer's features, and what becomes of them without the control plane.
@@ -291,12 +304,19 @@ pub struct MeterEntitlement {
 }
 
 impl MeterEntitlement {
-    /// Units used that do not count against the allowance: it is for what its prices are for. A hard quota holds for the
-    /// whole period.
+    /// Units used that do not count against the allowance: it is for what its prices are for.
     pub fn settled_outside_allowance(&self) -> u64 {
         match self.terms.overage {
             Some(_) => self.settled_units.min(self.used),
             None => 0,
+        }
+    }
+
+    /// Units used that count against a quota of it. A hard one holds for the whole period.
+    pub fn counted(&self, quota: Quota) -> u64 {
+        match quota.kind {
+            QuotaKind::Hard => self.used,
+            QuotaKind::Soft => self.used.saturating_sub(self.settled_outside_allowance()),
         }
     }
 }

@@ -65,6 +65,17 @@ impl Time {
             text.parse().ok().map(Self)
         }
     }
+    /// The beginning of what a person gives one by: the first instant of a day (`2026-12-24`, in UTC), or an instant
+    /// itself (RFC 3339).
+    pub fn parse_start(text: &str) -> Option<Self> {
+        let text = text.trim();
+        if text.len() == 10 {
+            let day: jiff::civil::Date = text.parse().ok()?;
+            Some(Self(day.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp()))
+        } else {
+            text.parse().ok().map(Self)
+        }
+    }
     /// `2026-11-21`, in UTC.
     pub fn date(self) -> String {
         self.0

@@ -5,7 +5,8 @@ use crate::{ConsumerId, KeyId, PlanVersionId, RequestId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
 
 /// What happened to one authenticated request. `units` is 0 when it does not count: refused, failed, or of a status
-/// that the meter leaves out.
+/// that the meter leaves out. A refusal with units is that of an answer which the upstream gave and which could not be
+/// passed on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UsageRecord {
     /// Position in the ledger, from 1, without gaps.

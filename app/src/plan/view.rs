@@ -8,9 +8,11 @@ use crate::ui::{Tone, badge, banner, card, empty, page_head, stat};
 use axum::extract::Query;
 use axum::response::Response;
 use domain::catalogue::{self, Catalogue};
+use domain::overrides;
 use domain::subscriptions::{self, Subscription};
 use leptos::prelude::*;
 use model::access::{Interval, Settlement, SubscriptionStatus};
+use model::overrides::Override;
 use std::collections::HashMap;
 
 /// `GET /plan`
@@ -21,12 +23,13 @@ pub async fn page(visitor: SignedIn, Query(query): Query<HashMap<String, String>
     let domain = &visitor.site().domain;
     let current = subscriptions::current(domain, visitor.viewer()).await?;
     let catalogue = catalogue::current(domain).await?;
+    let own = overrides::in_force(domain, visitor.viewer()).await?;
     let done = query.get("done").and_then(|what| done_words(what));
     let manages = visitor.role().manages_billing();
     Ok(visitor.console("Plan", Nav::Plan, || {
         let saved = done.map(|(tone, text)| banner(tone, text, ()));
         let body = match (&current, &catalogue) {
-            (Some(current), Some(catalogue)) => draw(current, catalogue, manages),
+            (Some(current), Some(catalogue)) => draw(current, catalogue, &own, manages),
             _ => {
                 let action = view! { <a class="button" data-kind="primary" href="/pricing">"Choose a plan"</a> };
                 let text = "Your keys are refused until there is one.";
@@ -56,7 +59,7 @@ fn done_words(what: &str) -> Option<(Tone, &'static str)> {
     })
 }
 
-fn draw(current: &Subscription, catalogue: &Catalogue, manages: bool) -> AnyView {
+fn draw(current: &Subscription, catalogue: &Catalogue, own: &[Override], manages: bool) -> AnyView {
     let terms = &current.terms;
     let lead = match (current.settlement, current.cancel_at_period_end) {
         (Settlement::Free, _) => format!("Costs nothing. Counts anew on {}.", current.period.end.day()),
@@ -69,7 +72,7 @@ fn draw(current: &Subscription, catalogue: &Catalogue, manages: bool) -> AnyView
     };
     let portal = (manages && current.is_paid()).then(|| portal_button("Card and payments", None));
     let lines: Vec<_> = current.offer().map_or_else(Vec::new, |o| {
-        words::lines(catalogue, terms, o)
+        words::own_lines(catalogue, terms, o, own)
             .into_iter()
             .map(|line| view! { <li>{line}</li> })
             .collect()

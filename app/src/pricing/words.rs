@@ -2,9 +2,11 @@
 
 use domain::catalogue::{Catalogue, Meter};
 use model::Money;
-use model::access::Interval;
-use model::catalogue::{CacheHits, MeterTerms, Offer, PlanTerms};
+use model::access::{Interval, QuotaKind};
+use model::catalogue::{CacheHits, MeterTerms, Offer, PlanTerms, RateLimit};
 use model::money::grouped;
+use model::overrides::{self, Change, OVERALL, Override};
+use model::policy::RateRule;
 use model::price::{Overage, TierModel, unit_price_words};
 
 /// `$29` for whole amounts, `$29.50` otherwise.
@@ -72,24 +74,31 @@ fn each(unit_minor: rust_decimal::Decimal, money: Money) -> String {
 
 /// Everything an offer comes with, a line each.
 pub fn lines(catalogue: &Catalogue, terms: &PlanTerms, offer: &Offer) -> Vec<String> {
+    own_lines(catalogue, terms, offer, &[])
+}
+
+/// What a consumer really has of an offer, a line each: with overrides in force, and until when.
+pub fn own_lines(catalogue: &Catalogue, terms: &PlanTerms, offer: &Offer, own: &[Override]) -> Vec<String> {
     let mut out = Vec::new();
     for m in &offer.meters {
-        let meter = catalogue.meter(&m.meter);
-        out.push(allowance(m, meter, offer.interval));
-        out.extend(overage(m, offer.flat));
+        out.extend(meter_lines(m, catalogue.meter(&m.meter), offer, own));
     }
-    let rate = terms.rate_limit;
-    out.push(format!(
-        "{} calls a second, {} at once",
-        grouped(rate.per_second.into()),
-        grouped(rate.burst.into())
-    ));
-    out.extend(terms.limits.iter().map(|l| l.words(str::to_owned)));
+    let rate = |limit: RateLimit| {
+        let (second, burst) = (grouped(limit.per_second.into()), grouped(limit.burst.into()));
+        format!("{second} calls a second, {burst} at once")
+    };
+    let (plan, now) = (terms.rate_limit, overrides::rate_limit(terms.rate_limit, own.iter()));
+    out.push(in_place_of(rate(plan), rate(now), own_limit(own, OVERALL)));
+    out.extend(terms.limits.iter().map(|plan| {
+        let now = overrides::limit(plan, own.iter());
+        let words = |limit: &RateRule| limit.words(str::to_owned);
+        in_place_of(words(plan), words(&now), own_limit(own, &plan.name))
+    }));
     out.extend(in_flight(terms));
     if terms.cache_hits == CacheHits::Free {
         out.push("Answers from the cache do not count".to_owned());
     }
-    out.extend(terms.features.iter().map(|f| catalogue.feature_name(f).to_owned()));
+    out.extend(feature_lines(catalogue, terms, own));
     if offer.meters.iter().any(|m| m.overage.is_some()) {
         out.push("A spend cap that really stops".to_owned());
     }
@@ -97,6 +106,75 @@ pub fn lines(catalogue: &Catalogue, terms: &PlanTerms, offer: &Offer) -> Vec<Str
         out.push("No card needed".to_owned());
     }
     out
+}
+
+/// Allowance, price and quota of a meter.
+fn meter_lines(terms: &MeterTerms, meter: Option<&Meter>, offer: &Offer, own: &[Override]) -> Vec<String> {
+    let interval = offer.interval;
+    let plan = allowance(terms, meter, interval);
+    let (quota, by) = overrides::quota(terms, own.iter());
+    let count = units(quota.units, meter);
+    let now = match (quota.kind, &terms.overage, &terms.grace) {
+        (QuotaKind::Hard, Some(_), _) => format!("At most {count} a {interval}, then it stops"),
+        (QuotaKind::Hard, None, Some(grace)) => {
+            format!("{count} a {interval}, then {}, then it stops", grace.words())
+        }
+        (QuotaKind::Hard, None, None) => format!("{count} a {interval}, then it stops"),
+        (QuotaKind::Soft, Some(_), _) => format!("Measured against {count} a {interval}"),
+        (QuotaKind::Soft, None, _) => format!("{count} a {interval}, and more free of charge"),
+    };
+    let mut out = Vec::new();
+    match (by, overage(terms, offer.flat)) {
+        // What is charged stays as the plan says; the quota comes on top.
+        (Some(by), Some(price)) => out.extend([plan, price, format!("{now}{}", until(by))]),
+        (by, price) => {
+            out.push(in_place_of(plan, now, by));
+            out.extend(price);
+        }
+    }
+    out
+}
+
+fn feature_lines(catalogue: &Catalogue, terms: &PlanTerms, own: &[Override]) -> Vec<String> {
+    let switched = |slug: &str| {
+        own.iter().find_map(|o| match &o.change {
+            Change::Feature { feature, on } if feature == slug => Some((*on, o)),
+            _ => None,
+        })
+    };
+    let of_plan = terms.features.iter().map(|slug| {
+        let name = catalogue.feature_name(slug);
+        match switched(slug) {
+            Some((false, by)) => format!("No {name}{} (the plan has it)", until(by)),
+            _ => name.to_owned(),
+        }
+    });
+    let more = own.iter().filter_map(|o| match &o.change {
+        Change::Feature { feature, on: true } if !terms.features.contains(feature) => {
+            Some(format!("{}{}", catalogue.feature_name(feature), until(o)))
+        }
+        _ => None,
+    });
+    of_plan.chain(more).collect()
+}
+
+fn own_limit<'a>(own: &'a [Override], limit: &str) -> Option<&'a Override> {
+    own.iter()
+        .find(|o| matches!(&o.change, Change::Limit { name, .. } if name == limit))
+}
+
+/// What the plan says, or what an override says in its place.
+fn in_place_of(plan: String, now: String, by: Option<&Override>) -> String {
+    match by {
+        None => plan,
+        Some(by) => format!("{now}{} (the plan: {plan})", until(by)),
+    }
+}
+
+/// `, for your account until 24 Dec 2026, 00:00 UTC`
+pub fn until(by: &Override) -> String {
+    let end = by.ends_at.map(|end| format!(" until {}", end.minute()));
+    format!(", for your account{}", end.unwrap_or_default())
 }
 
 /// `20 requests in flight`, where that is bounded.

@@ -2,6 +2,7 @@
 
 use super::api::{Bar, Figure, Figures, Log, LogRow};
 use crate::error::AppError;
+use crate::pricing::words;
 use crate::problems;
 use crate::session::SignedIn;
 use crate::site::Site;
@@ -9,7 +10,7 @@ use domain::cost::Cost;
 use domain::usage::{Daily, GroupBy, LogFilter, LogLine, MeterUsage, PeriodUsage};
 use domain::{Viewer, budget, cost, usage};
 use leptos::prelude::{ServerFnError, use_context};
-use model::access::{Environment, Settlement};
+use model::access::{Environment, QuotaKind, Settlement};
 use model::money::grouped;
 use model::{Money, Period, Time};
 use std::collections::HashMap;
@@ -109,16 +110,7 @@ fn stats(period: &PeriodUsage, daily: &Daily, cost: Option<&Cost>) -> Vec<Figure
     let mut stats: Vec<Figure> = period
         .meters
         .iter()
-        .map(|m| {
-            let mut note = match m.over() {
-                0 => format!("{} of {} included left", grouped(m.left()), grouped(m.terms.included)),
-                over => format!("{} included, {} over", grouped(m.terms.included), grouped(over)),
-            };
-            if m.settled > 0 {
-                note.push_str(&format!(", {} on the plan before", grouped(m.settled)));
-            }
-            figure(&m.name, grouped(m.used), note)
-        })
+        .map(|m| figure(&m.name, grouped(m.used), left_note(m)))
         .collect();
     match (period.environment, cost) {
         (Environment::Test, _) => stats.push(figure(
@@ -154,6 +146,22 @@ fn stats(period: &PeriodUsage, daily: &Daily, cost: Option<&Cost>) -> Vec<Figure
     stats
 }
 
+/// What is left of the allowance where there is a price, and otherwise of the quota.
+fn left_note(m: &MeterUsage) -> String {
+    let (of, counted) = match &m.terms.overage {
+        Some(_) => (m.terms.included, m.used.saturating_sub(m.settled)),
+        None => (m.quota.units, m.counted),
+    };
+    let mut note = match counted.saturating_sub(of) {
+        0 => format!("{} of {} included left", grouped(of - counted), grouped(of)),
+        over => format!("{} included, {} over", grouped(of), grouped(over)),
+    };
+    if m.settled > 0 {
+        note.push_str(&format!(", {} on the plan before", grouped(m.settled)));
+    }
+    note
+}
+
 fn cost_so_far(cost: &Cost) -> Figure {
     let total = cost.flat.checked_add(cost.usage).unwrap_or(cost.usage);
     let (figure, note) = match cost.settlement {
@@ -182,40 +190,44 @@ fn state(used: u64, of: u64) -> &'static str {
 }
 
 fn allowance(m: &MeterUsage, resets: Time) -> Bar {
-    let included = m.terms.included;
-    let priced = m.terms.overage.is_some();
+    let units = m.quota.units;
+    let hard = m.quota.kind == QuotaKind::Hard;
     let left = match m.over() {
         0 => format!(
             "{} of {} used, {} left",
-            grouped(m.counted()),
-            grouped(included),
+            grouped(m.counted),
+            grouped(units),
             grouped(m.left())
         ),
         over => format!(
             "{} of {} used, {} over",
-            grouped(m.counted()),
-            grouped(included),
+            grouped(m.counted),
+            grouped(units),
             grouped(over)
         ),
     };
-    let at_end = match &m.terms.grace {
-        _ if priced => "more is charged by use".to_owned(),
-        Some(grace) if m.over() > 0 => format!("in grace: {}, free of charge, then calls are refused", grace.words()),
-        Some(grace) => format!("then {}, then calls are refused", grace.words()),
-        None => "then calls are refused".to_owned(),
+    let at_end = match (&m.terms.overage, &m.terms.grace) {
+        (Some(_), _) if !hard => "more is charged by use".to_owned(),
+        (None, _) if !hard => "more is free of charge".to_owned(),
+        (None, Some(grace)) if m.over() > 0 => {
+            format!("in grace: {}, free of charge, then calls are refused", grace.words())
+        }
+        (None, Some(grace)) => format!("then {}, then calls are refused", grace.words()),
+        _ => "then calls are refused".to_owned(),
     };
+    let own = m.own.as_ref().map_or_else(String::new, words::until);
     Bar {
         name: m.name.clone(),
-        used: m.counted(),
-        of: included.max(1),
-        // Past a priced allowance nothing stops, so it is no more than a warning.
-        state: if priced && m.counted() >= included {
+        used: m.counted,
+        of: units.max(1),
+        // Past a soft quota nothing stops, so it is no more than a warning.
+        state: if !hard && m.counted >= units {
             "warn"
         } else {
-            state(m.counted(), included)
+            state(m.counted, units)
         }
         .to_owned(),
-        left,
+        left: format!("{left}{own}"),
         right: format!("{at_end}; resets {}", resets.minute()),
     }
 }

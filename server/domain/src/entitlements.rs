@@ -1,14 +1,15 @@
 //! Entitlements: all that a consumer may do, compiled into one flat row per environment that the gateway reads.
 //!
-//! The row follows from the agreement in force, how features are switched on and granted, the consumer's spend cap, and
-//! whether it is suspended or disputes a payment, and from nothing else: compiling twice gives the same row, and an
+//! The row follows from the agreement in force, how features are switched on and granted, overrides, the consumer's spend
+//! cap, and whether it is suspended or disputes a payment, and from nothing else: compiling twice gives the same row, and an
 //! unchanged row keeps its version, so no gateway hears of it.
 
-use crate::features::Deciding;
+use crate::features::{self, Deciding};
 use crate::jobs::{self, Job, Registry};
-use crate::{Domain, DomainError, Result, catalogue, subscriptions};
+use crate::{Domain, DomainError, Result, catalogue, overrides, subscriptions};
 use model::access::{Environment, Interval, Settlement, SubscriptionStatus, Suspension};
 use model::catalogue::{CacheHits, MeterTerms, PlanTerms, RateLimit};
+use model::feature::Life;
 use model::snapshot::{Entitlement, FeatureLife, MeterEntitlement};
 use model::{ConsumerId, Currency, Period, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
@@ -67,10 +68,12 @@ pub async fn recompile(domain: &Domain, connection: &mut PgConnection, consumer:
         now,
     };
     let features = Deciding::load(&mut *connection, consumer).await?;
+    let own = overrides::not_ended(&mut *connection, consumer, now).await?;
     let agreement = agreement(connection, consumer).await?;
     let free = catalogue::free_plan(&mut *connection).await?;
     let test = world.test(free.map(|(plan, _)| (plan.version, plan.terms)));
     for mut record in [world.live(agreement), test] {
+        record.overrides = overrides::that_fit(&record, &own);
         features.apply(&mut *connection, &mut record, now).await?;
         write(connection, &record).await?;
     }
@@ -126,10 +129,13 @@ async fn of_nobody(
         currency: currency(connection).await?,
         now,
     };
-    Ok(Some(Entitlement {
-        plan_version: None,
-        ..world.granted(Environment::Live, plan.version, &plan.terms, Interval::Month)
-    }))
+    let mut record = world.granted(Environment::Live, plan.version, &plan.terms, Interval::Month);
+    record.plan_version = None;
+    // Nobody in particular is among the consumers that a rollout has reached so far.
+    let lives = features::lives(connection).await?;
+    let reaches_all = |f: &String| lives.get(f).is_none_or(Life::reaches_all);
+    record.features.retain(reaches_all);
+    Ok(Some(record))
 }
 
 async fn currency(connection: &mut PgConnection) -> Result<Currency> {
@@ -268,6 +274,7 @@ impl World {
             currency: self.currency,
             spend_cap_minor: None,
             settled_minor: 0,
+            overrides: Vec::new(),
         }
     }
 }

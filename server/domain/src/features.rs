@@ -6,7 +6,7 @@ use model::feature::{self, Grant, Life, Stage};
 use model::snapshot::{Entitlement, FeatureLife, LaterFeatures, Variants};
 use model::{ConsumerId, Time};
 use sqlx::PgConnection;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A grant as the provider sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +165,14 @@ impl Deciding {
         })
     }
 
-    /// Turns the features of a plan into those that the consumer has, now and later. Without a plan there are none.
+    /// What a consumer with these features of its plan has now or will have, overrides apart.
+    pub(crate) fn has(&self, plan: &[String], consumer: ConsumerId, now: Time) -> BTreeSet<String> {
+        let stages = feature::stages(plan, &self.lives, &self.grants, &[], consumer, now);
+        stages.into_iter().flat_map(|stage| stage.features).collect()
+    }
+
+    /// Turns the features of a plan into those that the consumer has, now and later, by what is in the record's
+    /// overrides, too. Without a plan there are none.
     ///
     /// # Errors
     /// When the database fails.
@@ -174,7 +181,8 @@ impl Deciding {
             return Ok(());
         }
         let mut life = FeatureLife::default();
-        for stage in feature::stages(&record.features, &self.lives, &self.grants, record.consumer, now) {
+        let (plan, own) = (&record.features, &record.overrides);
+        for stage in feature::stages(plan, &self.lives, &self.grants, own, record.consumer, now) {
             let Stage {
                 from,
                 features,

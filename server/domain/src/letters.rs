@@ -4,7 +4,9 @@ use crate::Settings;
 use crate::links::Token;
 use crate::mail::Letter;
 use model::Time;
+use model::access::QuotaKind;
 use model::catalogue::MeterTerms;
+use model::quota::Quota;
 
 /// To somebody who signed up with an address we did not know.
 pub(crate) fn verify(settings: &Settings, token: &Token) -> Letter {
@@ -108,31 +110,43 @@ pub fn payment_failed(settings: &Settings, amount: &str, until: Option<Time>, ne
 pub(crate) struct Mark<'a> {
     /// Percent.
     pub(crate) percent: u16,
-    /// Of what: a meter with its name, and what the plan says of it; none for the spend cap.
-    pub(crate) meter: Option<(&'a str, &'a MeterTerms)>,
+    /// Of what: a meter with its name, what the plan says of it, and its quota; none for the spend cap.
+    pub(crate) meter: Option<(&'a str, &'a MeterTerms, Quota)>,
     /// `40,000 of 50,000 calls`.
     pub(crate) used: &'a str,
     /// End of the period.
     pub(crate) until: Time,
 }
 
+/// What happens past a quota, all of which is used or not yet.
+fn past(terms: &MeterTerms, quota: Quota, all: bool) -> String {
+    match (quota.kind, &terms.overage, &terms.grace) {
+        (QuotaKind::Soft, Some(_), _) if all => "What is used beyond that is charged, as your plan says.".to_owned(),
+        (QuotaKind::Soft, Some(_), _) => "Calls go on beyond that, and are then charged as your plan says.".to_owned(),
+        (QuotaKind::Soft, None, _) => "Calls go on beyond that, free of charge.".to_owned(),
+        (QuotaKind::Hard, _, Some(grace)) => format!(
+            "Beyond that calls go on for {}, free of charge; then they are refused.",
+            grace.words()
+        ),
+        // A larger plan would not help against an override.
+        (QuotaKind::Hard, _, None) if all && quota != Quota::of(terms) => "Calls are refused until then.".to_owned(),
+        (QuotaKind::Hard, _, None) if all => {
+            "Calls are refused until then. A larger plan lifts this at once.".to_owned()
+        }
+        (QuotaKind::Hard, _, None) => {
+            "When all are used, calls are refused until then. Nothing is refused yet.".to_owned()
+        }
+    }
+}
+
 /// To every member of an account when a mark is reached.
 pub(crate) fn usage_mark(settings: &Settings, account: &str, mark: &Mark<'_>) -> Letter {
     let (percent, all) = (mark.percent, mark.percent >= 100);
-    let what = mark.meter.map_or("the spend cap", |(name, _)| name);
+    let what = mark.meter.map_or("the spend cap", |(name, ..)| name);
     let then = match mark.meter {
         None if all => "Calls that would cost more are refused until you raise the cap or the period ends.".to_owned(),
         None => "When it is reached, calls that would cost more are refused. Nothing is refused yet.".to_owned(),
-        Some((_, terms)) => match (&terms.overage, &terms.grace) {
-            (Some(_), _) if all => "What is used beyond that is charged, as your plan says.".to_owned(),
-            (Some(_), _) => "Calls go on beyond that, and are then charged as your plan says.".to_owned(),
-            (None, Some(grace)) => format!(
-                "Beyond that calls go on for {}, free of charge; then they are refused.",
-                grace.words()
-            ),
-            (None, None) if all => "Calls are refused until then. A larger plan lifts this at once.".to_owned(),
-            (None, None) => "When all are used, calls are refused until then. Nothing is refused yet.".to_owned(),
-        },
+        Some((_, terms, quota)) => past(terms, quota, all),
     };
     let used = format!(
         "The account \u{201c}{account}\u{201d} has used {} of the period that ends on {}.",

@@ -29,6 +29,7 @@ pub mod mail;
 pub mod members;
 pub mod meter_events;
 pub mod metrics;
+pub mod overrides;
 pub mod passwords;
 pub mod payments;
 pub mod provision;

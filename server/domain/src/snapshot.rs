@@ -280,7 +280,7 @@ async fn with_usage(
         }
     }
     settled::fill(connection, &mut records).await?;
-    marks::fill(connection, &mut records).await?;
+    marks::fill(connection, &mut records, now).await?;
     Ok(records)
 }
 
@@ -310,6 +310,16 @@ pub async fn listen(domain: &Domain) -> Result<Hints> {
     let mut listener = PgListener::connect_with(&domain.pool).await?;
     listener.listen("snapshot").await?;
     Ok(Hints(listener))
+}
+
+/// The part of PostgreSQL's queue of notifications that is in use, 0 to 1. A listener anywhere on the server that stays in a
+/// transaction keeps it from being emptied; once it is full, nothing commits that tells gateways of a change.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hint_queue(domain: &Domain) -> Result<f64> {
+    let used = sqlx::query_scalar("SELECT pg_notification_queue_usage()");
+    Ok(used.fetch_one(&domain.pool).await?)
 }
 
 impl Hints {

@@ -17,8 +17,8 @@ use model::usage::UsageBatch;
 use model::{Clock, ConsumerId, Currency, KeyId, Period, Random, Time};
 use std::error::Error;
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 struct Machine;
@@ -45,18 +45,17 @@ impl Random for Seeded {
     }
 }
 
-struct Source(Changes);
+/// Says everything once and keeps nothing, so that what the process holds then is the gateway's.
+struct Source(Mutex<Option<Changes>>);
 
 #[async_trait]
 impl SnapshotSource for Source {
     async fn changes_since(&self, _: &str, version: i64) -> Result<Changes, SourceError> {
-        if version >= self.0.version {
-            return Ok(Changes {
-                version,
-                ..Changes::default()
-            });
-        }
-        Ok(self.0.clone())
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(kept.filter(|_| version == 0).unwrap_or(Changes {
+            version,
+            ..Changes::default()
+        }))
     }
     async fn hint(&self) {
         std::future::pending::<()>().await;
@@ -149,6 +148,7 @@ fn entitlement(consumer: ConsumerId, now: Time) -> Entitlement {
         currency: Currency::USD,
         spend_cap_minor: Some(1_000_000),
         settled_minor: 0,
+        overrides: Vec::new(),
     }
 }
 
@@ -196,7 +196,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let begun = Instant::now();
     let running = Gateway::start(
         config,
-        Arc::new(Source(changes)),
+        Arc::new(Source(Mutex::new(Some(changes)))),
         Arc::new(Sink(AtomicU64::new(0))),
         Arc::new(Machine),
         Arc::new(random),

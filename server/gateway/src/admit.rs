@@ -181,7 +181,10 @@ pub(crate) fn check_feature(request: &Request<'_>, terms: &Terms) -> Result<(), 
     if let Some(feature) = &request.route.feature
         && !has(request, terms, feature)
     {
-        let detail = format!("The plan {} does not include {feature}.", terms.profile.plan);
+        let detail = match terms.profile.feature_override(feature) {
+            Some(o) => format!("The provider switched {feature} off for this account, {}.", o.until()),
+            None => format!("The plan {} does not include {feature}.", terms.profile.plan),
+        };
         return Err(Refused::new(Refusal::FeatureMissing, detail));
     }
     Ok(())
@@ -254,12 +257,14 @@ pub(crate) fn over_limit(over: Over, terms: &Terms, limit: &Limit, now: Time) ->
             } else {
                 ""
             };
-            let detail = format!(
-                "The plan {} includes {} units until {}.{grace} A larger plan lifts this at once.",
-                terms.profile.plan,
-                limit.quota.unwrap_or(0),
-                terms.period.end
-            );
+            let (units, end) = (limit.quota.unwrap_or(0), terms.period.end);
+            let detail = match terms.quota_override(limit.meter) {
+                Some(_) => format!("The provider lets this account use {units} units until {end}.{grace}"),
+                None => format!(
+                    "The plan {} includes {units} units until {end}.{grace} A larger plan lifts this at once.",
+                    terms.profile.plan
+                ),
+            };
             Refused::new(Refusal::QuotaExceeded, detail)
                 .violating(["quota"])
                 .retry_after(seconds)

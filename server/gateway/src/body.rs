@@ -5,6 +5,7 @@ use crate::client::ClientBody;
 use crate::config::Limits;
 use crate::download::Download;
 use crate::filter::Malformed;
+use crate::memory::Taken;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
@@ -23,6 +24,11 @@ use std::time::{Duration, Instant};
 /// read from a stream for so long has been answered.
 const LONG_STREAM: Duration = Duration::from_secs(1);
 
+/// Bytes handed on at once of a body that was read whole.
+const PIECE_BYTES: usize = 64 << 10;
+/// Seconds after which there may be room again for a body that is read whole.
+const NO_ROOM_RETRY_S: u64 = 1;
+
 /// How a body ended badly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BodyError {
@@ -34,6 +40,8 @@ pub(crate) enum BodyError {
     TooLong,
     #[error("the body broke off")]
     Broken,
+    #[error("there is no room to hold the body")]
+    NoRoom,
     #[error("the request's own body went wrong")]
     Request,
     #[error("the key was revoked, or its consumer suspended")]
@@ -65,6 +73,14 @@ pub(crate) fn refused(error: BodyError) -> Refused {
     match error {
         BodyError::TooLarge => too_large(),
         BodyError::TooSlow => Refused::new(Refusal::BodyTimeout, "The body stopped coming."),
+        BodyError::TooLong => {
+            let detail = "The body took too long. Here it is read whole before the request goes on: send it at once.";
+            Refused::new(Refusal::BodyTimeout, detail)
+        }
+        BodyError::NoRoom => {
+            let detail = "Too many bodies are on their way here that are read whole before their requests go on.";
+            Refused::new(Refusal::Overloaded, detail).retry_after(NO_ROOM_RETRY_S)
+        }
         _ => Refused::new(Refusal::BodyBroken, "The body broke off or was malformed."),
     }
     .closing()
@@ -88,8 +104,11 @@ pub(crate) fn broken_answer(error: BodyError, upstream: &Upstream) -> Refused {
 /// Where a request's body comes from.
 enum Source {
     Client(ClientBody),
-    /// It was read whole.
-    Read(Option<Bytes>),
+    /// It was read whole. The room is given back when all of it went on.
+    Read {
+        left: Bytes,
+        _room: Taken,
+    },
 }
 
 /// A request's body, bounded in size and in silence. Trailers are dropped.
@@ -142,34 +161,71 @@ impl Upload {
     pub(crate) fn is_end(&self) -> bool {
         match &self.source {
             Source::Client(incoming) => incoming.ended(),
-            Source::Read(bytes) => bytes.is_none(),
+            Source::Read { left, .. } => left.is_empty(),
         }
     }
 
-    /// Reads all of it, at most `most` bytes; then it comes from memory.
-    pub(crate) async fn read(&mut self, most: u64) -> Result<Bytes, BodyError> {
+    /// Reads all of it, at most `most` bytes and within this time; then it comes from memory, in the room taken for it.
+    pub(crate) async fn read(&mut self, most: u64, room: Taken, within: Duration) -> Result<Bytes, BodyError> {
+        if let Source::Read { left, .. } = &self.source {
+            return Ok(left.clone());
+        }
         self.most = self.most.min(most);
+        let read = tokio::time::timeout(within, self.read_all(room)).await;
+        let (bytes, room) = read.map_err(|_| BodyError::TooLong)??;
+        self.source = Source::Read {
+            left: bytes.clone(),
+            _room: room,
+        };
+        Ok(bytes)
+    }
+
+    async fn read_all(&mut self, mut room: Taken) -> Result<(Bytes, Taken), BodyError> {
+        // A body that says its length has its room from the beginning, so that none is given up half-way for another.
+        let known = self.left().unwrap_or(0);
+        if known > self.most {
+            return Err(BodyError::TooLarge);
+        }
+        let known = usize::try_from(known).map_err(|_| BodyError::TooLarge)?;
+        let fits = |room: &mut Taken, bytes| room.grow(bytes).then_some(()).ok_or(BodyError::NoRoom);
+        fits(&mut room, known)?;
         let mut whole = BytesMut::new();
         let mut first = Bytes::new();
         while let Some(data) = poll_fn(|cx| self.poll_data(cx)).await {
             let data = data?;
+            fits(&mut room, whole.len() + first.len() + data.len())?;
             if first.is_empty() && whole.is_empty() {
                 first = data;
-            } else {
-                whole.extend_from_slice(&std::mem::take(&mut first));
-                whole.extend_from_slice(&data);
+                continue;
             }
+            if whole.is_empty() {
+                whole.reserve(known);
+            }
+            whole.extend_from_slice(&std::mem::take(&mut first));
+            whole.extend_from_slice(&data);
+            // It grows ahead of what comes.
+            fits(&mut room, whole.capacity())?;
         }
         let bytes = if whole.is_empty() { first } else { whole.freeze() };
-        self.source = Source::Read(Some(bytes.clone()));
-        Ok(bytes)
+        Ok((bytes, room))
+    }
+
+    /// Bytes still to come, when that is known.
+    fn left(&self) -> Option<u64> {
+        match &self.source {
+            Source::Client(incoming) => incoming.left(),
+            Source::Read { left, .. } => u64::try_from(left.len()).ok(),
+        }
     }
 
     /// The next part, as it comes.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let incoming = match &mut self.source {
             Source::Client(incoming) => incoming,
-            Source::Read(bytes) => return Poll::Ready(bytes.take().map(Ok)),
+            Source::Read { left, .. } => {
+                let piece = left.split_to(left.len().min(PIECE_BYTES));
+                return Poll::Ready((!piece.is_empty()).then_some(Ok(piece)));
+            }
         };
         match incoming.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
@@ -221,7 +277,10 @@ pub(crate) struct Stream {
 
 impl Stream {
     /// Holds the upstream's connection until the end, and then gives it back.
-    pub(crate) fn new(incoming: Download, open: Open, fill: Option<Box<Fill>>) -> Self {
+    pub(crate) fn new(incoming: Download, open: Open, mut fill: Option<Box<Fill>>) -> Self {
+        if let Some(fill) = &mut fill {
+            fill.follow();
+        }
         Self {
             fill,
             length_known: incoming.size_hint().exact().is_some(),
@@ -264,7 +323,7 @@ impl Stream {
                     self.record()?;
                 }
                 if let Some(fill) = &mut self.fill {
-                    fill.push(&data);
+                    fill.push(&data, self.open.worker().shared.clock.steady_ns());
                 }
                 if last {
                     self.filled();

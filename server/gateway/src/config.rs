@@ -1,6 +1,7 @@
 //! What a gateway is started with.
 
 use crate::listen::TlsFiles;
+use crate::trace::TraceConfig;
 use hmac::{Hmac, KeyInit, Mac};
 use model::policy::AddressRange;
 use sha2::Sha256;
@@ -33,6 +34,8 @@ pub struct Config {
     pub uncounted: Vec<AddressRange>,
     /// Where requests are written down one by one; none switches that off.
     pub access_log: Option<AccessLogConfig>,
+    /// Where traces of requests are sent; none switches that off.
+    pub trace: Option<TraceConfig>,
     /// Bounds on time and size.
     pub limits: Limits,
 }
@@ -63,12 +66,12 @@ impl Share {
     /// All of it.
     pub const ALL: Self = Self(1.0);
 
-    /// This part of a number.
-    pub(crate) fn of(self, whole: u32) -> u64 {
+    /// How many of 2 to the power of 32 lots win.
+    pub(crate) fn lots(self) -> u64 {
         // A product of two that are not negative, and less than 2 to the power of 53.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
-        let part = (self.0 * f64::from(whole)) as u64;
-        part
+        let part = (self.0 * f64::from(u32::MAX)) as u64;
+        part + u64::from(self == Self::ALL)
     }
 }
 
@@ -128,6 +131,7 @@ impl Config {
             proxy_protocol: false,
             uncounted: PRIVATE.iter().filter_map(|range| range.parse().ok()).collect(),
             access_log: None,
+            trace: None,
             limits: Limits::default(),
         }
     }
@@ -149,6 +153,11 @@ pub struct Limits {
     /// Slowest body, in bytes a second, counted over the time that the client is waited for: a client that sends one
     /// byte now and then breaks no silence for long, and would hold an upstream for hours.
     pub body_bytes_per_second: u64,
+    /// Memory for request bodies that are read whole before they go on, to be checked or compared, in bytes. One consumer
+    /// may hold as much of it as is free.
+    pub whole_bodies_bytes: usize,
+    /// Longest time that such a body may take, all in all: it is held until then, and nothing was counted for it.
+    pub whole_body_time: Duration,
     /// Longest time that sent bytes stay unacknowledged by a client, or its window stays shut: a client that reads
     /// nothing holds its connection no longer.
     pub write_stall: Duration,
@@ -172,7 +181,8 @@ pub struct Limits {
     pub in_flight_wait: Duration,
     /// Memory for answers that are kept, in bytes; 0 keeps none.
     pub cache_bytes: usize,
-    /// Memory for keys of repeats and their answers, in bytes.
+    /// Memory for keys of repeats and their answers, in bytes; a key without its answer takes 192, for as long as its
+    /// route says. One caller's keys may take as much of it as is left for those of all others.
     pub idempotency_bytes: usize,
     /// Longest wait for another request that fetches the same answer.
     pub cache_wait: Duration,
@@ -195,6 +205,8 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
             body_bytes_per_second: 1024,
+            whole_bodies_bytes: 64 << 20,
+            whole_body_time: Duration::from_secs(30),
             write_stall: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(2),
             streams_per_connection: 100,
@@ -205,7 +217,7 @@ impl Default for Limits {
             in_flight_per_thread: 8_192,
             in_flight_wait: Duration::from_secs(1),
             cache_bytes: 64 << 20,
-            idempotency_bytes: 32 << 20,
+            idempotency_bytes: 64 << 20,
             cache_wait: Duration::from_secs(3),
             poll_interval: Duration::from_secs(2),
             ship_interval: Duration::from_millis(200),

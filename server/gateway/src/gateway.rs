@@ -10,12 +10,14 @@ use crate::gate::Gate;
 use crate::identity::Identities;
 use crate::ledger::Ledger;
 use crate::listen::{Crowd, Listening, TlsError};
+use crate::memory::Room;
 use crate::metrics::{self, Metrics, Series, Text};
 use crate::once::Once;
 use crate::seen::AccessLog;
 use crate::source::{SnapshotSource, UsageSink};
 use crate::stop::Stop;
 use crate::tables::Tables;
+use crate::trace::Tracer;
 use crate::worker::{self, Shared, Worker};
 use crate::{shipper, sync, token};
 use model::{Clock, Random, Time};
@@ -87,11 +89,13 @@ impl Gateway {
         let open = |log: &AccessLogConfig| AccessLog::start(log).map_err(|e| StartError::AccessLog(log.to.clone(), e));
         let access_log = config.access_log.as_ref().map(open).transpose()?;
         let shared = Arc::new(Shared {
+            tracer: Tracer::start(&config, ledger.id()),
             access_log,
             crowd: Crowd::new(&config),
             gates: gates.collect(),
             cache: Cache::new(config.limits.cache_bytes, config.limits.cache_wait),
             once: Once::new(config.limits.idempotency_bytes),
+            bodies: Room::for_bodies(config.limits.whole_bodies_bytes),
             limits: config.limits,
             tables,
             ledger,
@@ -102,32 +106,29 @@ impl Gateway {
             listening,
         });
         let stop = watch::Sender::new(None);
-        if let Some(certificates) = shared.listening.certificates() {
-            tokio::spawn(certificates.follow(stop.subscribe()));
-        }
+        follow_the_world(&shared, &stop);
         let stop_shipping = watch::Sender::new(false);
         let open = watch::Sender::new(config.take_over.is_none());
-        let mut metrics = Vec::new();
+        let (mut metrics, mut workers) = (Vec::new(), Vec::new());
         let series = Arc::new(Series::default());
-        let mut workers = Vec::new();
         for (i, (listener, gate)) in listeners.into_iter().zip(&shared.gates).enumerate() {
             let counters = Arc::new(Metrics::new(Arc::clone(&series)));
             metrics.push(Arc::clone(&counters));
             let worker = Worker::new(Arc::clone(&shared), Arc::clone(gate), counters, Arc::clone(&random));
-            workers.push(
-                spawn_worker(i, worker, listener, (open.subscribe(), stop.subscribe())).map_err(StartError::Thread)?,
-            );
+            let told = (open.subscribe(), stop.subscribe());
+            workers.push(spawn_worker(i, worker, listener, told).map_err(StartError::Thread)?);
         }
-        tokio::spawn(token::keep(Arc::clone(&shared), stop.subscribe()));
         let shipped = Arc::new(AtomicU64::new(0));
-        let snapshots = sync::run(Arc::clone(&shared), source, config.data_dir, stop.subscribe());
-        let shipping = shipper::run(
+        let through = watch::Sender::new(false);
+        let snapshots = sync::run(
             Arc::clone(&shared),
-            sink,
-            Arc::clone(&shipped),
-            stop_shipping.subscribe(),
+            source,
+            config.data_dir,
+            stop.subscribe(),
+            through.subscribe(),
         );
-        tokio::spawn(targets::watch(Arc::clone(&shared), stop.subscribe()));
+        let stopped = stop_shipping.subscribe();
+        let shipping = shipper::run(Arc::clone(&shared), sink, Arc::clone(&shipped), stopped);
         Ok(Running {
             local_addr,
             sockets: kept,
@@ -136,6 +137,7 @@ impl Gateway {
             shipped,
             open,
             stop,
+            through,
             stop_shipping,
             workers,
             snapshots: tokio::spawn(snapshots),
@@ -156,6 +158,8 @@ pub struct Running {
     /// Whether clients are accepted.
     open: watch::Sender<bool>,
     stop: watch::Sender<Option<Stop>>,
+    /// Whether the last request is over.
+    through: watch::Sender<bool>,
     stop_shipping: watch::Sender<bool>,
     workers: Vec<oneshot::Receiver<()>>,
     snapshots: JoinHandle<()>,
@@ -238,6 +242,9 @@ impl Running {
         if let Some(log) = &self.shared.access_log {
             log.render(&mut text);
         }
+        if let Some(tracer) = &self.shared.tracer {
+            tracer.render(&mut text);
+        }
         text.finish()
     }
 
@@ -291,21 +298,37 @@ impl Running {
 
     async fn end(self, stop: Stop) {
         drop(self.sockets);
+        let drained = Instant::now() + stop.drain;
         self.stop.send_replace(Some(stop));
         for worker in self.workers {
             // A worker that panicked has dropped its end: it is gone, too.
             let _ = worker.await;
         }
+        self.through.send_replace(true);
         let _ = self.snapshots.await;
         self.shared.ledger.stop();
         let syncing = self.syncing;
         let _ = tokio::task::spawn_blocking(move || syncing.join().is_ok()).await;
         self.stop_shipping.send_replace(true);
-        let _ = self.shipping.await;
         let shared = self.shared;
+        let sending = async {
+            if let Some(tracer) = &shared.tracer {
+                tracer.stop(drained).await;
+            }
+        };
+        let _ = tokio::join!(self.shipping, sending);
         let stop = move || shared.access_log.as_ref().map(AccessLog::stop);
         let _ = tokio::task::spawn_blocking(stop).await;
     }
+}
+
+/// What is looked at from time to time: certificate files, issuers' keys, and targets' names and health.
+fn follow_the_world(shared: &Arc<Shared>, stop: &watch::Sender<Option<Stop>>) {
+    if let Some(certificates) = shared.listening.certificates() {
+        tokio::spawn(certificates.follow(stop.subscribe()));
+    }
+    tokio::spawn(token::keep(Arc::clone(shared), stop.subscribe()));
+    tokio::spawn(targets::watch(Arc::clone(shared), stop.subscribe()));
 }
 
 /// The stored snapshot, except where the process that is taken over from knows more.

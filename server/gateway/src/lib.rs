@@ -31,7 +31,9 @@
 //! * An event stream (`text/event-stream`): before its head leaves. It counts as one request; its bytes and its
 //!   duration are those of that moment.
 //! * An answer of unknown length that goes on for more than a second: at its next bytes, with the bytes so far.
-//! * A refusal of a known caller: before the problem leaves, with units 0 and the number of its [`Refusal`].
+//! * A refusal of a known caller: before the problem leaves, with units 0 and the number of its [`Refusal`]. One that
+//!   takes the place of an answer which the upstream gave, and out of which fields cannot be left or which broke off, has
+//!   the units that the answer's status says.
 //! * A client that went away before the answer: status 499, units 0. After the answer's head it counts as its status
 //!   says, because the upstream did the work.
 //!
@@ -149,6 +151,15 @@
 //! first (`rate::table`). A limit that keeps its name keeps its count when a plan changes, and a consumer's count
 //! follows it from plan to plan. Counts are this gateway's own, and are not kept over a restart.
 //!
+//! # What begins and ends by itself
+//!
+//! An entitlement may name features, limits and quotas that hold for one consumer in place of its plan's, each with its
+//! times ([`model::overrides`], [`model::snapshot::FeatureLife`]). What comes to hold at each of these moments is
+//! compiled when the entitlement is told (`account::Profiles`); the first request in or after a moment puts it into force,
+//! with the counters as they are. Nobody is asked, and the copy on disk has it too: a quota that ends while the control
+//! plane is away ends all the same. Prices and allowances are the plan's always: a quota of one consumer decides what is
+//! refused, not what is charged.
+//!
 //! # What a call costs
 //!
 //! On a route whose meter has a price for the caller's plan, every answer says
@@ -208,6 +219,10 @@
 //! `examples/bench_overload` measures it: an upstream that serves 16 requests at once in 20 ms each, the lower plan
 //! asking for five times its capacity.
 //!
+//! A body that must be there before its request can be judged (fields that need a feature, repeats) is read whole before
+//! it queues: at most 1 MiB, within [`Limits::whole_body_time`], and all of them in [`Limits::whole_bodies_bytes`], of
+//! which a consumer may hold as much as is free (`memory`). Without room the answer is 503 with `Retry-After`.
+//!
 //! # Answers that are kept
 //!
 //! ```toml
@@ -221,16 +236,17 @@
 //! `Age`, `Vary`), or `default_ttl_s`; nothing is guessed. Not kept: `private`, `no-store`, `Set-Cookie`, `Vary: *`,
 //! event streams, parts, failures, and what broke off or ends with its connection. Requests with a range, a body, or a
 //! cookie or `Authorization` of the client's own go by. HEAD, `If-None-Match` and `If-Modified-Since` are answered from
-//! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified`, and never given when the upstream fails.
+//! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified` (fetched anew when the upstream
+//! confirms another version), and never given when the upstream fails.
 //! A request that changes something (any other method, answered 2xx or 3xx) makes what is kept about the same address,
-//! for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
+//! however that is spelled and for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
 //! [`model::policy::CachePolicy`].
 //!
 //! The cache is asked behind authentication, gates and every limit, and before a request queues for its upstream. A hit
 //! is recorded like any answer, with its units or with none as the caller's plan says (`cache_hits`). `Cache-Status`
 //! (RFC 9211) says what was done. Requests for the same wait up to [`Limits::cache_wait`] for the one that fetches it.
-//! All answers together take [`Limits::cache_bytes`] at most, a quarter of it for those on their way; what was not used
-//! for longest goes first. They are this gateway's own, are not kept over a restart, and go when the route or its
+//! All answers together take [`Limits::cache_bytes`] at most; what was not used for longest goes first. A quarter of it is
+//! for those on their way, of which one caller's take as much as is free, and those that get nowhere give way to others. They are this gateway's own, are not kept over a restart, and go when the route or its
 //! upstream is published anew, or when an administrator forgets them ([`model::snapshot::Purge`]).
 //!
 //! # Repeats
@@ -242,13 +258,16 @@
 //!
 //! On a route with `idempotency` a request with an `Idempotency-Key` and any method but GET and HEAD is done once: a
 //! repeat gets the first answer, with `Idempotent-Replayed: true`, and is recorded with no units. A key belongs to the
-//! consumer, the environment and the route; it is good for one method, path, query, content type and body (of at most 1
+//! consumer, the environment and the route; it is good for one method, host, path, query, content type and body (of at most 1
 //! MiB), and with another 422 is answered. While the first is under way, a repeat gets 409 with `Retry-After`. The
 //! first goes on to its end when its client goes away. Kept is every answer of the upstream but 429, 503 and, unless
-//! `keep_failures` says so, other failures: after those, and when the upstream gave no answer at all, a repeat is done
+//! `keep_failures` says so, other failures: after those, and when the upstream closed without an answer, a repeat is done
 //! anew, so an upstream that may have done the work without answering should look at the key, which reaches it, too.
 //! What was done and whose answer is not kept (larger than `max_answer_bytes`, broken off, without a certain end, an
-//! event stream, or pushed out of [`Limits::idempotency_bytes`]) is not done again: 409. A repeat needs what a request
+//! event stream, not to be passed on to its caller, or pushed out of [`Limits::idempotency_bytes`]) is not done again:
+//! 409. So is what the upstream did not answer in time, because it may be at it still. Of the memory one caller's keys may
+//! take as much as is left for all others; beyond that it is refused new ones (503), and nobody's are forgotten before
+//! their time. Where memory is short the answers go first of who holds most of it. A repeat needs what a request
 //! needs: a valid key, and room in limits and quota for the moment. All of it is in the memory of this gateway: behind
 //! a balancer repeats must come to the gateway that had the first, and a restart forgets.
 //!
@@ -288,8 +307,8 @@
 //!
 //! `metrics` counts per worker and is added up when it is read; a request costs it a few stores and five readings of the
 //! clock. `seen` is the access log: a request gathers what is told of it only while there is one, and a thread of its own
-//! writes. `explain` asks each decision of the request path without taking anything. Trace context (`traceparent`) passes
-//! through untouched.
+//! writes. `trace` sends spans to an OpenTelemetry collector, from a task of its own. `explain` asks each decision of the
+//! request path without taking anything. Trace context (`traceparent`) passes through untouched where there are no traces.
 //!
 //! # One gateway after another
 //!
@@ -304,7 +323,7 @@
 //! # Threads
 //!
 //! One current-thread runtime per worker with a listening socket of its own (`SO_REUSEPORT`), one thread that syncs the
-//! ledger; the snapshot and the shipper run on the caller's runtime.
+//! ledger; the snapshot, the shipper and what sends traces run on the caller's runtime.
 
 mod account;
 mod admit;
@@ -316,6 +335,7 @@ pub mod benching;
 mod body;
 mod bounded;
 mod cache;
+mod causes;
 mod client;
 mod config;
 mod cors;
@@ -342,6 +362,7 @@ mod key_limit;
 mod ledger;
 mod limit;
 mod listen;
+mod memory;
 mod metrics;
 mod once;
 mod own;
@@ -359,6 +380,7 @@ mod sync;
 mod tables;
 mod timer;
 mod token;
+mod trace;
 mod tunnel;
 mod upstream;
 mod worker;
@@ -370,3 +392,4 @@ pub use listen::{TlsError, TlsFiles};
 pub use refusal::Refusal;
 pub use rest::{is_free, ship_rest};
 pub use source::{SnapshotSource, SourceError, UsageSink};
+pub use trace::{CollectorHeaders, CollectorUrl, TraceConfig};

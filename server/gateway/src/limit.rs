@@ -7,7 +7,7 @@
 use crate::headers;
 use http::HeaderValue;
 use model::catalogue::{MeterTerms, RateLimit};
-use model::quota::QuotaGrace;
+use model::quota::{Quota, QuotaGrace};
 use model::{Currency, Period, Time, price};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -42,14 +42,18 @@ pub(crate) struct Frame {
     pub(crate) priced: usize,
 }
 
+/// A meter: its number, its terms, and what may be used of it, which an override can make another than the terms say.
+pub(crate) type Metered<'a> = (u16, &'a MeterTerms, Quota);
+
 impl Frame {
     /// Whether the cost is summed at every admission.
     pub(crate) fn is_summed(&self) -> bool {
         self.priced > 1 && self.cap_left_minor.is_some()
     }
 
-    pub(crate) fn limit(&self, meter: u16, terms: &MeterTerms, settled_units: u64, slot: Arc<Slot>) -> Limit {
-        let quota = terms.overage.is_none().then_some(terms.included);
+    /// The ceiling of a meter with these terms and this quota.
+    pub(crate) fn limit(&self, (meter, terms, quota): Metered<'_>, settled_units: u64, slot: Arc<Slot>) -> Limit {
+        let quota = quota.ceiling();
         let within = |left| price::units_within(terms, left, self.currency).map(|n| n.saturating_add(settled_units));
         let within_cap = self.cap_left_minor.filter(|_| self.priced == 1).and_then(within);
         let ceiling = quota.into_iter().chain(within_cap).min();

@@ -5,6 +5,7 @@ use crate::authenticate::Caller;
 use crate::headers;
 use crate::listen::Client;
 use crate::route::Route;
+use crate::seen::TRACEPARENT;
 use http::header::HeaderValue;
 use model::KeyId;
 use model::policy::{IdentityForm, SharedBy};
@@ -76,6 +77,14 @@ impl<'a> Own<'a> {
             own.say(headers::X_FORWARDED_HOST, host);
         }
         own
+    }
+
+    /// With what is said of a trace, where traces are made.
+    pub(crate) fn traced(mut self, trace: Option<&'a [u8]>) -> Self {
+        if let Some(trace) = trace {
+            self.say(TRACEPARENT, trace);
+        }
+        self
     }
 
     fn say(&mut self, name: &'static str, value: &'a [u8]) {

@@ -38,15 +38,19 @@ pub(crate) fn body(foresight: &Foresight, route: &Route, meter: &str, portal: &s
     let currency = terms.profile.currency;
     let cost = cost::of(terms, route.meter, then, route.weight).map(|minor| Major { minor, currency }.to_string());
     let included = terms.included(route.meter).zip(limit);
-    // A hard quota holds for the whole period, an allowance for what these prices are for.
-    let since = |l: &Limit| {
-        if l.priced {
-            taken.saturating_sub(l.settled_units)
-        } else {
-            taken
+    // A hard quota holds for the whole period, an allowance for what these prices are for; where an override sets a hard
+    // quota on what has a price, both do.
+    let left = |(included, limit): (u64, &Limit)| {
+        let under_quota = limit.quota.map(|quota| quota.saturating_sub(taken));
+        let free = limit
+            .priced
+            .then(|| included.saturating_sub(taken.saturating_sub(limit.settled_units)));
+        match (under_quota, free) {
+            (Some(quota), Some(free)) => quota.min(free),
+            (quota, free) => quota.or(free).unwrap_or_else(|| included.saturating_sub(taken)),
         }
     };
-    let included = included.map(|(m, l)| m.saturating_sub(since(l)));
+    let included = included.map(left);
     json!({
         "meter": meter,
         "units": route.weight,

@@ -47,6 +47,8 @@ pub(crate) struct Open {
     key_slot: Option<Arc<Slot>>,
     status: u16,
     refusal: u8,
+    /// The upstream did what counts, although the client is refused its answer.
+    withheld: bool,
     upload: Option<Arc<Progress>>,
     response_bytes: u64,
     written: bool,
@@ -83,6 +85,7 @@ impl Open {
             key_slot: None,
             status: 0,
             refusal: 0,
+            withheld: false,
             upload: None,
             response_bytes: 0,
             written: false,
@@ -124,15 +127,26 @@ impl Open {
         }
     }
 
-    /// The gateway refused, or failed to get an answer. Nothing is counted.
+    /// The upstream answered, and the client is refused that answer: units that count stay taken.
+    pub(crate) fn withheld(&mut self, counts: bool) {
+        self.withheld = counts;
+    }
+
+    /// The gateway refused, or failed to get an answer. Nothing is counted, unless an answer is withheld.
     pub(crate) fn refused(&mut self, refusal: Refusal) {
         self.status = refusal.status().as_u16();
         self.refusal = refusal.number();
-        self.release();
+        if !self.withheld {
+            self.release();
+        }
     }
 
     /// Says that this cost nothing, and what is left of the budget, where the meter has a price.
     pub(crate) fn say_cost(&self, headers: &mut HeaderMap) {
+        if self.withheld {
+            // It cost something, which was said when it was withheld.
+            return;
+        }
         cost::say(headers, &self.terms, self.meter, (0, 0), None);
     }
 
@@ -234,6 +248,7 @@ impl Drop for Open {
                 status: self.status,
                 refusal: Refusal::from_number(self.refusal),
                 caller: Some((self.consumer, self.key, Arc::clone(&self.terms))),
+                units: self.reserved,
                 request_bytes: self.upload.as_ref().map_or(0, |u| u.bytes()),
                 response_bytes: self.response_bytes,
                 took,

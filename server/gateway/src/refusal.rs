@@ -180,6 +180,11 @@ impl Refused {
         self.0.headers.insert(name, value);
         self
     }
+    /// With what `add` adds to its headers.
+    pub(crate) fn saying(mut self, add: impl FnOnce(&mut HeaderMap)) -> Self {
+        add(&mut self.0.headers);
+        self
+    }
     /// With the names of the limits that refuse, as `RateLimit-Policy` has them: the member `violated-policies`
     /// (draft-ietf-httpapi-ratelimit-headers-10).
     pub(crate) fn violating(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {

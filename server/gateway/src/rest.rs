@@ -26,7 +26,8 @@ pub fn is_free(data_dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// Ships what is left in a data folder, and removes what was kept long enough. False while a gateway runs there.
+/// Ships what is left in a data folder, and removes what was kept long enough; how many records it was. While a gateway runs
+/// there it is left alone.
 ///
 /// # Errors
 /// When the ledger cannot be read, or the sink does not take it.
@@ -36,16 +37,16 @@ pub async fn ship_rest(
     sink: Arc<dyn UsageSink>,
     clock: &dyn Clock,
     random: &dyn Random,
-) -> io::Result<bool> {
+) -> io::Result<usize> {
     let folder = data_dir.join(LEDGER_FOLDER);
     let ledger = match Ledger::open(&folder, limits.segment_records.max(1), random) {
         Ok(ledger) => ledger,
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),
         Err(e) => return Err(e),
     };
-    let shipped = shipper::finish(Arc::clone(&ledger), sink)
+    let (shipped, records) = shipper::finish(Arc::clone(&ledger), sink)
         .await
         .map_err(io::Error::other)?;
     ledger.prune(shipped, limits.retention, clock.security_now());
-    Ok(true)
+    Ok(records)
 }

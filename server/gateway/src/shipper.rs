@@ -71,19 +71,24 @@ pub(crate) async fn run(
     }
 }
 
-/// Ships what an ended gateway left behind.
+/// Ships what an ended gateway left behind: how far the ledger is shipped then, and how many records that took.
 ///
 /// # Errors
 /// When the ledger cannot be read, or the sink does not take it.
-pub(crate) async fn finish(ledger: Arc<Ledger>, sink: Arc<dyn UsageSink>) -> Result<u64, SourceError> {
+pub(crate) async fn finish(ledger: Arc<Ledger>, sink: Arc<dyn UsageSink>) -> Result<(u64, usize), SourceError> {
     let mut shipper = Shipper {
         ledger,
         sink,
         shipped: Arc::default(),
         cursor: None,
     };
-    while shipper.step().await? > 0 {}
-    Ok(shipper.shipped.load(Ordering::Relaxed))
+    let mut records = 0;
+    loop {
+        match shipper.step().await? {
+            0 => return Ok((shipper.shipped.load(Ordering::Relaxed), records)),
+            more => records += more,
+        }
+    }
 }
 
 struct Shipper {

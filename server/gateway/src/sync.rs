@@ -22,12 +22,14 @@ const SAVE_SPACING: Duration = Duration::from_secs(1);
 /// A copy may take this part of the time at most: one that takes long is made seldom.
 const SAVE_SHARE: u32 = 20;
 
-/// Runs until told to stop; makes a last copy then.
+/// Runs until the requests are through, so that a key revoked while they drain ends what it still has open; makes a last
+/// copy then.
 pub(crate) async fn run(
     shared: Arc<Shared>,
     source: Arc<dyn SnapshotSource>,
     dir: PathBuf,
     mut stop: watch::Receiver<Option<Stop>>,
+    mut through: watch::Receiver<bool>,
 ) {
     let mut copy = Copy::new(dir);
     let mut retry = RETRY_FIRST;
@@ -50,14 +52,13 @@ pub(crate) async fn run(
         tokio::select! {
             () = source.hint() => tokio::time::sleep(ASK_SPACING.saturating_sub(asked.elapsed())).await,
             () = tokio::time::sleep(pause) => {}
-            _ = stop.changed() => break,
+            Ok(()) = stop.changed() => {
+                if stop.borrow().is_some_and(|stop| stop.handed_over) {
+                    copy.give_up();
+                }
+            }
+            _ = through.changed() => break,
         }
-    }
-    if stop.borrow().is_some_and(|stop| stop.handed_over) {
-        if let Err(error) = disk::forget(&copy.dir) {
-            tracing::error!(%error, "the stored snapshot cannot be removed");
-        }
-        return;
     }
     copy.dirty = true;
     copy.due = Instant::now();
@@ -92,6 +93,8 @@ async fn ask(shared: &Arc<Shared>, source: &dyn SnapshotSource) -> Result<bool, 
 
 struct Copy {
     dir: PathBuf,
+    /// Not where another process took over.
+    wanted: bool,
     dirty: bool,
     due: Instant,
 }
@@ -100,6 +103,7 @@ impl Copy {
     fn new(dir: PathBuf) -> Self {
         Self {
             dir,
+            wanted: true,
             dirty: false,
             due: Instant::now(),
         }
@@ -107,7 +111,7 @@ impl Copy {
 
     /// Saves when it is time; how long until it is, when it is not yet.
     async fn save_if_due(&mut self, shared: &Arc<Shared>) -> Option<Duration> {
-        if !self.dirty {
+        if !self.dirty || !self.wanted {
             return None;
         }
         let begun = Instant::now();
@@ -123,5 +127,13 @@ impl Copy {
         }
         self.due = Instant::now() + SAVE_SPACING.max(begun.elapsed() * SAVE_SHARE);
         None
+    }
+
+    /// Another process took over, and knows more from now on.
+    fn give_up(&mut self) {
+        self.wanted = false;
+        if let Err(error) = disk::forget(&self.dir) {
+            tracing::error!(%error, "the stored snapshot cannot be removed");
+        }
     }
 }

@@ -11,9 +11,10 @@ use crate::route::{Heritage, Routes};
 use crate::token::Issuers;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use model::access::Environment;
-use model::snapshot::{Changes, Entitlement, FeatureLife, KeyRecord, Routing};
+use model::overrides;
+use model::snapshot::{Changes, Entitlement, KeyRecord, Routing};
 use model::{ConsumerId, KeyId, Time};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -285,7 +286,7 @@ impl Tables {
             suspended |= e.suspended.is_some();
             let account = self.account(e.consumer, e.environment);
             let name = account.external_id.load_full();
-            account.update(e, self.profiles(e), now, own);
+            account.update(e, self.profiles(e, now), now, own);
             self.rename(e.consumer, name.as_deref(), e.external_id.as_ref());
         }
         if suspended {
@@ -438,26 +439,23 @@ impl Tables {
         Arc::clone(account.or_insert_with(|| Arc::new(Account::unknown(consumer, environment))))
     }
 
-    fn profiles(&self, e: &Entitlement) -> Profiles {
-        let later = e.feature_life.later.iter().map(|later| {
-            let then = Entitlement {
-                features: later.features.clone(),
-                feature_life: FeatureLife {
-                    variants: later.variants.clone(),
-                    later: Vec::new(),
-                },
-                ..e.clone()
-            };
-            (later.from, self.profile(&then))
-        });
+    /// What holds by an entitlement at `now`, and from each later instant on at which something begins or ends.
+    fn profiles(&self, e: &Entitlement, now: Time) -> Profiles {
+        let of_features = e.feature_life.later.iter().map(|later| later.from);
+        let later = of_features.filter(|from| now < *from);
+        let later: BTreeSet<Time> = later.chain(overrides::changes_after(&e.overrides, now)).collect();
         Profiles {
-            later: later.collect(),
-            now: self.profile(e),
+            later: later.into_iter().map(|from| (from, self.profile(e, from))).collect(),
+            now: self.profile(e, now),
         }
     }
 
-    fn profile(&self, e: &Entitlement) -> Arc<Profile> {
-        let wanted = Profile::of(e);
+    fn profile(&self, e: &Entitlement, at: Time) -> Arc<Profile> {
+        let wanted = Profile::at(e, at);
+        if !wanted.overrides.is_empty() {
+            // Nobody else has it: it would only make the search longer.
+            return Arc::new(wanted);
+        }
         let mut profiles = lock(&self.profiles);
         if let Some(known) = profiles.iter().find(|p| ***p == wanted) {
             return Arc::clone(known);

@@ -8,11 +8,13 @@ use crate::gate::Gate;
 use crate::identity::Identities;
 use crate::ledger::Ledger;
 use crate::listen::{self, Crowd, Listening};
+use crate::memory::Room;
 use crate::metrics::Metrics;
 use crate::once::Once;
 use crate::seen::{AccessLog, Entry, Outcome};
 use crate::stop::Stop;
 use crate::tables::Tables;
+use crate::trace::Tracer;
 use crate::upstream::Pool;
 use model::{Clock, Random};
 use socket2::SockRef;
@@ -20,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
 
 /// Wait after a failed accept: most often the process is out of descriptors, and asking at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -33,6 +36,7 @@ const RANDOM_BYTES: usize = 4096;
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) tracer: Option<Tracer>,
     pub(crate) limits: Limits,
     pub(crate) tables: Arc<Tables>,
     pub(crate) ledger: Arc<Ledger>,
@@ -44,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) listening: Listening,
     pub(crate) cache: Arc<Cache>,
     pub(crate) once: Arc<Once>,
+    /// For request bodies that are read whole.
+    pub(crate) bodies: Arc<Room>,
     /// Of the worker threads, in their order.
     pub(crate) gates: Vec<Arc<Gate>>,
 }
@@ -51,6 +57,9 @@ pub(crate) struct Shared {
 impl Shared {
     /// A request is over.
     pub(crate) fn tell(&self, seen: &Arc<Entry>, outcome: Outcome) {
+        if let Some(tracer) = &self.tracer {
+            tracer.tell(seen, &outcome);
+        }
         if let Some(log) = &self.access_log {
             log.tell(seen, outcome);
         }
@@ -74,6 +83,8 @@ pub(crate) struct Worker {
     /// Bounds the requests in flight on this thread.
     pub(crate) gate: Arc<Gate>,
     pub(crate) random: Buffered,
+    /// Requests that go on without their client.
+    pub(crate) detached: TaskTracker,
 }
 
 impl Worker {
@@ -85,6 +96,7 @@ impl Worker {
             pool: Pool::default(),
             metrics,
             date: Date::default(),
+            detached: TaskTracker::new(),
             random: Buffered {
                 source: random,
                 bytes: Mutex::new(Vec::new()),
@@ -151,7 +163,12 @@ pub(crate) async fn serve(
     drop(listener);
     drop(alive);
     let drain = (*stop.borrow()).unwrap_or_default().drain;
-    if tokio::time::timeout(drain, all_gone.recv()).await.is_err() {
+    let through = async {
+        all_gone.recv().await;
+        worker.detached.close();
+        worker.detached.wait().await;
+    };
+    if tokio::time::timeout(drain, through).await.is_err() {
         tracing::warn!("requests were still open at the end of the drain time");
     }
 }

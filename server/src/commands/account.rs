@@ -173,7 +173,8 @@ pub(crate) async fn consumer(context: &Context, consumer: Consumer) -> Result<()
     Ok(())
 }
 
-fn end(text: &str) -> Result<Time, String> {
+/// An end as people write one.
+pub(super) fn end(text: &str) -> Result<Time, String> {
     Time::parse_end(text).ok_or_else(|| "a day (2026-12-24) or an instant (2026-12-24T18:00:00Z) is wanted".to_owned())
 }
 

@@ -47,6 +47,11 @@ pub(crate) async fn run(json: bool, storage: Storage, portal: Portal, serving: S
         let read = files.check().map(|()| files.certificate.display().to_string());
         findings.push(("gateway certificate", read.map_err(|e| e.to_string())));
     }
+    match serving.trace() {
+        Ok(None) => {}
+        Ok(Some(trace)) => findings.push(("traces", Ok(trace.endpoint.to_string()))),
+        Err(wrong) => findings.push(("traces", Err(wrong.to_string()))),
+    }
     findings.push((
         "mail",
         Ok(if portal.smtp_url.is_some() {

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod gateway;
 mod key;
+mod overrides;
 mod plan;
 mod usage;
 
@@ -50,6 +51,9 @@ enum Command {
     /// Keys.
     #[command(subcommand)]
     Key(key::Key),
+    /// What one consumer has in place of what its plan says.
+    #[command(subcommand)]
+    Override(overrides::Override),
     /// Usage of the running billing period.
     Usage(usage::Usage),
     /// What is sold.
@@ -116,6 +120,7 @@ async fn with_schema(database: &Database, context: &Context, command: Command) -
         Command::Admin(admin) => account::admin(context, admin).await,
         Command::Consumer(consumer) => account::consumer(context, consumer).await,
         Command::Key(key) => key::run(context, key).await,
+        Command::Override(command) => overrides::run(context, command).await,
         Command::Usage(usage) => usage::run(context, usage).await,
         Command::Plan(plan) => plan::run(context, plan).await,
         Command::Cache(cache) => cache::run(context, cache).await,

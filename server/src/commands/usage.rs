@@ -24,12 +24,17 @@ pub(crate) async fn run(context: &Context, usage: Usage) -> Result<(), Failure> 
     let rows: Vec<_> = period
         .meters
         .iter()
-        .map(|m| serde_json::json!({ "meter": m.slug, "units": m.used, "included": m.terms.included, "units_of_included": m.counted() }))
+        .map(|m| {
+            serde_json::json!({
+                "meter": m.slug, "units": m.used, "included": m.terms.included, "quota": m.quota.units,
+                "units_of_quota": m.counted,
+            })
+        })
         .collect();
     let words: Vec<String> = period
         .meters
         .iter()
-        .map(|m| format!("{}: {} of {} {}s", m.name, m.counted(), m.terms.included, m.unit))
+        .map(|m| format!("{}: {} of {} {}s", m.name, m.counted, m.quota.units, m.unit))
         .collect();
     let cost_minor = cost.as_ref().map(|c| c.usage.minor);
     output::result(

@@ -77,6 +77,19 @@ const CASES: &[Bad] = &[
     ("serve --portal-listen here", &["--portal-listen", "here"]),
     ("serve --drain-seconds 9999", &["--drain-seconds", "9999", "3600"]),
     ("serve --log-format xml", &["--log-format", "xml", "text", "json"]),
+    (
+        "serve --trace-endpoint collector",
+        &["TURNPIKE_TRACE_ENDPOINT", "http://host:port"],
+    ),
+    (
+        "serve --trace-endpoint http://127.0.0.1:4318 --trace-headers token",
+        &["TURNPIKE_TRACE_HEADERS", "name=value"],
+    ),
+    (
+        "serve --trace-endpoint http://127.0.0.1:4318 --trace-sample 2",
+        &["--trace-sample", "from 0 to 1"],
+    ),
+    ("serve --trace-headers a=b", &["--trace-endpoint"]),
     ("fly", &["fly"]),
 ];
 

@@ -154,6 +154,31 @@ async fn a_secret_is_never_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_collector_of_traces_is_told_is_never_printed() {
+    let database = Database::new().await;
+    let collector = "http://127.0.0.1:4318";
+    let user = format!("http://turnpike:{SECRET}@127.0.0.1:4318");
+    for (name, endpoint, headers) in [
+        ("TURNPIKE_TRACE_ENDPOINT", user.as_str(), "a=b"),
+        ("TURNPIKE_TRACE_HEADERS", collector, SECRET),
+    ] {
+        let program = Program::new(Some(&database)).with("TURNPIKE_TRACE_ENDPOINT", endpoint);
+        let program = program.with("TURNPIKE_TRACE_HEADERS", headers);
+        for arguments in [&["serve"][..], &["check"], &["--json", "check"]] {
+            let output = program.run(arguments).await;
+            assert!(!output.status.success(), "{name} {arguments:?}: {output:?}");
+            let text = format!("{}{}", output.stdout, output.stderr);
+            assert!(
+                !text.contains(SECRET) && text.contains(name),
+                "{name} {arguments:?}: {text}"
+            );
+        }
+        let help = program.run(&["serve", "--help"]).await.ok();
+        assert!(!help.contains(SECRET) && help.contains(name), "{help}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fifty_keys_work_until_revoked() {
     let database = Database::new().await;
     let upstream = Upstream::start().await;

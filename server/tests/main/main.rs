@@ -12,6 +12,7 @@ mod crash;
 mod explain;
 mod matrix;
 mod outage;
+mod overrides;
 mod partition;
 mod portal;
 mod refusals;

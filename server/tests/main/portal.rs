@@ -50,6 +50,14 @@ async fn every_answer_of_the_portal_is_guarded() {
         let elsewhere = call(program.portal(), path, None).await.unwrap();
         assert_eq!(elsewhere.status, 404, "{path} is for operators alone");
     }
+    let metrics = call(program.operations(), "/metrics", None).await.unwrap().text();
+    for name in [
+        "turnpike_database_up 1\n",
+        "turnpike_jobs{state=\"dead\"} 0\n",
+        "turnpike_database_notification_queue 0",
+    ] {
+        assert!(metrics.contains(name), "{name} in {metrics}");
+    }
     serving.terminate();
     assert!(serving.ended().await.success());
 }

@@ -35,8 +35,10 @@ const NOT_SHARED: [&str; 8] = [
 /// | `everyone` | all consumers | that, `X-Plan`, `X-Features` |
 ///
 /// With `plan` and `everyone`, of what the client itself says only `Accept`, `Accept-Encoding`, `Accept-Language` and
-/// `headers` reach the upstream, and an answer is given only to requests in which they are the same. Live and test never
-/// share, nor do callers for whom a gate leaves out other fields.
+/// `headers` reach the upstream, and an answer is given only to requests in which they are the same. So it is for callers
+/// without a credential, whatever `shared_by` says: with `key` and `consumer` those share who have an address in common,
+/// and they may be strangers to each other. Live and test never share, nor do callers for whom a gate leaves out other
+/// fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CachePolicy {

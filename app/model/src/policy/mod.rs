@@ -32,6 +32,7 @@ pub use gate::{GATES_MOST, Gate, check_gates};
 pub use idempotency::Idempotency;
 pub use identity::IdentityForm;
 pub use matching::{HostPattern, PatternError, Segment, segments, shape};
+pub(crate) use rate::COUNT_MOST;
 pub use rate::{MAX_RATE_RULES, RateRule, check_rate_rules};
 pub use resilience::{Breaker, Health, Retries};
 pub use rewrite::{Part, Rewrite, parts};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// Most limits of one plan or of one route: each costs every request a look.
 pub const MAX_RATE_RULES: usize = 20;
 /// Greatest rate and burst: a billion, far above what one gateway can serve.
-const COUNT_MOST: u32 = 1_000_000_000;
+pub(crate) const COUNT_MOST: u32 = 1_000_000_000;
 /// Names that the gateway gives limits of its own; in answers each name stands for one limit.
 const RESERVED: [&str; 3] = ["rate", "quota", "concurrency"];
 

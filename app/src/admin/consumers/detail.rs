@@ -1,6 +1,6 @@
 //! One consumer: plan, keys, use, people, history, and the switch that refuses its keys.
 
-use super::{grouped, status_badge};
+use super::{grouped, overrides, status_badge};
 use crate::AppError;
 use crate::accounts::refuse;
 use crate::render::AdminNav;
@@ -22,16 +22,18 @@ pub struct Suspending {
     reason: String,
 }
 
-struct Shown {
+/// What the page shows.
+pub(super) struct Shown {
     detail: Detail,
     subscription: Option<Subscription>,
     keys: Vec<Key>,
     disputes: Vec<Dispute>,
+    overrides: overrides::Shown,
     now: Time,
 }
 
 impl Shown {
-    async fn load(admin: &ProviderAdmin, consumer: ConsumerId) -> Result<Self, AppError> {
+    pub(super) async fn load(admin: &ProviderAdmin, consumer: ConsumerId) -> Result<Self, AppError> {
         let domain = &admin.site().domain;
         let viewer = admin.provider().viewer(consumer);
         Ok(Self {
@@ -39,12 +41,14 @@ impl Shown {
             subscription: subscriptions::current(domain, &viewer).await?,
             keys: keys::list(domain, &viewer).await?,
             disputes: subscriptions::disputes(domain, admin.provider(), consumer).await?,
+            overrides: overrides::Shown::load(admin, consumer).await?,
             now: domain.clock.now(),
         })
     }
 }
 
-fn draw(admin: &ProviderAdmin, shown: Shown, state: FormState) -> Response {
+/// The page; `state` is the form's that suspends and restores, `adding` that of the overrides.
+pub(super) fn draw(admin: &ProviderAdmin, shown: Shown, state: &FormState, adding: &FormState) -> Response {
     let title = shown.detail.name.clone();
     admin.admin(&title, AdminNav::Consumers, move || {
         let detail = &shown.detail;
@@ -65,10 +69,11 @@ fn draw(admin: &ProviderAdmin, shown: Shown, state: FormState) -> Response {
             {disputes(&shown.disputes)}
             {plan(shown.subscription.as_ref(), detail.stripe_customer.clone())}
             {usage(&detail.usage)}
+            {overrides::section(detail.id, &shown.overrides, shown.now, adding)}
             {key_list(&shown.keys, shown.now)}
             {people(&detail.members)}
             {history(&detail.history)}
-            {switch(detail, &state)}
+            {switch(detail, state)}
         }
     })
 }
@@ -312,7 +317,7 @@ fn switch(detail: &Detail, state: &FormState) -> impl IntoView + use<> {
 /// 404 when there is no such consumer.
 pub async fn page(admin: ProviderAdmin, Path(id): Path<String>) -> Result<Response, AppError> {
     let shown = Shown::load(&admin, parse(&id)?).await?;
-    Ok(draw(&admin, shown, FormState::empty()))
+    Ok(draw(&admin, shown, &FormState::empty(), &FormState::empty()))
 }
 
 /// Suspends.
@@ -355,11 +360,12 @@ async fn answer(
         Ok(()) => Ok(Redirect::to(&format!("/admin/consumers/{consumer}")).into_response()),
         Err(error) => {
             let shown = Shown::load(admin, consumer).await?;
-            refuse(state, error, |state| draw(admin, shown, state))
+            refuse(state, error, |state| draw(admin, shown, &state, &FormState::empty()))
         }
     }
 }
 
-fn parse(id: &str) -> Result<ConsumerId, AppError> {
+/// The id in the address.
+pub(super) fn parse(id: &str) -> Result<ConsumerId, AppError> {
     id.parse().map_err(|_| AppError::not_found())
 }

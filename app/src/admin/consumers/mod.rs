@@ -1,8 +1,10 @@
-//! The provider's view of its consumers: the list, one of them, suspending and restoring, features given to it.
+//! The provider's view of its consumers: the list, one of them, suspending and restoring, features given to it, and what it
+//! has in place of its plan.
 
 mod detail;
 pub mod features;
 mod list;
+pub mod overrides;
 
 pub use detail::{page, restore, suspend};
 pub use list::page as list;

@@ -8,7 +8,7 @@
 use crate::jobs::{self, Job};
 use crate::{Domain, DomainError, Result, catalogue, letters, mail, snapshot};
 use model::access::Environment;
-use model::quota::{DEFAULT_MARKS, is_reached};
+use model::quota::{DEFAULT_MARKS, Quota, is_reached};
 use model::snapshot::{Entitlement, MeterEntitlement};
 use model::usage::UsageRecord;
 use model::{ConsumerId, Money, Time, price};
@@ -45,7 +45,7 @@ pub(super) async fn touch(connection: &mut PgConnection, records: &[&UsageRecord
 }
 
 /// When quotas whose grace is bounded in time were used up, as far as it is known here.
-pub(crate) async fn fill(connection: &mut PgConnection, records: &mut [Entitlement]) -> Result<()> {
+pub(crate) async fn fill(connection: &mut PgConnection, records: &mut [Entitlement], now: Time) -> Result<()> {
     let timed = |m: &MeterEntitlement| m.terms.grace.is_some_and(|g| g.hours.is_some());
     let live = |r: &&Entitlement| r.environment == Environment::Live && r.meters.iter().any(timed);
     let consumers: Vec<ConsumerId> = records.iter().filter(live).map(|r| r.consumer).collect();
@@ -65,8 +65,10 @@ pub(crate) async fn fill(connection: &mut PgConnection, records: &mut [Entitleme
         .collect();
     for record in records.iter_mut().filter(|r| live(&&**r)) {
         let (consumer, start) = (record.consumer, record.period.start);
-        for meter in record.meters.iter_mut().filter(|m| timed(m)) {
-            let key = (consumer, meter.terms.meter.clone(), start, amount(meter.terms.included));
+        let quotas: Vec<Quota> = record.meters.iter().map(|m| record.quota_at(m, now).0).collect();
+        let meters = record.meters.iter_mut().zip(quotas);
+        for (meter, quota) in meters.filter(|(m, _)| timed(m)) {
+            let key = (consumer, meter.terms.meter.clone(), start, amount(quota.units));
             meter.used_up_at = reached.get(&key).copied();
         }
     }
@@ -122,7 +124,7 @@ async fn tell(domain: &Domain, connection: &mut PgConnection, consumers: &[Consu
     let now = domain.clock.now();
     let meters = catalogue::meters(connection).await?;
     for record in snapshot::live_of(connection, consumers, now).await? {
-        for part in parts(&record, &meters)? {
+        for part in parts(&record, &meters, now)? {
             part.tell(domain, connection, &record, now).await?;
         }
     }
@@ -158,8 +160,8 @@ async fn one_by_one(domain: &Domain, connection: &mut PgConnection, consumers: &
 
 /// Something of which a part is used.
 struct Part<'a> {
-    /// The meter, with its name on pages; none for the spend cap.
-    meter: Option<(&'a MeterEntitlement, String)>,
+    /// The meter, with its name on pages and its quota; none for the spend cap.
+    meter: Option<(&'a MeterEntitlement, String, Quota)>,
     used: u64,
     of: u64,
     marks: &'a [u16],
@@ -167,19 +169,20 @@ struct Part<'a> {
     words: String,
 }
 
-fn parts<'a>(record: &'a Entitlement, names: &[catalogue::Meter]) -> Result<Vec<Part<'a>>> {
+fn parts<'a>(record: &'a Entitlement, names: &[catalogue::Meter], now: Time) -> Result<Vec<Part<'a>>> {
     let mut parts = Vec::new();
     let mut cost_minor = record.settled_minor;
     for meter in &record.meters {
         let name = names.iter().find(|n| n.number == meter.meter);
-        let used = meter.used.saturating_sub(meter.settled_outside_allowance());
-        let of = meter.terms.included;
+        let (quota, _) = record.quota_at(meter, now);
+        let (used, of) = (meter.counted(quota), quota.units);
         let unit = name.map_or("unit", |n| n.unit.as_str());
         parts.push(Part {
             words: format!("{} of {} {unit}s", grouped(used), grouped(of)),
             meter: Some((
                 meter,
                 name.map_or_else(|| meter.terms.meter.clone(), |n| n.name.clone()),
+                quota,
             )),
             used,
             of,
@@ -213,7 +216,7 @@ fn grouped(units: u64) -> String {
 impl Part<'_> {
     /// Whether gateways need to know when it was used up.
     fn is_timed(&self) -> bool {
-        let grace = self.meter.as_ref().and_then(|(m, _)| m.terms.grace);
+        let grace = self.meter.as_ref().and_then(|(m, ..)| m.terms.grace);
         grace.is_some_and(|g| g.hours.is_some())
     }
 
@@ -234,7 +237,7 @@ impl Part<'_> {
         let Some(highest) = marks.last().copied() else {
             return Ok(());
         };
-        let slug = self.meter.as_ref().map_or("", |(m, _)| m.terms.meter.as_str());
+        let slug = self.meter.as_ref().map_or("", |(m, ..)| m.terms.meter.as_str());
         let marks: Vec<i16> = marks.into_iter().filter_map(|m| i16::try_from(m).ok()).collect();
         let new = sqlx::query_scalar!(
             "INSERT INTO usage_marks (consumer_id, meter, period_start, amount, percent, reached_at)
@@ -282,7 +285,10 @@ impl Part<'_> {
         .await?;
         let words = letters::Mark {
             percent: mark,
-            meter: self.meter.as_ref().map(|(m, name)| (name.as_str(), &m.terms)),
+            meter: self
+                .meter
+                .as_ref()
+                .map(|(m, name, quota)| (name.as_str(), &m.terms, *quota)),
             used: &self.words,
             until: record.period.end,
         };

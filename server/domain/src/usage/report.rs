@@ -5,6 +5,8 @@ use crate::snapshot::entitlement_of;
 use crate::{Domain, Result, Viewer};
 use model::access::Environment;
 use model::catalogue::MeterTerms;
+use model::overrides::Override;
+use model::quota::Quota;
 use model::{ConsumerId, Period, Time};
 use sqlx::{PgConnection, Postgres, Transaction};
 use std::collections::BTreeMap;
@@ -43,22 +45,24 @@ pub struct MeterUsage {
     pub used: u64,
     /// Those of them that the allowance and the prices of an earlier plan were for.
     pub settled: u64,
+    /// Units that count against the quota.
+    pub counted: u64,
     /// Allowance and prices.
     pub terms: MeterTerms,
+    /// What may be used: the allowance, or what an override says.
+    pub quota: Quota,
+    /// The override that the quota comes from.
+    pub own: Option<Override>,
 }
 
 impl MeterUsage {
-    /// Units that count against the allowance.
-    pub fn counted(&self) -> u64 {
-        self.used.saturating_sub(self.settled)
-    }
-    /// Units of the allowance that are left.
+    /// Units of the quota that are left.
     pub fn left(&self) -> u64 {
-        self.terms.included.saturating_sub(self.counted())
+        self.quota.units.saturating_sub(self.counted)
     }
-    /// Units above the allowance.
+    /// Units above the quota.
     pub fn over(&self) -> u64 {
-        self.counted().saturating_sub(self.terms.included)
+        self.counted.saturating_sub(self.quota.units)
     }
 }
 
@@ -85,22 +89,26 @@ pub async fn period(domain: &Domain, viewer: &Viewer, environment: Environment) 
         return Ok(None);
     };
     let names = catalogue::meters(&mut tx).await?;
-    let meters = record.meters.into_iter().map(|m| {
+    let meters = record.meters.iter().map(|m| {
         let name = names.iter().find(|n| n.number == m.meter);
+        let (quota, own) = record.quota_at(m, now);
         MeterUsage {
             slug: m.terms.meter.clone(),
             name: name.map_or_else(|| m.terms.meter.clone(), |n| n.name.clone()),
             unit: name.map_or_else(|| "unit".to_owned(), |n| n.unit.clone()),
             used: m.used,
             settled: m.settled_outside_allowance(),
-            terms: m.terms,
+            counted: m.counted(quota),
+            terms: m.terms.clone(),
+            quota,
+            own: own.cloned(),
         }
     });
     Ok(Some(PeriodUsage {
         environment,
+        meters: meters.collect(),
         plan: record.plan,
         period: record.period,
-        meters: meters.collect(),
         as_of: now,
     }))
 }

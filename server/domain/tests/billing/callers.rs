@@ -83,6 +83,23 @@ async fn plans_that_tokens_may_name_are_told_and_must_exist() {
     );
 }
 
+/// A rollout reaches consumers one by one; a token's plan is nobody's in particular.
+#[tokio::test]
+async fn a_token_gets_no_feature_that_is_still_being_rolled_out() {
+    let shop = Shop::open().await;
+    for (percent, has) in [(0, false), (99, false), (100, true)] {
+        let rollout = format!("name = \"Batch lookups\"\nrollout = {{ percent = {percent} }}");
+        let text = CATALOGUE.replace("name = \"Batch lookups\"", &rollout);
+        publish_text(
+            &shop,
+            &format!("{text}{ISSUER}plan_claim = \"plan\"\nplans = [\"pro\"]\n"),
+        )
+        .await;
+        let plans = told(&shop).await.token_plans;
+        assert_eq!(plans[0].features.contains(&"batch".to_owned()), has, "{percent} %");
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_issuer_is_refused_with_its_place() {
     let wrong = format!(

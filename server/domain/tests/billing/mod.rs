@@ -8,6 +8,7 @@ mod disputes;
 mod features;
 mod grace;
 mod inbox;
+mod overrides;
 mod refunds;
 mod repeats;
 pub(crate) mod shop;

@@ -3,10 +3,12 @@
 use super::{Under, batch, manager, record};
 use crate::billing::shop::{CATALOGUE, DAY, Shop};
 use domain::catalogue::{parse, publish};
+use domain::overrides::{self, NewOverride};
 use domain::subscriptions::{self, Done, Target};
 use domain::usage::{report, ship};
 use domain::{BillingManager, Provider, budget, keys, snapshot};
 use model::access::{Environment, Interval};
+use model::overrides::Change;
 use model::usage::UsageRecord;
 
 /// Ships the units as one request, and does the work that follows.
@@ -152,7 +154,7 @@ async fn after_an_upgrade_the_new_allowance_counts_from_its_beginning() {
         .unwrap();
     let meter = &report.meters[0];
     assert_eq!(
-        (meter.used, meter.counted(), meter.left(), meter.over()),
+        (meter.used, meter.counted, meter.left(), meter.over()),
         (559_999, 499_999, 500_001, 0)
     );
     uses(&shop, &bob, 3, 1).await;
@@ -187,4 +189,36 @@ async fn a_plan_says_which_marks_and_a_gateway_hears_when_the_grace_began() {
     let now = shop.domain.clock.now();
     let began = told.meters[0].used_up_at.unwrap();
     assert!((0..=20).contains(&(now.unix_s() - began.unix_s())), "{began} at {now}");
+}
+
+/// People are told by the quota they really have, once for each amount.
+#[tokio::test]
+async fn marks_follow_an_override() {
+    let shop = Shop::open().await;
+    let ada = shop.account("ada").await;
+    uses(&shop, &ada, 1, 60).await;
+    let new = NewOverride {
+        change: Change::Quota {
+            meter: "calls".to_owned(),
+            units: 100,
+            kind: None,
+        },
+        reason: "Too many calls.".to_owned(),
+        starts_at: None,
+        ends_at: None,
+    };
+    overrides::add(&shop.domain, &Provider::console(), ada.consumer(), new)
+        .await
+        .unwrap();
+    uses(&shop, &ada, 2, 1).await;
+    assert_eq!(heard(&shop, "ada").await, ["50 % of API calls used"]);
+    uses(&shop, &ada, 3, 39).await;
+    let text: String = sqlx::query_scalar("SELECT body_text FROM mails WHERE subject LIKE '100 % %'")
+        .fetch_one(shop.database.pool())
+        .await
+        .unwrap();
+    assert!(
+        text.contains("100 of 100 calls") && !text.contains("larger plan"),
+        "{text}"
+    );
 }

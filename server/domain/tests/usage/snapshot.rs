@@ -3,7 +3,7 @@
 use super::{Under, batch, consumer, live, manager, record, routes};
 use crate::world::World;
 use domain::purges;
-use domain::snapshot::{changes_since, listen};
+use domain::snapshot::{changes_since, hint_queue, listen};
 use domain::usage::ship;
 use domain::{Domain, entitlements, keys};
 use model::KeyId;
@@ -221,4 +221,25 @@ async fn a_purge_is_told_to_gateways_and_written_down() {
             .await,
         4
     );
+}
+
+/// F29: a listener that stays in a transaction holds up the queue of hints; it is seen before the queue is full, and
+/// hints arrive meanwhile.
+#[tokio::test]
+async fn a_transaction_that_stays_open_is_seen_in_the_queue_of_hints() {
+    let world = World::new().await;
+    let mut stuck = world.domain.pool.acquire().await.unwrap();
+    for statement in ["LISTEN snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT 1"] {
+        sqlx::query(statement).execute(&mut *stuck).await.unwrap();
+    }
+    let mut hints = listen(&world.domain).await.unwrap();
+    let before = hint_queue(&world.domain).await.unwrap();
+    for _ in 0..300 {
+        // A page of the queue each.
+        let hint = sqlx::query("SELECT pg_notify('snapshot', repeat('x', 7900))");
+        hint.execute(&world.domain.pool).await.unwrap();
+    }
+    hints.next().await;
+    let then = hint_queue(&world.domain).await.unwrap();
+    assert!(before < then && then < 0.1, "{before} {then}");
 }

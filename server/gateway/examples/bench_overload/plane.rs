@@ -154,6 +154,7 @@ fn entitlement(consumer: ConsumerId, priority: u8) -> Entitlement {
         spend_cap_minor: None,
         external_id: None,
         settled_minor: 0,
+        overrides: Vec::new(),
     }
 }
 

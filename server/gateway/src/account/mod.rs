@@ -9,7 +9,8 @@ mod terms;
 mod tests;
 
 use crate::headers;
-use crate::limit::{Frame, Limit, Over, Slot, cap_left};
+use crate::limit::{Limit, Over, Slot, cap_left};
+use crate::memory::Held;
 use crate::rate::Own;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
@@ -34,6 +35,8 @@ pub(crate) struct Account {
     arrival: AtomicU64,
     /// Requests in flight, where the plan bounds them.
     in_flight: AtomicU32,
+    /// Memory that its requests hold.
+    pub(crate) held: Held,
     terms: ArcSwap<Terms>,
     /// The same by plans that tokens name.
     on_plans: ArcSwapOption<Vec<OnPlan>>,
@@ -74,11 +77,13 @@ impl Account {
             external_id: ArcSwapOption::empty(),
             arrival: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            held: Held::default(),
             on_plans: ArcSwapOption::empty(),
             terms: ArcSwap::from_pointee(Terms {
                 profile: Arc::new(Profile::nothing()),
                 prices: None,
                 later: Arc::default(),
+                overrides: Arc::default(),
                 suspended: Some(Suspension::NoPlan),
                 subscription: None,
                 plan_version: None,
@@ -120,14 +125,16 @@ impl Account {
         let period = period_at(terms.period, now);
         let (profile, later) = current(&terms.profile, &terms.later, now);
         let (limits, settled_minor) = if period == terms.period {
-            (terms.limits.clone(), terms.settled_minor)
+            (terms.limits_under(&profile), terms.settled_minor)
         } else {
-            (terms.emptied(period), 0)
+            (terms.emptied(&profile, period), 0)
         };
+        let own = profile.rules.own(&[(&terms.profile.rules, &terms.own)]);
         let rolled = Arc::new(Terms {
             profile,
             prices: None,
             later,
+            overrides: Arc::clone(&terms.overrides),
             suspended: terms.suspended,
             subscription: terms.subscription,
             plan_version: terms.plan_version,
@@ -135,7 +142,7 @@ impl Account {
             spend_cap_minor: terms.spend_cap_minor,
             settled_minor,
             limits,
-            own: terms.own.clone(),
+            own,
             summed: terms.summed,
         });
         self.terms.store(Arc::clone(&rolled));
@@ -213,14 +220,8 @@ impl Account {
             let told = if current { m.used } else { 0 };
             told.saturating_add(own(m.meter, period.start))
         };
-        let frame = Frame {
-            rate: e.rate_limit,
-            currency: e.currency,
-            period,
-            cap_left_minor: cap_left(e.spend_cap_minor, settled_minor),
-            priced: e.meters.iter().filter(|m| m.terms.overage.is_some()).count(),
-        };
-        let limit = |m: &MeterEntitlement| {
+        let frame = profile.frame(period, cap_left(e.spend_cap_minor, settled_minor));
+        let limit = |(m, metered): (&MeterEntitlement, _)| {
             let kept = old.limits.iter().find(|l| same && l.meter == m.meter);
             let slot = match kept {
                 Some(l) => {
@@ -230,22 +231,24 @@ impl Account {
                 None => Slot::starting_at(base(m)),
             };
             let settled_units = if current { m.settled_units } else { 0 };
-            let limit = frame.limit(m.meter, &m.terms, settled_units, slot);
+            let limit = frame.limit(metered, settled_units, slot);
             limit.slot.follow_grace(&limit, m.used_up_at.filter(|_| current));
             limit
         };
+        let limits = e.meters.iter().zip(profile.metered()).map(limit).collect();
         let own = profile.rules.own(&[(&old.profile.rules, &old.own)]);
         self.terms.store(Arc::new(Terms {
             profile,
             prices: None,
             later,
+            overrides: e.overrides.clone().into(),
             suspended: e.suspended,
             subscription: e.subscription,
             plan_version: e.plan_version,
             period,
             spend_cap_minor: e.spend_cap_minor,
             settled_minor,
-            limits: e.meters.iter().map(limit).collect(),
+            limits,
             own,
             summed: frame.is_summed(),
         }));

@@ -2,11 +2,13 @@
 
 use super::{Account, Later, Profile, TokenPlan};
 use crate::headers;
-use crate::limit::{Frame, Limit, Over, cap_left};
+use crate::limit::{Limit, Metered, Over, cap_left};
 use crate::rate::Own;
 use http::HeaderValue;
 use model::access::Suspension;
 use model::catalogue::MeterTerms;
+use model::overrides::{Change, Override};
+use model::quota::Quota;
 use model::snapshot::{Entitlement, FeatureLife, LaterFeatures, MeterEntitlement};
 use model::{Period, PlanVersionId, SubscriptionId, Time, price};
 use std::sync::Arc;
@@ -16,8 +18,10 @@ pub(crate) struct Terms {
     pub(crate) profile: Arc<Profile>,
     /// Whose prices hold where a token names another plan: that changes what may be done, not what is charged.
     pub(super) prices: Option<Arc<Profile>>,
-    /// What holds instead from an instant on, in the order of time: other features.
+    /// What holds instead from an instant on, in the order of time: other features, limits and quotas.
     pub(super) later: Later,
+    /// Every override that is known, for the copy on disk; what they come to is in the profiles.
+    pub(super) overrides: Arc<[Override]>,
     pub(crate) suspended: Option<Suspension>,
     pub(crate) subscription: Option<SubscriptionId>,
     pub(crate) plan_version: Option<PlanVersionId>,
@@ -47,15 +51,13 @@ pub(crate) fn period_at(known: Period, now: Time) -> Period {
 
 impl Terms {
     /// What holds instead for a caller whose token names a plan: its profile and quotas. Counters are shared, and a meter
-    /// or a limit that the consumer's own plan lacks goes on from where it was `before`.
+    /// or a limit that the consumer's own plan lacks goes on from where it was `before`. What is charged is charged by the
+    /// consumer's own plan: where that has no price for more, the other plan's price lifts no quota.
     pub(super) fn on_plan(&self, plan: &TokenPlan, before: Option<&Self>) -> Self {
         let profile = &plan.profile;
         let before = before.filter(|b| b.period.start == self.period.start);
         let length_s = self.period.start.ms_until(self.period.end).max(0) / 1000;
-        let hard = |meter: u16| {
-            let told = profile.meters.iter().find(|(n, _)| *n == meter);
-            told.map(|(_, terms)| terms).filter(|terms| terms.overage.is_none())
-        };
+        let metered = |meter: u16| profile.metered().find(|(number, ..)| *number == meter);
         let shared = self.limits.iter().cloned();
         let foreign = profile.meters.iter().filter(|(meter, _)| self.limit(*meter).is_none());
         let foreign = foreign.map(|(meter, _)| Limit {
@@ -71,8 +73,14 @@ impl Terms {
                 .map_or_else(Arc::default, |l| Arc::clone(&l.slot)),
         });
         let limits = shared.chain(foreign).map(|mut limit| {
-            limit.quota = hard(limit.meter).map(|terms| terms.included);
-            limit.grace = hard(limit.meter).and_then(|terms| terms.grace);
+            let of_plan = metered(limit.meter);
+            let ceiling = of_plan.and_then(|(_, _, quota)| quota.ceiling());
+            if ceiling.is_some() || limit.priced {
+                limit.quota = ceiling;
+                limit.grace = of_plan.and_then(|(_, terms, _)| terms.grace);
+            } else if limit.quota.is_none() && self.limit(limit.meter).is_none() {
+                limit.quota = of_plan.map(|(_, _, quota)| quota.units);
+            }
             limit.policy = headers::policy(profile.rate_limit, limit.ceiling().map(|c| (c, length_s)));
             limit
         });
@@ -84,6 +92,7 @@ impl Terms {
             profile: Arc::clone(profile),
             prices: Some(Arc::clone(&self.profile)),
             later: Later::default(),
+            overrides: Arc::default(),
             suspended: self.suspended,
             subscription: self.subscription,
             plan_version: self.plan_version,
@@ -112,18 +121,25 @@ impl Terms {
         self.limits.iter().find(|l| l.meter == meter)
     }
 
-    /// The same limits with nothing used, for a period that begins.
-    pub(super) fn emptied(&self, period: Period) -> Vec<Limit> {
-        let meters = &self.profile.meters;
-        let frame = Frame {
-            rate: self.profile.rate_limit,
-            currency: self.profile.currency,
-            period,
-            cap_left_minor: cap_left(self.spend_cap_minor, 0),
-            priced: meters.iter().filter(|(_, terms)| terms.overage.is_some()).count(),
+    /// The limits that follow from a profile, with nothing used, for a period that begins.
+    pub(super) fn emptied(&self, profile: &Profile, period: Period) -> Vec<Limit> {
+        let frame = profile.frame(period, cap_left(self.spend_cap_minor, 0));
+        let limit = |metered| frame.limit(metered, 0, Arc::default());
+        profile.metered().map(limit).collect()
+    }
+
+    /// The limits that follow from a profile that begins in the middle of the period: with what is used so far.
+    pub(super) fn limits_under(&self, profile: &Profile) -> Vec<Limit> {
+        let frame = profile.frame(self.period, cap_left(self.spend_cap_minor, self.settled_minor));
+        let limit = |metered: Metered<'_>| {
+            let before = self.limit(metered.0);
+            let slot = before.map_or_else(Arc::default, |l| Arc::clone(&l.slot));
+            let limit = frame.limit(metered, before.map_or(0, |l| l.settled_units), slot);
+            // With more units than are used, a grace that had begun is over.
+            limit.slot.follow_grace(&limit, None);
+            limit
         };
-        let limit = |(meter, terms): &(u16, MeterTerms)| frame.limit(*meter, terms, 0, Arc::default());
-        meters.iter().map(limit).collect()
+        profile.metered().map(limit).collect()
     }
 
     /// What is taken under these terms, with `more` units of a meter, costs this much, in minor units; none when it does
@@ -164,11 +180,18 @@ impl Terms {
         Some(left.saturating_sub(self.cost_minor(None)?).max(0))
     }
 
-    /// Units that the plan in force includes of a meter.
+    /// Units that the plan in force includes of a meter, whatever an override says: they cost nothing more.
     pub(crate) fn included(&self, number: u16) -> Option<u64> {
         let meters = &self.profile.meters;
         let found = meters.iter().find(|(n, _)| *n == number);
         found.map(|(_, terms)| terms.included)
+    }
+
+    /// The override that a meter's quota comes from, and the quota that the plan says.
+    pub(crate) fn quota_override(&self, number: u16) -> Option<(&Override, Quota)> {
+        let (_, terms, _) = self.profile.metered().find(|(n, ..)| *n == number)?;
+        let of_meter = |c: &Change| matches!(c, Change::Quota { meter, .. } if *meter == terms.meter);
+        Some((self.profile.overridden(of_meter)?, Quota::of(terms)))
     }
 
     /// The terms that a meter's units are charged by.
@@ -202,7 +225,7 @@ impl Terms {
             plan: self.profile.plan.clone(),
             suspended: self.suspended,
             features: self.profile.features.clone(),
-            rate_limit: self.profile.rate_limit,
+            rate_limit: self.profile.told_rate_limit,
             limits: self.profile.rules.told.clone(),
             concurrency: self.profile.concurrency,
             priority: self.profile.priority,
@@ -223,6 +246,7 @@ impl Terms {
             currency: self.profile.currency,
             spend_cap_minor: self.spend_cap_minor,
             settled_minor: self.settled_minor,
+            overrides: self.overrides.to_vec(),
         }
     }
 }

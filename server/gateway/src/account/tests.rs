@@ -91,6 +91,7 @@ fn entitled(plan: &[MeterTerms], used: &[u64], settled: &[u64], settled_minor: i
         currency: Currency::USD,
         spend_cap_minor: Some(cap),
         settled_minor,
+        overrides: Vec::new(),
     }
 }
 

@@ -20,7 +20,7 @@ const ALLOWED: RateLimit = RateLimit {
 const NETWORKS_MOST: usize = 65_536;
 
 /// Who one client is, as far as an address tells: an IPv6 client has 64 bits to choose from.
-pub(super) fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
         v4 => v4,

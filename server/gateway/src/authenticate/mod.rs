@@ -13,6 +13,7 @@ mod token;
 
 pub(crate) use accepted::Accepted;
 pub(crate) use anonymous::AnonymousPlan;
+pub(crate) use failures::network;
 
 use crate::account::{Account, Terms, TokenPlan};
 use crate::config::Peppers;

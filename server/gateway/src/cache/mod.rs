@@ -1,9 +1,10 @@
 //! Answers that are kept and given again (RFC 9111), for routes that say so ([`model::policy::CachePolicy`]).
 //!
 //! Whoever asks was authenticated and admitted before: a kept answer is for those who may have it. What it is found by
-//! holds the route as it is published with its upstream, the environment, host, scheme, path and query as they came,
-//! the gates that are closed, who shares it, and for answers that several consumers share every header of the client
-//! that reaches the upstream. Nothing else that a client can choose reaches it (`Rule::lets_through`), so no answer can
+//! holds the route as it is published with its upstream, the environment, host, scheme, path and query as they came
+//! (what changes a resource, and who forgets answers, means all spellings of them),
+//! the gates that are closed, who shares it, and for answers that several consumers share, or strangers behind one
+//! address, every header of the client that reaches the upstream. Nothing else that a client can choose reaches it (`Rule::lets_through`), so no answer can
 //! be made for another client that did not come about by that client's own words. `control` reads `Cache-Control`,
 //! `object` says how long an answer holds, `store` keeps it, `fill` gathers it on its way.
 //!
@@ -19,22 +20,26 @@ mod store;
 pub(crate) use fill::Fill;
 pub(crate) use object::copied;
 
+use crate::account::Account;
 use crate::feature_gates::Closed;
 use crate::headers;
+use crate::route;
 use bytes::Bytes;
 use control::Wanted;
+use fill::Gathering;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use model::access::Environment;
 use model::policy::{CachePolicy, SharedBy};
 use model::snapshot::{RouteRecord, UpstreamRecord};
-use model::{Clock, ConsumerId, KeyId, Time};
+use model::{Clock, KeyId, Time};
 use object::{Conditions, Keeping, Moment, Object, Origin, Use, Validators};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::{Found, Key, Outcome, Store, Turn};
@@ -89,6 +94,12 @@ impl Rule {
         }
     }
 
+    /// Whether several callers are given the same answer: consumers, or those without a credential who have an address in
+    /// common.
+    pub(crate) fn is_shared(&self, key: KeyId) -> bool {
+        self.shared_by.is_shared() || key == KeyId::NONE
+    }
+
     /// The headers with which a request goes to the upstream of a shared answer.
     pub(crate) fn lets_through(&self, headers: &HeaderMap) -> HeaderMap {
         let mut out = HeaderMap::new();
@@ -139,8 +150,7 @@ impl Ask {
 
 /// Who asks, as far as answers are kept apart by it.
 pub(crate) struct Who<'a> {
-    pub(crate) environment: Environment,
-    pub(crate) consumer: ConsumerId,
+    pub(crate) account: &'a Arc<Account>,
     pub(crate) key: KeyId,
     pub(crate) address: IpAddr,
     pub(crate) plan: &'a HeaderValue,
@@ -162,6 +172,11 @@ fn target(parts: &Parts) -> &str {
     parts.uri.path_and_query().map_or("/", |p| p.as_str())
 }
 
+/// A path as routes are found by it.
+fn canonical(path: &str) -> Cow<'_, str> {
+    route::canonical(path).unwrap_or(Cow::Borrowed(path))
+}
+
 /// What the answer to a request is found by.
 fn key(rule: &Rule, who: &Who<'_>, parts: &Parts) -> Key {
     let mut out = Vec::with_capacity(256);
@@ -170,14 +185,14 @@ fn key(rule: &Rule, who: &Who<'_>, parts: &Parts) -> Key {
         out.extend_from_slice(bytes);
     };
     part(&rule.print);
-    part(who.environment.word().as_bytes());
+    part(who.account.environment.word().as_bytes());
     part(&who.closed.bits().to_le_bytes());
     part(who.scheme.as_bytes());
     part(&host(parts));
     part(target(parts).as_bytes());
     let by = rule.shared_by;
     if matches!(by, SharedBy::Key | SharedBy::Consumer) {
-        part(&who.consumer.to_bits().to_le_bytes());
+        part(&who.account.consumer.to_bits().to_le_bytes());
         if who.key == KeyId::NONE {
             part(who.address.to_canonical().to_string().as_bytes());
         }
@@ -189,7 +204,7 @@ fn key(rule: &Rule, who: &Who<'_>, parts: &Parts) -> Key {
         part(who.plan.as_bytes());
         part(who.features.as_bytes());
     }
-    if by.is_shared() {
+    if rule.is_shared(who.key) {
         for name in &rule.through {
             part(&object::joined(&parts.headers, name));
         }
@@ -225,9 +240,7 @@ impl How {
 /// The answers that a gateway keeps.
 pub(crate) struct Cache {
     store: Store,
-    /// Bytes of answers on their way, and the most of them.
-    gathering: AtomicUsize,
-    gathering_most: usize,
+    gathering: Gathering,
     /// Counts what makes kept answers unusable.
     changes: AtomicU64,
     /// The last change at each place; made when the first is noted.
@@ -250,8 +263,14 @@ pub(crate) struct Kept {
 /// A request on its way to the upstream whose answer may be kept.
 pub(crate) struct Fetch {
     ticket: Ticket,
+    /// Whose memory its answer takes on its way.
+    account: Arc<Account>,
     conditions: Conditions,
+    /// Whether others are given the answer.
+    shared: bool,
     stale: Option<Arc<Object>>,
+    /// What was kept turned out to be useless, and the upstream is asked once more.
+    anew: bool,
     /// As RFC 9211 says it.
     why: &'static str,
     /// The client's headers that reach the upstream.
@@ -281,6 +300,11 @@ impl Ticket {
 
     fn not_kept(&mut self) {
         self.land(Outcome::NotKept, true);
+    }
+
+    /// It might have been kept. Those who wait go themselves, and the next ones wait for each other again.
+    fn no_room(&mut self) {
+        self.land(Outcome::NotKept, false);
     }
 
     fn keep(&mut self, object: Arc<Object>) {
@@ -321,8 +345,7 @@ impl Cache {
         let gathering_most = bytes / GATHERING_SHARE;
         Arc::new(Self {
             store: Store::new(bytes - gathering_most),
-            gathering: AtomicUsize::new(0),
-            gathering_most,
+            gathering: Gathering::new(gathering_most),
             changes: AtomicU64::new(1),
             changed: OnceLock::new(),
             forgotten: AtomicU64::new(0),
@@ -332,9 +355,11 @@ impl Cache {
         })
     }
 
-    /// The place at which changes of a request's resource are noted.
+    /// The place at which changes of a request's resource are noted, however its host and path are spelled.
     pub(crate) fn place(&self, environment: Environment, parts: &Parts) -> usize {
-        let hash = self.hasher.hash_one((environment.word(), host(parts), target(parts)));
+        let host = route::asked_host(&parts.uri, &parts.headers);
+        let (path, query) = (canonical(parts.uri.path()), parts.uri.query());
+        let hash = self.hasher.hash_one((environment.word(), host, path, query));
         usize::try_from(hash).unwrap_or(0) % PLACES
     }
 
@@ -355,25 +380,14 @@ impl Cache {
         changed.is_none_or(|last| last.load(Ordering::Acquire) <= object.asked_at)
     }
 
-    /// Forgets the answers of a route, or of all, whose paths begin with `prefix`. What is on its way is not kept.
+    /// Forgets the answers of a route, or of all, whose paths begin with `prefix`, however either is spelled. What is on
+    /// its way is not kept.
     pub(crate) fn forget(&self, route: Option<u16>, prefix: &str) {
         let now = self.changes.fetch_add(1, Ordering::AcqRel) + 1;
         self.forgotten.fetch_max(now, Ordering::AcqRel);
+        let prefix = canonical(prefix);
         self.store
-            .forget(|o| route.is_none_or(|r| r == o.route) && o.path.starts_with(prefix));
-    }
-
-    fn gather(&self, bytes: usize) -> bool {
-        let before = self.gathering.fetch_add(bytes, Ordering::AcqRel);
-        let fits = before + bytes <= self.gathering_most;
-        if !fits {
-            self.gathered(bytes);
-        }
-        fits
-    }
-
-    fn gathered(&self, bytes: usize) {
-        self.gathering.fetch_sub(bytes, Ordering::AcqRel);
+            .forget(|o| route.is_none_or(|r| r == o.route) && o.path.starts_with(&*prefix));
     }
 
     /// Counts a result.
@@ -390,7 +404,7 @@ impl Cache {
 
     /// Bytes in use.
     pub(crate) fn bytes(&self) -> usize {
-        self.store.bytes() + self.gathering.load(Ordering::Relaxed)
+        self.store.bytes() + self.gathering.bytes()
     }
 
     /// Looks for the answer to a request, or for the right to fetch it. Waits while another request fetches it.
@@ -461,14 +475,17 @@ impl Cache {
                 lead,
                 began_ns,
             },
+            account: Arc::clone(look.who.account),
             conditions: ask.conditions,
+            shared: look.rule.is_shared(look.who.key),
             stale: stale.filter(|s| s.validators.any()),
+            anew: false,
             why,
             asked: look.parts.headers.clone(),
             began_ns,
             asked_at: self.changes.load(Ordering::Acquire),
-            place: self.place(look.who.environment, look.parts),
-            path: look.parts.uri.path().to_owned(),
+            place: self.place(look.who.account.environment, look.parts),
+            path: canonical(look.parts.uri.path()).into_owned(),
             validators: Validators::default(),
         }
     }
@@ -477,8 +494,8 @@ impl Cache {
 impl Fetch {
     /// Makes the request ask whether what is kept still holds. What the client asks to compare with is compared here,
     /// unless nothing is kept and nobody shares the answer: then the upstream does.
-    pub(crate) fn ask(&self, rule: &Rule, headers: &mut HeaderMap) {
-        if self.stale.is_none() && !rule.shared_by.is_shared() {
+    pub(crate) fn ask(&self, headers: &mut HeaderMap) {
+        if self.stale.is_none() && !self.shared {
             return;
         }
         headers.remove(header::IF_NONE_MATCH);
@@ -505,25 +522,33 @@ impl Fetch {
         }
     }
 
-    /// The kept answer, when the upstream says that it still holds. `now` is steady and machine's time.
-    ///
-    /// # Errors
-    /// When it confirms another version than it was asked about.
-    pub(crate) fn confirmed(
-        &mut self,
-        rule: &Rule,
-        headers: &HeaderMap,
-        now: (u64, Time),
-    ) -> Result<Option<Kept>, AnotherVersion> {
-        let Some(stale) = self.stale.take() else {
-            return Ok(None);
-        };
-        let asked_for = &stale.validators.etag;
-        if let (Some(new), Some(old)) = (&self.validators.etag, asked_for)
-            && object::opaque(new.as_bytes()) != object::opaque(old.as_bytes())
-        {
-            return Err(AnotherVersion);
+    /// Whether the upstream, which says that nothing changed, means another version than it was asked about.
+    pub(crate) fn is_of_another_version(&self) -> bool {
+        let asked_for = self.stale.as_ref().and_then(|s| s.validators.etag.as_ref());
+        let tags = self.validators.etag.as_ref().zip(asked_for);
+        tags.is_some_and(|(new, old)| object::opaque(new.as_bytes()) != object::opaque(old.as_bytes()))
+    }
+
+    /// Forgets what the upstream was asked about; the headers with which it is asked for all of it.
+    pub(crate) fn ask_anew(&mut self) -> HeaderMap {
+        if let Some(stale) = self.stale.take() {
+            self.ticket.cache.store.drop_one(&self.ticket.key, &stale);
         }
+        self.anew = true;
+        let mut headers = self.asked.clone();
+        headers.remove(header::IF_NONE_MATCH);
+        headers.remove(header::IF_MODIFIED_SINCE);
+        headers
+    }
+
+    /// Whether the upstream was asked for all of it, whatever the client has.
+    pub(crate) fn is_anew(&self) -> bool {
+        self.anew
+    }
+
+    /// The kept answer, when the upstream says that it still holds. `now` is steady and machine's time.
+    pub(crate) fn confirmed(&mut self, rule: &Rule, headers: &HeaderMap, now: (u64, Time)) -> Option<Kept> {
+        let stale = self.stale.take()?;
         let merged = stale.merged(headers, now.1);
         let validators = stale.validators.clone();
         let (status, moment) = (stale.status, self.moment(now));
@@ -539,12 +564,12 @@ impl Fetch {
                 stale
             }
         };
-        Ok(Some(Kept {
+        Some(Kept {
             object,
             how: How::Confirmed,
             ttl_s: 0,
             conditions: std::mem::take(&mut self.conditions),
-        }))
+        })
     }
 
     /// Says what was done, and gathers the answer when it is one to be kept. `whole` says that its end can be told from
@@ -586,13 +611,10 @@ impl Fetch {
             route,
             path: self.path,
         };
-        Some(Box::new(Fill::new(self.ticket, head, origin, rule.most, now.1)))
+        let account = &self.account;
+        Some(Box::new(Fill::new(self.ticket, account, head, origin, rule.most, now)))
     }
 }
-
-/// The upstream confirmed a version that it was not asked about.
-#[derive(Debug)]
-pub(crate) struct AnotherVersion;
 
 impl Kept {
     /// The answer to a request.

@@ -57,6 +57,7 @@ pub(super) struct Object {
     pub(super) asked_at: u64,
     pub(super) place: usize,
     pub(super) route: u16,
+    /// As routes are found by it.
     pub(super) path: String,
 }
 

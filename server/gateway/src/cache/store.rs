@@ -174,6 +174,13 @@ impl Store {
         kept
     }
 
+    /// Forgets one answer.
+    pub(super) fn drop_one(&self, key: &Key, object: &Arc<Object>) {
+        let mut shard = self.shard(key);
+        shard.retain(key, |known| !std::ptr::eq(known, Arc::as_ptr(object)));
+        self.count(&mut shard);
+    }
+
     /// Forgets answers.
     pub(super) fn forget(&self, which: impl Fn(&Object) -> bool) {
         for shard in &self.shards {

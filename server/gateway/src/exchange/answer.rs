@@ -1,5 +1,6 @@
 //! Phase five: the answer's head and its record, or a refusal.
 
+use super::forward::Failed;
 use super::{Early, Exchange, Ready};
 use crate::body::{self, Answer, Stream};
 use crate::cache::Fill;
@@ -47,7 +48,7 @@ impl Exchange<'_> {
         if let Some(data) = &whole {
             open.sent(data.len());
             if let Some(fill) = &mut fill {
-                fill.push(data);
+                fill.push(data, worker.shared.clock.steady_ns());
             }
         }
         let ended = incoming.is_end();
@@ -76,6 +77,27 @@ impl Exchange<'_> {
         *answer.headers_mut() = headers;
         self.passed(Phase::Record, Instant::now());
         Ok(answer)
+    }
+
+    /// What becomes of a request without an answer to pass on. One that the upstream gave counts as its status says,
+    /// whether the client sees it or not: what the client asked for was done, and it may be its own doing that it cannot be
+    /// given the answer.
+    pub(super) fn failed(&self, ready: Ready, failed: Failed) -> Early {
+        let Ready {
+            route,
+            admission,
+            mut open,
+            ..
+        } = ready;
+        let refused = match failed {
+            Failed::Unanswered(refused) => refused,
+            Failed::Withheld(status, refused) => {
+                let counts = route.counts.contains(status.as_u16());
+                open.withheld(counts);
+                refused.saying(|headers| admission.add_headers(headers, &route, counts, self.now))
+            }
+        };
+        Early::new(Some(open), refused)
     }
 
     pub(super) fn refuse_early(&self, early: Early, portal: &str) -> Response<Answer> {

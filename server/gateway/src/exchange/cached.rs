@@ -39,7 +39,7 @@ impl Exchange<'_> {
             shared.cache.count(cache::How::Bypass);
             return Ok(None);
         }
-        if rule.shared_by.is_shared() {
+        if rule.is_shared(ready.caller.key.id) {
             ready.parts.headers = rule.lets_through(&ready.parts.headers);
         }
         let profile = &ready.admission.terms.profile;
@@ -47,8 +47,7 @@ impl Exchange<'_> {
         let look = Look {
             rule,
             who: Who {
-                environment: account.environment,
-                consumer: account.consumer,
+                account,
                 key: ready.caller.key.id,
                 address: client.address,
                 plan: &profile.plan_header,
@@ -66,7 +65,7 @@ impl Exchange<'_> {
                 Err(Refused::new(Refusal::NotCached, detail))
             }
             Looked::Fetch(fetch) => {
-                fetch.ask(rule, &mut ready.parts.headers);
+                fetch.ask(&mut ready.parts.headers);
                 ready.fetch = Some(fetch);
                 Ok(None)
             }
@@ -113,8 +112,29 @@ impl Exchange<'_> {
         Ok(answer)
     }
 
+    /// Phases four and five for a request on a route that keeps answers, when none was kept for it.
+    pub(super) async fn fetch(&self, client: &Client, mut ready: Ready) -> Result<Response<Answer>, Early> {
+        let (mut status, mut headers, mut incoming) = match self.forward(client, &mut ready).await {
+            Ok(answered) => answered,
+            Err(failed) => return Err(self.failed(ready, failed)),
+        };
+        if status == StatusCode::NOT_MODIFIED
+            && let Some(fetch) = ready.fetch.as_mut().filter(|f| f.is_of_another_version())
+        {
+            // What it confirms is not what is kept: that is of no more use, and would be asked about for ever.
+            ready.parts.headers = fetch.ask_anew();
+            let most = self.worker.shared.limits.idle_per_upstream;
+            incoming.give_back(&self.worker.pool, Instant::now(), most);
+            (status, headers, incoming) = match self.forward(client, &mut ready).await {
+                Ok(answered) => answered,
+                Err(failed) => return Err(self.failed(ready, failed)),
+            };
+        }
+        self.answer_fetched(ready, status, headers, incoming)
+    }
+
     /// Phase five for an answer that the upstream gave, on a route that keeps answers.
-    pub(super) fn answer_fetched(
+    fn answer_fetched(
         &self,
         mut ready: Ready,
         status: StatusCode,
@@ -134,21 +154,18 @@ impl Exchange<'_> {
         let shared = &self.worker.shared;
         let now = (shared.clock.steady_ns(), shared.clock.security_now());
         if status == StatusCode::NOT_MODIFIED {
-            match fetch.confirmed(rule, &headers, now) {
-                Ok(Some(kept)) => {
-                    let most = shared.limits.idle_per_upstream;
-                    incoming.give_back(&self.worker.pool, Instant::now(), most);
-                    return self.answer_kept(ready, &kept);
-                }
-                Ok(None) => {}
-                Err(cache::AnotherVersion) => {
-                    let detail = format!(
-                        "{} confirmed another version than it was asked about.",
-                        route.upstream.slug
-                    );
-                    let refused = Refused::new(Refusal::UpstreamBroken, detail);
-                    return Err(Early::new(Some(ready.open), refused));
-                }
+            if let Some(kept) = fetch.confirmed(rule, &headers, now) {
+                let most = shared.limits.idle_per_upstream;
+                incoming.give_back(&self.worker.pool, Instant::now(), most);
+                return self.answer_kept(ready, &kept);
+            }
+            if fetch.is_anew() {
+                let detail = format!(
+                    "{} says that nothing changed, and was asked for all of it.",
+                    route.upstream.slug
+                );
+                let refused = Refused::new(Refusal::UpstreamBroken, detail);
+                return Err(Early::new(Some(ready.open), refused));
             }
         }
         let method = ready.parts.method.clone();

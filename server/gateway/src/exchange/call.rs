@@ -9,6 +9,7 @@ use crate::client::ClientBody;
 use crate::gate::{Passes, Shed};
 use crate::headers;
 use crate::listen::Client;
+use crate::memory::Taken;
 use crate::metrics::Phase;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
@@ -183,7 +184,10 @@ pub(super) async fn pass_gates(ready: &mut Ready) -> Result<(), Refused> {
         return Ok(());
     };
     if gates.reads_body(closed, headers)? {
-        let bytes = upload.read(feature_gates::BODY_MOST).await.map_err(body::refused)?;
+        let shared = &ready.open.worker().shared;
+        let room = Taken::nothing(&shared.bodies, &ready.caller.key.account);
+        let read = upload.read(feature_gates::BODY_MOST, room, shared.limits.whole_body_time);
+        let bytes = read.await.map_err(body::refused)?;
         gates.check_body(closed, headers, &bytes, &ready.admission.terms.profile.plan)?;
     }
     Ok(())

@@ -6,13 +6,39 @@ use crate::download::Download;
 use crate::headers::Short;
 use crate::identity::About;
 use crate::listen::Client;
+use crate::once;
 use crate::own::{Own, Told};
-use crate::refusal::Refused;
+use crate::refusal::{Refusal, Refused};
+use crate::seen::{TRACEPARENT, TRACESTATE};
 use crate::upstream::{Call, RequestHead};
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use model::policy::IdentityForm;
+use model::policy::{Idempotency, IdentityForm};
+
+/// Why there is no answer to pass on.
+pub(super) enum Failed {
+    /// The upstream gave none.
+    Unanswered(Refused),
+    /// It gave one with this status, and that cannot be passed on.
+    Withheld(StatusCode, Refused),
+}
+
+impl From<Refused> for Failed {
+    fn from(refused: Refused) -> Self {
+        Self::Unanswered(refused)
+    }
+}
+
+impl Failed {
+    /// Whether what a key of repeats stands for may be done: an upstream that is slow may be at it still.
+    pub(super) fn may_be_done(&self, policy: &Idempotency) -> bool {
+        match self {
+            Self::Unanswered(refused) => refused.refusal() == Refusal::UpstreamTimeout,
+            Self::Withheld(status, _) => once::is_final(policy, *status),
+        }
+    }
+}
 
 impl Exchange<'_> {
     /// Phase four: the request goes to its upstream. What is the client's to say goes with it, and what is ours.
@@ -20,7 +46,7 @@ impl Exchange<'_> {
         &self,
         client: &Client,
         ready: &mut Ready,
-    ) -> Result<(StatusCode, HeaderMap, Download), Refused> {
+    ) -> Result<(StatusCode, HeaderMap, Download), Failed> {
         let upstream = &ready.route.upstream;
         let consumer = ready.caller.key.account.consumer;
         let canary = upstream
@@ -37,17 +63,17 @@ impl Exchange<'_> {
             self.worker.shared.cache.changed(place);
         }
         let (gates, closed) = (&ready.route.gates, ready.admission.closed);
-        let filter = gates.treat_answer(closed, &ready.parts.method, status, &mut headers)?;
-        let mut download = Download::new(incoming, filter);
-        download
-            .look_ahead()
-            .await
-            .map_err(|e| body::broken_answer(e, &ready.route.upstream))?;
+        let withheld = |refused| Failed::Withheld(status, refused);
+        let filter = gates.treat_answer(closed, &ready.parts.method, status, &mut headers);
+        let mut download = Download::new(incoming, filter.map_err(withheld)?);
+        let ahead = download.look_ahead().await;
+        ahead.map_err(|e| withheld(body::broken_answer(e, &ready.route.upstream)))?;
         Ok((status, headers, download))
     }
 
     pub(super) fn send(&self, client: &Client, ready: &mut Ready, call: &mut Call) {
         let upload = ready.upload.take();
+        let trace = self.say_trace(ready);
         let Parts {
             method,
             uri,
@@ -79,7 +105,8 @@ impl Exchange<'_> {
             request_id: self.id_text.as_bytes(),
             host,
             shared_by,
-        });
+        })
+        .traced(trace.as_ref().map(Short::as_bytes));
         // Absolute form: the upstream gets the path and the query alone, byte for byte.
         let asked = uri.path_and_query().map_or("/", |p| p.as_str());
         let rewritten = ready.route.target.as_ref().map(|target| target.apply(uri));
@@ -93,6 +120,21 @@ impl Exchange<'_> {
             websocket: self.websocket,
         };
         call.send(&head, upload);
+    }
+
+    /// What the upstream is told of the trace, in place of what the caller said; nothing where the route keeps it back, nor a
+    /// trace of the caller's choice for an answer that others get, too.
+    fn say_trace(&self, ready: &mut Ready) -> Option<Short> {
+        let part = self.seen.as_ref()?.part()?;
+        let headers = &mut ready.parts.headers;
+        headers.remove(TRACEPARENT);
+        if part.begins() {
+            headers.remove(TRACESTATE);
+        }
+        let rule = ready.fetch.as_ref().and(ready.route.cache.as_ref());
+        let shared = rule.is_some_and(|rule| rule.shared_by.is_shared()) && !part.begins();
+        let kept_back = ready.route.request_edits.drops(&HeaderName::from_static(TRACEPARENT));
+        (!kept_back && !shared).then(|| Short::id(&part.told()))
     }
 
     /// Who is calling, signed, where the upstream is told so.

@@ -169,11 +169,17 @@ impl<'a> Exchange<'a> {
     /// Gathers what operators want to know of it, where they do.
     fn watch(&mut self, peer: &Peer, parts: Option<&Parts>) {
         let shared = &self.worker.shared;
-        if shared.access_log.is_some() {
-            let trusted = &shared.listening.trusted;
-            let client = parts.map_or(peer.address(), |p| peer.client(&p.headers, trusted).address);
-            self.seen = Some(Arc::new(Entry::new(self.id, self.machine_now, client, parts)));
+        if shared.access_log.is_none() && shared.tracer.is_none() {
+            return;
         }
+        let asked = parts.map(|p| (peer.client(&p.headers, &shared.listening.trusted), p));
+        let address = asked.as_ref().map_or(peer.address(), |(client, _)| client.address);
+        let mut entry = Entry::new(self.id, self.machine_now, address, parts);
+        if let Some(tracer) = &shared.tracer {
+            let asked = asked.as_ref().map(|(client, parts)| (client.scheme, *parts));
+            entry = entry.traced(|said| tracer.begin((self.id, self.started), said, asked, &self.worker.random));
+        }
+        self.seen = Some(Arc::new(entry));
     }
 
     /// An answer to nobody known: counted here, because no record of it is written.
@@ -262,12 +268,12 @@ impl<'a> Exchange<'a> {
             return Err(Early::new(Some(ready.open), refused));
         }
         self.passed(Phase::Admit, Instant::now());
+        if ready.route.cache.is_some() {
+            return Box::pin(self.fetch(client, ready)).await;
+        }
         match self.forward(client, &mut ready).await {
-            Ok((status, headers, incoming)) if ready.route.cache.is_some() => {
-                self.answer_fetched(ready, status, headers, incoming)
-            }
             Ok((status, headers, incoming)) => self.answer(ready, status, headers, incoming, None),
-            Err(refused) => Err(Early::new(Some(ready.open), refused)),
+            Err(failed) => Err(self.failed(ready, failed)),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Requests that are done once, between admission and the upstream.
 
+use super::forward::Failed;
 use super::{Early, Exchange, Ready};
 use crate::body::{self, Answer, BodyError};
 use crate::cache;
 use crate::download::Download;
 use crate::headers::Short;
 use crate::listen::Client;
+use crate::memory::Taken;
 use crate::once::{self, Claim, Claimed, IDEMPOTENT_REPLAYED, Owner, Saved};
 use crate::refusal::{Refusal, Refused};
 use bytes::{Bytes, BytesMut};
@@ -39,7 +41,7 @@ impl Exchange<'_> {
         let Some(key) = once::key(policy, &ready.parts)? else {
             return Ok(Turn::Plain);
         };
-        let account = &ready.caller.key.account;
+        let (shared, account) = (&self.worker.shared, &ready.caller.key.account);
         let owner = Owner {
             consumer: account.consumer,
             address: (ready.caller.key.id == KeyId::NONE).then_some(client.address),
@@ -48,12 +50,15 @@ impl Exchange<'_> {
         };
         let place = once::place(&owner, key);
         let body = match &mut ready.upload {
-            Some(upload) => upload.read(once::BODY_MOST).await.map_err(body::refused)?,
+            Some(upload) => {
+                let room = Taken::nothing(&shared.bodies, account);
+                let read = upload.read(once::BODY_MOST, room, shared.limits.whole_body_time);
+                read.await.map_err(body::refused)?
+            }
             None => Bytes::new(),
         };
         let hidden = ready.route.gates.hidden(ready.admission.closed);
         let print = once::print(&ready.parts, &body, &hidden);
-        let shared = &self.worker.shared;
         let claimed = shared.once.claim(place, print, policy.keep_s, shared.clock.steady_ns());
         if let Some(refused) = once::refused(&claimed) {
             return Err(refused);
@@ -61,7 +66,7 @@ impl Exchange<'_> {
         Ok(match claimed {
             Claimed::Mine(claim) => Turn::First(claim),
             Claimed::Answered(saved) => Turn::Replay(saved),
-            Claimed::Running | Claimed::Other | Claimed::Lost => Turn::Plain,
+            Claimed::Running | Claimed::Other | Claimed::Lost | Claimed::Full => Turn::Plain,
         })
     }
 
@@ -80,7 +85,7 @@ impl Exchange<'_> {
         let (id, now, machine_now, started) = (self.id, self.now, self.machine_now, self.started);
         let passed_ns = self.passed_ns.load(Ordering::Relaxed);
         let (route, seen) = (self.route, self.seen.clone());
-        let task = tokio::spawn(async move {
+        let task = self.worker.detached.spawn(async move {
             let exchange = Exchange {
                 worker: &worker,
                 id,
@@ -106,12 +111,17 @@ impl Exchange<'_> {
         if let Err(refused) = self.let_in(&mut ready).await {
             return Err(Early::new(Some(ready.open), refused));
         }
-        let (status, headers, mut incoming) = match self.forward(client, &mut ready).await {
-            Ok(answered) => answered,
-            Err(refused) => return Err(Early::new(Some(ready.open), refused)),
-        };
         let policy = ready.route.idempotency.clone().unwrap_or_default();
         let clock = &self.worker.shared.clock;
+        let (status, headers, mut incoming) = match self.forward(client, &mut ready).await {
+            Ok(answered) => answered,
+            Err(failed) => {
+                if failed.may_be_done(&policy) {
+                    claim.end(None, clock.steady_ns());
+                }
+                return Err(self.failed(ready, failed));
+            }
+        };
         if !once::is_final(&policy, status) {
             drop(claim);
             return self.answer(ready, status, headers, incoming, None);
@@ -129,11 +139,13 @@ impl Exchange<'_> {
                     headers: cache::copied(&headers, clock.security_now()),
                     body,
                 });
-                claim.end(Some(Arc::clone(&saved)), clock.steady_ns());
                 let idle = self.worker.shared.limits.idle_per_upstream;
                 incoming.give_back(&self.worker.pool, Instant::now(), idle);
                 let body = (!saved.body.is_empty()).then(|| saved.body.clone());
-                self.answer_held(ready, (status, headers, body), true)
+                let answered = self.answer_held(ready, (status, headers, body), true);
+                // What could not be written down is not given for nothing to who asks again.
+                claim.end(answered.is_ok().then_some(saved), clock.steady_ns());
+                answered
             }
             Ok(None) => {
                 claim.end(None, clock.steady_ns());
@@ -142,7 +154,7 @@ impl Exchange<'_> {
             Err(error) => {
                 claim.end(None, clock.steady_ns());
                 let refused = body::broken_answer(error, &ready.route.upstream);
-                Err(Early::new(Some(ready.open), refused))
+                Err(self.failed(ready, Failed::Withheld(status, refused)))
             }
         }
     }

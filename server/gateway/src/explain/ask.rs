@@ -14,11 +14,13 @@ use crate::own::{Own, Told};
 use crate::rate;
 use crate::refusal::Refused;
 use crate::route::{self, Fit, Route, Routes};
+use crate::tables::Tables;
 use crate::upstream::{BodyLength, RequestHead};
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use model::money::Major;
+use model::overrides::Override;
 use model::policy::{AddressRange, IdentityForm};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -219,9 +221,13 @@ fn admission(notes: &mut Notes, knowledge: &Knowledge<'_>, asked: &Request<'_>, 
     notes.decided("scope", admit::check_scope(asked), "The key may use this route.");
     let feature = match &route.feature {
         None => "The route needs none.".to_owned(),
-        Some(feature) => format!("The plan grants {feature}."),
+        Some(feature) => format!("The caller has {feature}."),
     };
     notes.decided("feature", admit::check_feature(asked, terms), feature);
+    let switched = route.feature.as_ref().and_then(|f| profile.feature_override(f));
+    if let Some(o) = switched {
+        notes.says("feature", format!("{} switches it, whatever the plan says.", by(o)));
+    }
     let gates = admit::check_gates(asked, terms);
     let closed = gates.as_ref().is_ok_and(|closed| closed.any());
     let open = match closed {
@@ -243,6 +249,13 @@ fn admission(notes: &mut Notes, knowledge: &Knowledge<'_>, asked: &Request<'_>, 
         ),
     };
     notes.decided("concurrency", fits, detail);
+    rates(notes, tables, asked, (terms, arrival));
+    quota(notes, route, terms, arrival);
+    waiting(notes, knowledge, route, terms);
+}
+
+/// The rate limits; where an override changes one, it says so, whatever the limit says.
+fn rates(notes: &mut Notes, tables: &Tables, asked: &Request<'_>, (terms, arrival): (&Terms, Arrival)) {
     for limit in rate::peek(&tables.arrivals, &asked.asked(), terms, arrival.now_ns) {
         let about = format!("rate limit {}", limit.name);
         let (rate, seconds) = (limit.rate, limit.rate.seconds());
@@ -256,9 +269,16 @@ fn admission(notes: &mut Notes, knowledge: &Knowledge<'_>, asked: &Request<'_>, 
             let refused = admit::limited_by(&limit);
             notes.decided::<()>(&about, Err(refused), "");
         }
+        let own = terms.profile.limit_override(&limit.name).filter(|_| limit.of_plan);
+        if let Some((o, told)) = own {
+            notes.says(&about, format!("{}; the plan says {told}.", by(o)));
+        }
     }
-    quota(notes, route, terms, arrival);
-    waiting(notes, knowledge, route, terms);
+}
+
+/// `The override ovr_... (until 2026-12-24T00:00:00Z)`
+fn by(o: &Override) -> String {
+    format!("The override {} ({})", o.id, o.until())
 }
 
 fn quota(notes: &mut Notes, route: &Route, terms: &Terms, arrival: Arrival) {
@@ -283,6 +303,10 @@ fn quota(notes: &mut Notes, route: &Route, terms: &Terms, arrival: Arrival) {
         fits,
         format!("{taken} units taken of {most}; {cap}."),
     );
+    if let Some((o, plan)) = terms.quota_override(route.meter) {
+        let told = format!("{}; the plan says {} ({}).", by(o), plan.units, plan.kind);
+        notes.says("quota", told);
+    }
 }
 
 fn waiting(notes: &mut Notes, knowledge: &Knowledge<'_>, route: &Route, terms: &Terms) {

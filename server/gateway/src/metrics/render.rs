@@ -234,6 +234,12 @@ fn kept(text: &mut Text, shared: &Shared) {
         "Memory that idempotency keys and their answers take.",
     )
     .sample(&[], shared.once.bytes());
+    text.family(
+        "whole_bodies_bytes",
+        "gauge",
+        "Memory that request bodies take which are read whole before they go on.",
+    )
+    .sample(&[], shared.bodies.taken());
 }
 
 /// Requests in flight and waiting, here and of the upstreams that have a bound; subjects that rate limits know.

@@ -1,49 +1,23 @@
 //! Which keys are claimed, and the answers that are kept for them, within a bound in bytes.
 //!
-//! When the bound is reached the oldest answers go first, and leave behind that there was one: a repeat is then refused,
-//! not done again. Only when nothing but such traces is left, the oldest of them go, too.
+//! When the bound is reached answers go, the oldest of the caller who holds most, and leave behind that there was one: a
+//! repeat is then refused, not done again. That much is kept for its whole time. A caller may hold as many keys as there
+//! is room for those of all others; who has no room for another is refused, and nobody else's key is forgotten for it.
 
-use super::Saved;
-use std::collections::{BTreeMap, HashMap};
+use super::shard::{Key, Print, Shard, State};
+use super::{Place, Saved};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Locks: requests seldom meet.
 const SHARDS: usize = 8;
-/// Bytes of a key beside its text and its answer.
-const OVERHEAD_BYTES: usize = 512;
-
-type Key = Arc<[u8]>;
-
-enum State {
-    Running,
-    Answered(Arc<Saved>),
-    /// It was done; its answer is gone.
-    Lost,
-}
-
-struct Slot {
-    print: [u8; 32],
-    state: State,
-    until_ns: u64,
-    order: u64,
-    bytes: usize,
-}
-
-#[derive(Default)]
-struct Shard {
-    slots: HashMap<Key, Slot>,
-    answered: BTreeMap<u64, Key>,
-    lost: BTreeMap<u64, Key>,
-    bytes: usize,
-    clock: u64,
-}
 
 /// All keys of a gateway.
 pub(crate) struct Once {
     shards: [Mutex<Shard>; SHARDS],
     /// Bytes in each shard.
     most: usize,
+    /// Keyed at random, so that nobody can choose keys that all fall into one shard.
     hasher: RandomState,
 }
 
@@ -58,6 +32,8 @@ pub(crate) enum Claimed {
     Other,
     /// It was done, and the answer is not kept.
     Lost,
+    /// The caller holds as many keys as there is room for.
+    Full,
 }
 
 /// The right to do what a key stands for. Dropped without an end it leaves the key free.
@@ -86,39 +62,33 @@ impl Once {
 
     /// Bytes in use.
     pub(crate) fn bytes(&self) -> usize {
-        let bytes = |s: &Mutex<Shard>| s.lock().unwrap_or_else(PoisonError::into_inner).bytes;
+        let bytes = |s: &Mutex<Shard>| s.lock().unwrap_or_else(PoisonError::into_inner).bytes();
         self.shards.iter().map(bytes).sum()
     }
 
     /// Claims a key for a request, or says what became of it. It is kept for `keep_s` after its end.
-    pub(crate) fn claim(self: &Arc<Self>, key: Key, print: [u8; 32], keep_s: u32, now_ns: u64) -> Claimed {
+    pub(crate) fn claim(self: &Arc<Self>, place: Place, print: Print, keep_s: u32, now_ns: u64) -> Claimed {
+        let Place { holder, key } = place;
         let mut shard = self.shard(&key);
         shard.expire(now_ns);
-        if let Some(slot) = shard.slots.get(&key) {
-            let over = !matches!(slot.state, State::Running) && now_ns >= slot.until_ns;
-            if !over {
+        match shard.get(&key) {
+            Some(slot) if slot.is_over(now_ns) => shard.remove(&key),
+            Some(slot) => {
                 return match &slot.state {
                     _ if slot.print != print => Claimed::Other,
                     State::Running => Claimed::Running,
-                    State::Answered(saved) => Claimed::Answered(Arc::clone(saved)),
+                    State::Answered(answered) => Claimed::Answered(Arc::clone(&answered.saved)),
                     State::Lost => Claimed::Lost,
                 };
             }
-            shard.remove(&key);
+            None => {}
         }
-        let slot = Slot {
-            print,
-            state: State::Running,
-            until_ns: 0,
-            order: 0,
-            bytes: OVERHEAD_BYTES + key.len(),
-        };
-        shard.bytes += slot.bytes;
-        shard.slots.insert(Arc::clone(&key), slot);
-        shard.make_room(self.most);
+        if !shard.begin(key, print, holder, self.most) {
+            return Claimed::Full;
+        }
         Claimed::Mine(Claim {
             once: Arc::clone(self),
-            key: Arc::clone(&key),
+            key,
             keep_ns: u64::from(keep_s) * 1_000_000_000,
             ended: false,
         })
@@ -129,9 +99,10 @@ impl Claim {
     /// It was done, and repeats get this answer; none keeps only that it was done.
     pub(crate) fn end(mut self, saved: Option<Arc<Saved>>, now_ns: u64) {
         self.ended = true;
-        let mut shard = self.once.shard(&self.key);
-        shard.end(&self.key, saved, now_ns.saturating_add(self.keep_ns));
-        shard.make_room(self.once.most);
+        let until_ns = now_ns.saturating_add(self.keep_ns);
+        self.once
+            .shard(&self.key)
+            .end(&self.key, saved, until_ns, self.once.most);
     }
 }
 
@@ -143,77 +114,13 @@ impl Drop for Claim {
     }
 }
 
-impl Shard {
-    fn remove(&mut self, key: &Key) {
-        if let Some(slot) = self.slots.remove(key) {
-            self.answered.remove(&slot.order);
-            self.lost.remove(&slot.order);
-            self.bytes -= slot.bytes;
-        }
-    }
-
-    fn end(&mut self, key: &Key, saved: Option<Arc<Saved>>, until_ns: u64) {
-        self.clock += 1;
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.until_ns = until_ns;
-        slot.order = self.clock;
-        let kept = match saved {
-            Some(saved) => {
-                let lines = saved.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 64);
-                let more = saved.body.len() + lines.sum::<usize>();
-                slot.bytes += more;
-                self.bytes += more;
-                slot.state = State::Answered(saved);
-                &mut self.answered
-            }
-            None => {
-                slot.state = State::Lost;
-                &mut self.lost
-            }
-        };
-        kept.insert(self.clock, Arc::clone(key));
-    }
-
-    /// Drops the oldest when their time is over.
-    fn expire(&mut self, now_ns: u64) {
-        for _ in 0..2 {
-            let oldest = [&self.answered, &self.lost].map(|all| all.first_key_value().map(|(_, key)| Arc::clone(key)));
-            for key in oldest.into_iter().flatten() {
-                if self.slots.get(&key).is_some_and(|s| now_ns >= s.until_ns) {
-                    self.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn make_room(&mut self, most: usize) {
-        while self.bytes > most {
-            if let Some((order, key)) = self.answered.pop_first() {
-                if let Some(slot) = self.slots.get_mut(&key) {
-                    let bare = OVERHEAD_BYTES + key.len();
-                    self.bytes -= slot.bytes - bare;
-                    slot.bytes = bare;
-                    slot.state = State::Lost;
-                    self.lost.insert(order, key);
-                }
-            } else if let Some((_, key)) = self.lost.first_key_value() {
-                let key = Arc::clone(key);
-                self.remove(&key);
-            } else {
-                // What is under way is bounded by the requests in flight.
-                return;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use bytes::Bytes;
     use http::{HeaderMap, StatusCode};
 
-    const PRINT: [u8; 32] = [1; 32];
+    const PRINT: Print = [1; 16];
     const SECOND: u64 = 1_000_000_000;
 
     fn saved(bytes: usize) -> Option<Arc<Saved>> {
@@ -224,15 +131,26 @@ mod tests {
         }))
     }
 
-    fn claim(once: &Arc<Once>, n: u32, now_ns: u64) -> Claimed {
-        once.claim(Arc::from(n.to_le_bytes()), PRINT, 10, now_ns)
+    /// A key of a caller.
+    fn place(holder: u64, n: u32) -> Place {
+        let mut key = [0; 16];
+        key[..4].copy_from_slice(&n.to_le_bytes());
+        key[4..12].copy_from_slice(&holder.to_le_bytes());
+        Place { holder, key }
     }
 
-    fn done(once: &Arc<Once>, n: u32, bytes: usize) {
-        let Claimed::Mine(claim) = claim(once, n, 0) else {
-            panic!("{n} is taken")
-        };
-        claim.end(saved(bytes), 0);
+    fn claim(once: &Arc<Once>, n: u32, now_ns: u64) -> Claimed {
+        once.claim(place(1, n), PRINT, 10, now_ns)
+    }
+
+    /// Whether there was room.
+    fn done(once: &Arc<Once>, place: Place, bytes: usize, now_ns: u64) -> bool {
+        match once.claim(place, PRINT, 10, now_ns) {
+            Claimed::Mine(claim) => claim.end(saved(bytes), now_ns),
+            Claimed::Full => return false,
+            _ => panic!("it is taken"),
+        }
+        true
     }
 
     #[test]
@@ -242,9 +160,9 @@ mod tests {
         assert!(matches!(first, Claimed::Mine(_)));
         assert!(matches!(claim(&once, 1, 0), Claimed::Running));
         drop(first);
-        done(&once, 1, 5);
+        assert!(done(&once, place(1, 1), 5, 0));
         assert!(matches!(claim(&once, 1, 10 * SECOND - 1), Claimed::Answered(_)));
-        let other = once.claim(Arc::from(1u32.to_le_bytes()), [2; 32], 10, 0);
+        let other = once.claim(place(1, 1), [2; 16], 10, 0);
         assert!(matches!(other, Claimed::Other));
         drop(claim(&once, 1, 10 * SECOND));
         assert_eq!(once.bytes(), 0);
@@ -256,7 +174,7 @@ mod tests {
         const BYTES: usize = 1 << 20;
         let once = Once::new(BYTES);
         for n in 0..1_000 {
-            done(&once, n, 5_000);
+            assert!(done(&once, place(1, n), 5_000, 0));
             assert!(once.bytes() <= BYTES, "{} after {n}", once.bytes());
         }
         let (mut answered, mut lost) = (0, 0);
@@ -272,5 +190,25 @@ mod tests {
             drop(claim(&once, n, 0));
         }
         assert!(once.bytes() <= BYTES);
+    }
+
+    /// One who fills the memory loses answers of its own, and then gets no further key.
+    #[test]
+    fn a_flood_is_at_the_cost_of_who_makes_it() {
+        const BYTES: usize = 1 << 20;
+        let once = Once::new(BYTES);
+        for n in 0..50 {
+            assert!(done(&once, place(2, n), 2_000, 0));
+        }
+        let flood = |from_ns: u64| (0..20_000).filter(|n| done(&once, place(1, *n), 500, from_ns)).count();
+        let held = flood(0);
+        assert!((2_000..4_000).contains(&held), "{held}");
+        assert!(once.bytes() <= BYTES);
+        for n in 0..50 {
+            let again = once.claim(place(2, n), PRINT, 10, 0);
+            assert!(matches!(again, Claimed::Answered(_)), "{n}");
+            assert!(done(&once, place(2, 100 + n), 2_000, 0), "{n}");
+        }
+        assert!(flood(10 * SECOND) >= held, "when its time is over there is room again");
     }
 }

@@ -3,14 +3,17 @@
 //!
 //! A key belongs to a consumer in an environment on a route. The first request with it claims it, goes to the upstream
 //! and is followed to its end even when its client goes away; its answer is kept. A repeat, which is the same in
-//! method, path, query, content type and body, gets that answer and no units are counted; another request with the key
+//! method, host, path, query, content type and body, gets that answer and no units are counted; another request with the key
 //! is refused, and so is one that comes while the first is under way.
 
 mod kept;
+mod shard;
 
 pub(crate) use kept::{Claim, Claimed, Once};
 
+use crate::authenticate::network;
 use crate::refusal::{Refusal, Refused};
+use crate::route;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -20,10 +23,11 @@ use model::access::Environment;
 use model::policy::Idempotency;
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 /// Largest body of a request with a key, in bytes: it is held in memory to be compared.
 pub(crate) const BODY_MOST: u64 = 1 << 20;
+/// Seconds after which a caller may have room for another key: some end all the time.
+const FULL_RETRY_S: u64 = 60;
 /// Longest key, in bytes.
 const KEY_MOST: usize = 255;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -77,36 +81,59 @@ pub(crate) fn key<'a>(policy: &Idempotency, parts: &'a Parts) -> Result<Option<&
     Ok(Some(bare))
 }
 
-/// What an answer is kept under.
-pub(crate) fn place(owner: &Owner, key: &[u8]) -> Arc<[u8]> {
-    let mut out = Vec::with_capacity(64 + key.len());
-    out.extend_from_slice(&owner.consumer.to_bits().to_le_bytes());
-    out.extend_from_slice(owner.environment.word().as_bytes());
-    out.push(0);
-    if let Some(address) = owner.address {
-        out.extend_from_slice(address.to_canonical().to_string().as_bytes());
+/// Where an answer is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// Whose memory it is.
+    holder: u64,
+    /// What it is found by.
+    key: [u8; 16],
+}
+
+/// The first bytes of a SHA-256.
+fn first<const N: usize>(sum: Sha256) -> [u8; N] {
+    let all: [u8; 32] = sum.finalize().into();
+    std::array::from_fn(|n| all[n])
+}
+
+/// Where the answer to a request with a key is kept. A hash stands for the key: it is small, and nobody finds another
+/// caller's.
+pub(crate) fn place(owner: &Owner, key: &[u8]) -> Place {
+    let of = |address: Option<IpAddr>| {
+        let address = address.map_or(String::new(), |a| a.to_canonical().to_string());
+        Sha256::new()
+            .chain_update(owner.consumer.to_bits().to_le_bytes())
+            .chain_update(owner.environment.word())
+            .chain_update([0])
+            .chain_update(address)
+            .chain_update([0])
+    };
+    let key = of(owner.address)
+        .chain_update(owner.route.to_le_bytes())
+        .chain_update(key);
+    Place {
+        holder: u64::from_le_bytes(first(of(owner.address.map(network)))),
+        key: first(key),
     }
-    out.push(0);
-    out.extend_from_slice(&owner.route.to_le_bytes());
-    out.extend_from_slice(key);
-    Arc::from(out)
 }
 
 /// What a repeat must be the same in. `hidden` names the fields that are left out for this caller.
-pub(crate) fn print(parts: &Parts, body: &[u8], hidden: &str) -> [u8; 32] {
+pub(crate) fn print(parts: &Parts, body: &[u8], hidden: &str) -> [u8; 16] {
     let mut sum = Sha256::new();
     let mut part = |bytes: &[u8]| {
         sum.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_le_bytes());
         sum.update(bytes);
     };
     part(parts.method.as_str().as_bytes());
+    let host = route::asked_host(&parts.uri, &parts.headers);
+    part(host.as_deref().unwrap_or_default().as_bytes());
     part(parts.uri.path_and_query().map_or("/", |p| p.as_str()).as_bytes());
     for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING] {
         part(parts.headers.get(name).map_or(&[][..], HeaderValue::as_bytes));
     }
     part(hidden.as_bytes());
     part(body);
-    sum.finalize().into()
+    first(sum)
 }
 
 /// Whether an answer ends what a key stands for. One that says "not now" does not, and neither does a failure unless
@@ -124,13 +151,19 @@ pub(crate) fn refused(claimed: &Claimed) -> Option<Refused> {
             let detail = "The first request with this Idempotency-Key is still under way.";
             Some(Refused::new(Refusal::IdempotencyBusy, detail).retry_after(1))
         }
+        Claimed::Full => {
+            let detail = "You use more Idempotency-Keys than can be remembered just now, and what was done with none of \
+                          them is forgotten before its time.";
+            Some(Refused::new(Refusal::Overloaded, detail).retry_after(FULL_RETRY_S))
+        }
         Claimed::Other => {
-            let detail = "This Idempotency-Key was used for a request with another method, path, query or body.";
+            let detail = "This Idempotency-Key was used for a request with another method, host, path, query or body.";
             Some(Refused::new(Refusal::IdempotencyReused, detail))
         }
         Claimed::Lost => {
-            let detail = "The first request with this Idempotency-Key was done, but its answer is not kept: it was too \
-                          large, broke off, or made room for others.";
+            let detail = "The first request with this Idempotency-Key was done, or may have been, but its answer is not \
+                          kept: it was too large, broke off, could not be passed on, did not come in time, or made \
+                          room for others.";
             Some(Refused::new(Refusal::IdempotencyLost, detail))
         }
     }
@@ -142,7 +175,7 @@ mod tests {
     use http::Request;
 
     fn parts(method: &str, keys: &[&str]) -> Parts {
-        let mut request = Request::builder().method(method).uri("/a?b=1");
+        let mut request = Request::builder().method(method).uri("/a?b=1").header("host", "A:443");
         for key in keys {
             request = request.header("idempotency-key", *key);
         }
@@ -176,6 +209,13 @@ mod tests {
         let base = print(&parts("POST", &[]), b"body", "");
         assert_eq!(base, print(&parts("POST", &["k"]), b"body", ""));
         assert_ne!(base, print(&parts("PUT", &[]), b"body", ""));
+        let at = |host: &'static str| {
+            let mut parts = parts("POST", &[]);
+            parts.headers.insert("host", HeaderValue::from_static(host));
+            print(&parts, b"body", "")
+        };
+        assert_eq!(base, at("a"));
+        assert_ne!(base, at("b"));
         assert_ne!(base, print(&parts("POST", &[]), b"bod", "y"));
         assert_ne!(base, print(&parts("POST", &[]), b"body", "-1"));
     }

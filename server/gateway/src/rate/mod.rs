@@ -19,6 +19,8 @@ use crate::route::Route;
 use http::HeaderValue;
 use model::ConsumerId;
 use model::access::{Method, Partition};
+use model::catalogue::RateLimit;
+use model::overrides::{self, OVERALL, Override};
 use model::policy::RateRule;
 use smallvec::SmallVec;
 use std::cmp::Reverse;
@@ -26,9 +28,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use table::Subject;
-
-/// The name of a plan's overall limit.
-pub(crate) const OVERALL: &str = "rate";
 
 /// Limits that hold for one request without an allocation; more are possible.
 const INLINE: usize = 6;
@@ -58,7 +57,7 @@ pub(crate) struct Rule {
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Rules {
     rules: Vec<Rule>,
-    /// As they were told, for the copy on disk.
+    /// As they were told, without overrides, for the copy on disk.
     pub(crate) told: Vec<RateRule>,
 }
 
@@ -121,6 +120,18 @@ impl Rules {
         Self {
             rules,
             told: told.to_vec(),
+        }
+    }
+
+    /// Those of a plan, with other numbers in some for one consumer.
+    pub(crate) fn overridden(told: &[RateRule], own: &[Override]) -> Self {
+        if own.is_empty() {
+            return Self::of_plan(told);
+        }
+        let rules: Vec<RateRule> = told.iter().map(|rule| overrides::limit(rule, own.iter())).collect();
+        Self {
+            told: told.to_vec(),
+            ..Self::of_plan(&rules)
         }
     }
 
@@ -242,6 +253,8 @@ pub(crate) fn ask(
 /// What a limit would say to one more request.
 pub(crate) struct Peeked {
     pub(crate) name: String,
+    /// Whether it is the plan's, and not the route's.
+    pub(crate) of_plan: bool,
     /// What people are told of it.
     pub(crate) words: String,
     pub(crate) rate: Rate,
@@ -252,6 +265,7 @@ pub(crate) fn peek(arrivals: &Arrivals, asked: &Asked<'_>, terms: &Terms, now_ns
     let all = holding(arrivals, asked, terms, now_ns);
     let peeked = |held: &Held<'_>| Peeked {
         name: held.name().to_owned(),
+        of_plan: held.rule.is_none_or(|(_, rule)| rule.owner.is_none()),
         words: words(held, terms),
         rate: held.rate,
     };
@@ -262,8 +276,13 @@ fn words(held: &Held<'_>, terms: &Terms) -> String {
     let overall = terms.profile.rate_limit;
     match held.rule {
         Some((_, rule)) => rule.words.clone(),
-        None => format!("{} requests a second, {} at once", overall.per_second, overall.burst),
+        None => words_of(overall),
     }
+}
+
+/// What people are told of an overall limit.
+pub(crate) fn words_of(limit: RateLimit) -> String {
+    format!("{} requests a second, {} at once", limit.per_second, limit.burst)
 }
 
 fn rules<'a>(terms: &'a Terms, route: &'a Route) -> impl Iterator<Item = &'a Rule> {

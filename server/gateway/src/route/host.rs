@@ -8,7 +8,7 @@ use http::uri::Scheme;
 use std::borrow::Cow;
 
 /// The host asked for, in lower case and without a port. An absolute target goes before the header (RFC 9112, 3.2.2).
-pub(super) fn asked<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
+pub(crate) fn asked<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
     let written = match uri.authority() {
         Some(authority) => authority.as_str(),
         None => headers.get(header::HOST)?.to_str().ok()?,

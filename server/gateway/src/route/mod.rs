@@ -16,8 +16,7 @@ mod target;
 mod tree;
 mod upstream;
 
-pub(crate) use host::check_host;
-#[cfg(feature = "fuzzing")]
+pub(crate) use host::{asked as asked_host, check_host};
 pub(crate) use path::canonical;
 pub(crate) use target::Target;
 pub(crate) use upstream::{Heritage, Upstream};
@@ -45,6 +44,8 @@ use std::sync::Arc;
 pub(crate) struct Route {
     pub(crate) number: u16,
     pub(crate) slug: String,
+    /// Its path as the catalogue writes it.
+    pub(crate) path: String,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) meter: u16,
     pub(crate) counts: StatusSet,
@@ -95,6 +96,7 @@ impl Route {
         Ok(Self {
             number: record.number,
             slug: record.slug.clone(),
+            path: record.path.clone(),
             upstream: Arc::clone(upstream),
             meter: record.meter,
             counts,

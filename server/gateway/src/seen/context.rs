@@ -13,6 +13,8 @@ pub(crate) struct Context {
 }
 
 pub(crate) const TRACEPARENT: &str = "traceparent";
+/// What vendors say of a trace to each other.
+pub(crate) const TRACESTATE: &str = "tracestate";
 
 /// Lower-case hexadecimal digits of a number, of exactly so many digits.
 fn hex(text: &[u8], digits: usize) -> Option<u128> {

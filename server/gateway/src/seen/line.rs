@@ -3,8 +3,6 @@
 use super::{Entry, Outcome};
 use crate::metrics::Phase;
 use crate::refusal::Refusal;
-use model::key;
-use model::{ConsumerId, KeyId};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -41,34 +39,23 @@ struct Line<'a> {
     first_byte_us: Option<u64>,
 }
 
-/// The path with a word in place of each segment that is a key: somebody put it in the wrong place.
-fn without_keys(path: &str) -> Cow<'_, str> {
-    let is_key = |s: &str| key::parse(s.as_bytes()).is_some();
-    if !path.split('/').any(is_key) {
-        return Cow::Borrowed(path);
-    }
-    let shown = path.split('/').map(|s| if is_key(s) { "[key]" } else { s });
-    Cow::Owned(shown.collect::<Vec<_>>().join("/"))
-}
-
 /// Adds the line of a request.
 pub(super) fn write(out: &mut Vec<u8>, entry: &Entry, outcome: &Outcome) {
-    let caller = outcome.caller.as_ref();
     let (upstream, target) = entry.upstream();
     let waited_us = entry.phase_ns(Phase::Forward) / 1_000;
     let line = Line {
         time: entry.at.to_string(),
         request_id: entry.request.to_string(),
-        trace_id: entry.context.map(|c| format!("{:032x}", c.trace)),
+        trace_id: entry.trace().map(|trace| format!("{trace:032x}")),
         client: entry.client.to_canonical(),
         method: &entry.method,
-        path: without_keys(&entry.path),
+        path: entry.shown_path(),
         status: outcome.status,
         refusal: outcome.refusal.map(Refusal::slug),
-        route: entry.route.get().map(|r| r.slug.as_str()),
-        consumer: caller.filter(|c| c.0 != ConsumerId::ANONYMOUS).map(|c| c.0.to_string()),
-        key: caller.filter(|c| c.1 != KeyId::NONE).map(|c| c.1.to_string()),
-        plan: caller.map(|c| c.2.profile.plan.as_str()),
+        route: entry.route().map(|r| r.slug.as_str()),
+        consumer: outcome.consumer().map(|c| c.to_string()),
+        key: outcome.key().map(|k| k.to_string()),
+        plan: outcome.plan(),
         upstream,
         target,
         request_bytes: outcome.request_bytes,

@@ -2,7 +2,7 @@
 
 use super::file::Place;
 use super::{Entry, Outcome, line};
-use crate::config::{AccessLogConfig, Share};
+use crate::config::AccessLogConfig;
 use crate::metrics::Text;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -66,7 +66,7 @@ impl AccessLog {
             })?;
         Ok(Self {
             lines,
-            sample: config.sample.of(u32::MAX) + u64::from(config.sample == Share::ALL),
+            sample: config.sample.lots(),
             counts,
             ended: Mutex::new(ended),
         })

@@ -1,6 +1,7 @@
 //! Asks an issuer for its keys: one address, no redirects, a bound on time and size.
 
 use super::address::Screened;
+use crate::causes::chain;
 use bytes::Bytes;
 use http::header::{ACCEPT, USER_AGENT};
 use http::{Request, StatusCode, Uri};
@@ -58,10 +59,4 @@ impl Client {
         let body = body.map_err(|e| format!("the answer broke off or is longer than {BODY_MOST} bytes: {e}"))?;
         Ok(body.to_bytes().to_vec())
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

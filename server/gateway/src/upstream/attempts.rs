@@ -7,6 +7,7 @@ use crate::config::Limits;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
 use crate::seen::Entry;
+use crate::trace::Left;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,6 +51,31 @@ impl Attempts {
 
     fn upstream(&self) -> &Arc<Upstream> {
         self.lease.upstream()
+    }
+
+    /// The target answered with this status.
+    pub(super) fn answered(&mut self, status: u16) {
+        self.lease.answered(status);
+        self.left(|| Left::Answered(status));
+    }
+
+    /// How the attempt ended, for who looks; what is said first holds.
+    pub(super) fn left(&self, how: impl FnOnce() -> Left) {
+        if let Some(seen) = &self.seen {
+            seen.left(how);
+        }
+    }
+
+    /// Whether it is part of a trace.
+    pub(super) fn is_traced(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.part().is_some())
+    }
+
+    /// Makes what was written for an earlier attempt say of the trace what holds for this one.
+    pub(super) fn retell(&self, written: &mut [u8]) {
+        if let Some(part) = self.seen.as_ref().and_then(|seen| seen.part()) {
+            part.retell(written);
+        }
     }
 
     /// Whether an answer with this status shall be tried elsewhere.
@@ -116,6 +142,7 @@ impl Attempts {
     /// The target took no connection.
     pub(super) fn unreachable(&mut self, error: &io::Error) -> Refused {
         self.lease.failed();
+        self.left(|| Left::Failed(Refusal::UpstreamUnreachable));
         let upstream = self.upstream();
         let target = self.lease.target().identity.url.as_str();
         tracing::warn!(upstream = upstream.slug, target, %error, "cannot connect");

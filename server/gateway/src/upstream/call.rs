@@ -2,6 +2,7 @@
 
 use super::answer::{Direct, Incoming};
 use super::attempts::Attempts;
+use super::connection::Connection;
 use super::exchange::{self, Exchange, Failure};
 use super::head::{AnswerHead, BodyLength, RequestHead};
 use super::http2::Http2Call;
@@ -10,6 +11,7 @@ use crate::body::Upload;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
 use crate::seen::Entry;
+use crate::trace::Left;
 use crate::worker::Worker;
 use http::{HeaderMap, Method, StatusCode};
 use model::policy::Protocol;
@@ -118,7 +120,7 @@ impl Http1Call {
         let answer = loop {
             let failure = match poll_fn(|cx| self.exchange.poll(cx)).await {
                 Ok(answer) => {
-                    attempts.lease.answered(answer.status.as_u16());
+                    attempts.answered(answer.status.as_u16());
                     if !(self.repeatable && attempts.retries(answer.status.as_u16()) && attempts.next()) {
                         break answer;
                     }
@@ -126,7 +128,7 @@ impl Http1Call {
                     self.exchange.headers.clear();
                     self.pooled = false;
                     let (connection, _) = attempts.connection(&worker.pool, limits).await?;
-                    self.exchange.replace(connection);
+                    self.send_again(&attempts, connection);
                     continue;
                 }
                 Err(failure) => failure,
@@ -136,7 +138,7 @@ impl Http1Call {
             if again && std::mem::take(&mut self.pooled) {
                 match attempts.connect(limits).await {
                     Ok(connection) => {
-                        self.exchange.replace(connection);
+                        self.send_again(&attempts, connection);
                         continue;
                     }
                     Err(_) if attempts.next() => {}
@@ -149,6 +151,7 @@ impl Http1Call {
                     Failure::TooLong => waited_for_client,
                     _ => false,
                 };
+                attempts.left(|| Left::Failed(failure.refusal()));
                 if !clients {
                     attempts.lease.failed();
                 }
@@ -157,9 +160,14 @@ impl Http1Call {
                 }
             }
             let (connection, _) = attempts.connection(&worker.pool, limits).await?;
-            self.exchange.replace(connection);
+            self.send_again(&attempts, connection);
         };
         self.body(attempts, answer)
+    }
+
+    fn send_again(&mut self, attempts: &Attempts, connection: Connection) {
+        self.exchange.replace(connection);
+        attempts.retell(&mut self.exchange.connection.write);
     }
 
     fn body(self, mut attempts: Attempts, answer: AnswerHead) -> Result<Answered, Refused> {

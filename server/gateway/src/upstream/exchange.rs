@@ -31,6 +31,17 @@ pub(super) enum Failure {
     TooLong,
 }
 
+impl Failure {
+    /// What it is called.
+    pub(super) fn refusal(&self) -> Refusal {
+        match self {
+            Self::Upload(error) => body::refused(*error).refusal(),
+            Self::ClosedSilent(_) | Self::Closed(_) | Self::Invalid(_) => Refusal::UpstreamBroken,
+            Self::Silent | Self::TooLong => Refusal::UpstreamTimeout,
+        }
+    }
+}
+
 /// Whose fault it was: a body of the client that went wrong, or the upstream.
 pub(super) fn refused(upstream: &Upstream, failure: Failure) -> Refused {
     let broken = |error: &dyn std::fmt::Display| {

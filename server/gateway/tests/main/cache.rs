@@ -1,6 +1,7 @@
 //! Answers that are kept: as RFC 9111 says, for those who share them and nobody else, and never what came in part.
 
 use crate::scripted::*;
+use crate::stub::*;
 use crate::support::*;
 use model::ConsumerId;
 use model::access::Environment;
@@ -12,6 +13,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const MINUTE: &str = "Cache-Control: max-age=60\r\n";
 
@@ -332,6 +335,47 @@ async fn a_stale_answer_is_confirmed_by_the_upstream() {
     );
 }
 
+/// What an upstream confirms is not what is kept: it is fetched again, and nobody hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_which_another_version_is_confirmed_is_fetched_anew() {
+    for (stubborn, wanted) in [(false, 200), (true, 502)] {
+        let upstream = Scripted::start(move |request| {
+            let first = !request.contains("x-again: ");
+            let tag = if first { "v1" } else { "v2" };
+            if has(request, "if-none-match: \"v1\"") || (stubborn && !first) {
+                let head = "HTTP/1.1 304 Not Modified\r\nConnection: close\r\nETag: \"v2\"\r\n\r\n";
+                return vec![head.as_bytes().to_vec()];
+            }
+            whole("200 OK", &format!("{MINUTE}ETag: \"{tag}\"\r\n"), tag)
+        })
+        .await;
+        let world = upstream.world(&[("kept", "/c/{*rest}", r#"{"cache": {}}"#)]).await;
+        let kept = Kept { world, upstream };
+        assert_eq!(text(&kept.get("/c/a", "").await), "v1");
+        kept.world.clock.advance(61_000);
+        let lines = "x-again: 1\r\nIf-None-Match: \"v0\"\r\n";
+        let again = kept.get("/c/a", lines).await;
+        assert_eq!(again.status, wanted, "{again:?}");
+        assert_eq!(kept.asked(), 3);
+        assert!(!kept.upstream.last().to_ascii_lowercase().contains("if-none-match"));
+        if wanted == 200 {
+            assert_eq!(text(&again), "v2");
+            let (body, what) = kept.seen("/c/a", "").await;
+            assert_eq!((body.as_str(), what.as_str()), ("v2", "turnpike; hit; ttl=60"));
+        } else {
+            assert_eq!(again.problem(), "upstream-broken");
+        }
+        let rows = kept.world.shipped().await;
+        let units: Vec<_> = rows.iter().map(|r| (r.status, r.units)).collect();
+        let last = if wanted == 200 {
+            &[(200, 1), (200, 1)][..]
+        } else {
+            &[(502, 0)]
+        };
+        assert_eq!(&units[1..], last);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_vary_by_what_they_say() {
     let kept = kept(
@@ -399,6 +443,42 @@ async fn what_changes_a_resource_makes_its_answers_unusable() {
         .ask(&kept.world.key, "POST", "/v1/status/500", "Content-Length: 0\r\n")
         .await;
     assert_eq!(post.status, 500);
+}
+
+/// An answer may be found by another spelling of its address than the one that is changed, or forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_mean_every_spelling() {
+    let kept = kept("{}", lines(&[])).await;
+    let ask = async |method: &str, host: &str, path: &str| {
+        let key = kept.world.key.reveal();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {key}\r\nContent-Length: 0\r\n");
+        text(&kept.world.send(&head, "").await)
+    };
+    let spellings = [
+        ("a", "/c/a"),
+        ("a", "/c/%61"),
+        ("a:443", "/c/a"),
+        ("A", "/c/a"),
+        ("a.", "/c/a"),
+    ];
+    for (n, (host, path)) in spellings.into_iter().enumerate() {
+        let (changed, at) = spellings[(n + 1) % spellings.len()];
+        let before = ask("GET", host, path).await;
+        assert_eq!(ask("GET", host, path).await, before);
+        let _ = ask("PUT", changed, at).await;
+        assert_ne!(ask("GET", host, path).await, before, "{host}{path} after {changed}{at}");
+    }
+    for (host, path) in spellings {
+        for prefix in ["/c/a", "/c/%61", "/c/"] {
+            let before = ask("GET", host, path).await;
+            kept.world.plane.purge(Purge {
+                route: None,
+                path_prefix: prefix.to_owned(),
+            });
+            kept.world.synced().await;
+            assert_ne!(ask("GET", host, path).await, before, "{host}{path} after {prefix}");
+        }
+    }
 }
 
 /// T40: two consumers, two keys, two plans, live and test: each kind of sharing gives an answer to exactly those it names.
@@ -585,6 +665,51 @@ async fn nothing_a_client_says_reaches_another() {
     assert_eq!(text(&kept.ask(&victim, "GET", "/c/host", "").await), "[]");
 }
 
+/// Who has an address in common may be strangers: the same holds for them, whoever else shares.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_a_stranger_says_reaches_a_neighbour() {
+    let upstream = Scripted::start(|request| {
+        let evil = request.lines().filter(|l| l.contains("evil"));
+        whole("200 OK", MINUTE, &format!("[{}]", evil.collect::<Vec<_>>().join(" ")))
+    })
+    .await;
+    let policy = |by: &str| {
+        format!(
+            r#"{{"cache": {{"shared_by": "{by}"}}, "auth": {{"accept": ["anonymous"], "anonymous_plan": "open"}}}}"#
+        )
+    };
+    let mut open = entitlement(ConsumerId::ANONYMOUS);
+    open.plan = "open".to_owned();
+    let (by_key, by_consumer) = (policy("key"), policy("consumer"));
+    let routes = [
+        ("by-key", "/key/{*rest}", by_key.as_str()),
+        ("by-consumer", "/consumer/{*rest}", by_consumer.as_str()),
+    ];
+    let world = upstream
+        .world_told(&routes, |told| told.anonymous_plans = vec![open])
+        .await;
+    let ask = async |path: &str, lines: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{lines}");
+        world.send(&head, "").await
+    };
+    for by in ["key", "consumer"] {
+        for name in UNKEYED {
+            let path = format!("/{by}/{name}");
+            let poisoned = ask(&path, &format!("{name}: evil\r\n")).await;
+            assert!(matches!(poisoned.status, 200 | 400), "{name}: {}", poisoned.status);
+            let got = ask(&path, "").await;
+            assert_eq!((got.status, text(&got).as_str()), (200, "[]"), "{by} {name}");
+        }
+        let path = format!("/{by}/a");
+        let first = ask(&path, "Accept: a/b\r\n").await;
+        let same = ask(&path, "Accept: a/b\r\nX-Lang: evil\r\n").await;
+        assert!(
+            status(&first).ends_with("stored") && status(&same).contains("hit"),
+            "{by}"
+        );
+    }
+}
+
 /// T42: a revoked key, a used-up quota and a suspended account get nothing, kept or not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hit_needs_what_a_request_needs() {
@@ -744,6 +869,68 @@ async fn an_answer_that_was_cut_off_is_not_kept() {
             assert_eq!(text(&second), "half done");
         }
     }
+}
+
+/// Answers that stop on their way are held, and take neither all the room nor any for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_gets_nowhere_keeps_nobody_from_keeping() {
+    const PART: usize = 50_000;
+    let stuck = format!(
+        "HTTP/1.1 200 OK\r\n{MINUTE}Content-Length: 60000\r\n\r\n{}",
+        "x".repeat(PART)
+    );
+    let stub = Stub::start("stuck", Deed::Bytes(stuck.leak())).await;
+    let upstream = Scripted::start(|request| {
+        let length: usize = target(request).rsplit('-').next().unwrap().parse().unwrap();
+        whole("200 OK", MINUTE, &"x".repeat(length))
+    })
+    .await;
+    let policy = r#"{"cache": {}}"#;
+    let routes = [("kept", "/c/{*rest}", policy), ("stuck", "/stuck/{*rest}", policy)];
+    let mut world = upstream
+        .world_told(&routes, |told| {
+            let mut service = told.upstreams[0].clone();
+            (service.number, service.url) = (51, stub.url());
+            told.upstreams.push(service);
+            told.routes.last_mut().unwrap().upstream = 51;
+        })
+        .await;
+    world.stop().await;
+    let mut config = config(&world.folder.0);
+    config.limits.cache_bytes = 1 << 20;
+    world.start_with(config);
+    world.synced().await;
+    let kept = Kept { world, upstream };
+    let held = || kept.metric("turnpike_gateway_cache_bytes ");
+    let begin = async |key: &PlainKey| {
+        let mut open = Vec::new();
+        for n in 0..8 {
+            let mut stream = TcpStream::connect(kept.world.addr).await.unwrap();
+            let key = key.reveal();
+            let head = format!("GET /stuck/{n} HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut out = vec![0; PART];
+            stream.read_exact(&mut out).await.unwrap();
+            open.push(stream);
+        }
+        open
+    };
+    let _first = begin(&kept.world.key).await;
+    assert!((2 * PART..3 * PART).contains(&held()), "{}", held());
+    let other = kept.consumer(3, |_| {}).await;
+    let is_kept = async |path: &str| {
+        let _ = kept.ask(&other, "GET", path, "").await;
+        status(&kept.ask(&other, "GET", path, "").await).contains("hit")
+    };
+    assert!(is_kept("/c/a-10000").await, "one consumer takes not all the room");
+    let mut more = Vec::new();
+    for number in 4..6 {
+        let key = kept.consumer(number, |_| {}).await;
+        more.push(begin(&key).await);
+    }
+    assert!(!is_kept("/c/b-40000").await && is_kept("/c/c-10000").await);
+    kept.world.clock.advance(5_000);
+    assert!(is_kept("/c/d-40000").await, "what gets nowhere gives way");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,8 @@ async fn a_broken_answer_is_the_upstreams_fault_and_leaks_to_nobody() {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX-A: b\rX-Plan: scale\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nX-A: b\0c\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nX-A : b\r\nContent-Length: 2\r\n\r\nok",
@@ -72,13 +74,11 @@ async fn a_broken_answer_is_the_upstreams_fault_and_leaks_to_nobody() {
     }
 }
 
-/// T23: a length beside a coding, and chunks that are none.
+/// T23: chunks that are none.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_with_two_frames_is_never_read_two_ways() {
+async fn an_answer_in_chunks_that_are_none_has_no_end() {
     for bad in [
-        &b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n2\r\nok\r\n0\r\n\r\n"[..],
-        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\nok\r\n0\r\n\r\n",
+        &b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\nok\r\n0\r\n\r\n"[..],
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nokXX0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000002\r\nok\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\nok\n0\n\n",
@@ -93,13 +93,10 @@ async fn an_answer_with_two_frames_is_never_read_two_ways() {
         let reply = Reply::parse(out.as_bytes());
         let (length, chunked) = (reply.header("content-length"), reply.header("transfer-encoding"));
         assert!(length.is_none() || chunked.is_none(), "{shown:?}: {out}");
-        // Either refused, or its two bytes and nothing else, or cut off before an end.
+        // Either refused, or cut off before an end.
         let body = String::from_utf8_lossy(&reply.body).into_owned();
-        let whole = body == "2\r\nok\r\n0\r\n\r\n"
-            && shown.contains("2\r\nok\r\n0\r\n\r\n")
-            && shown.contains("Content-Length");
         let cut = chunked.is_some() && !body.ends_with("0\r\n\r\n");
-        assert!(reply.status == 502 || whole || cut, "{shown:?}: {out}");
+        assert!(reply.status == 502 || cut, "{shown:?}: {out}");
         for _ in 0..3 {
             canary(&world, &recorder).await;
         }

@@ -19,18 +19,18 @@ use tokio_rustls::TlsAcceptor;
 
 /// An upstream that speaks HTTP/2 and does as the path says.
 #[derive(Clone)]
-struct Server {
-    addr: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
     connections: Arc<AtomicUsize>,
     /// Requests as they came: method, URI, headers.
-    seen: Arc<Mutex<Vec<Request<()>>>>,
+    pub(crate) seen: Arc<Mutex<Vec<Request<()>>>>,
     /// Most requests open at a time.
     most: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
 }
 
 impl Server {
-    async fn start(tls: Option<TlsAcceptor>) -> Self {
+    pub(crate) async fn start(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self {
             addr: listener.local_addr().unwrap(),

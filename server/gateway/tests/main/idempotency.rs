@@ -188,6 +188,11 @@ async fn a_key_is_good_for_one_request() {
             "{line} {body}"
         );
     }
+    let key = once.world.key.reveal();
+    let head =
+        format!("POST /o/plain HTTP/1.1\r\nHost: other.example\r\nX-API-Key: {key}\r\n{lines}Content-Length: 6\r\n");
+    let reply = once.world.send(&head, "a body").await;
+    assert_eq!(reply.problem(), "idempotency-reused", "another host");
     assert_eq!(once.done(), 1);
     assert!(
         !replayed(&once.send("GET /o/plain", lines, "").await),
@@ -260,6 +265,143 @@ async fn an_answer_that_is_not_kept_is_not_replaced_by_doing_it_again() {
     assert_eq!(once.done(), 3);
 }
 
+/// A caller who asks for a format out of which nothing can be left gets no answer, and neither a second try nor a free
+/// one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_cannot_be_passed_on_was_given_all_the_same() {
+    let upstream = Scripted::start(|request| {
+        let kind = if has_line(request, "accept: text/csv") {
+            "text/csv"
+        } else {
+            "application/json"
+        };
+        let body = if has_line(request, "accept: x/broken") {
+            "{]"
+        } else {
+            "{}"
+        };
+        whole("201 Created", &format!("Content-Type: {kind}\r\n"), body)
+    })
+    .await;
+    let policy = r#"{"idempotency": {}, "gates": [{"feature": "history", "response_fields": ["history"]}]}"#;
+    let world = upstream.world(&[("once", "/o/{*rest}", policy)]).await;
+    let once = Once { world, upstream };
+    let cases = [
+        ("text/csv", 406, "format-refused"),
+        ("x/broken", 502, "upstream-broken"),
+    ];
+    for (accept, status, problem) in cases {
+        let lines = format!("Idempotency-Key: {accept}\r\nAccept: {accept}\r\n");
+        let first = once.send("POST /o/a", &lines, "a body").await;
+        assert_eq!((first.status, first.problem().as_str()), (status, problem));
+        assert!(first.header("ratelimit").is_some(), "{first:?}");
+        let again = once.send("POST /o/a", &lines, "a body").await;
+        assert_eq!((again.status, again.problem().as_str()), (409, "idempotency-lost"));
+    }
+    assert_eq!(once.done(), 2);
+    let rows = once.world.shipped().await;
+    let units: Vec<_> = rows.iter().map(|r| (r.status, r.units)).collect();
+    assert_eq!(units, [(406, 1), (409, 0), (502, 1), (409, 0)]);
+}
+
+/// What cannot be written down is not answered, and neither is a repeat, which would be free.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_not_recorded_is_not_given_to_a_repeat() {
+    // Records in a segment of the ledger.
+    const SEGMENT: usize = 64;
+    let once = once("{}").await;
+    let (ledger, away) = (once.world.folder.0.join("ledger"), once.world.folder.0.join("away"));
+    // There is no place for a second segment.
+    std::fs::rename(&ledger, &away).unwrap();
+    for n in 0..SEGMENT {
+        assert_eq!(once.post("/o/plain", &n.to_string()).await.status, 201, "{n}");
+    }
+    let last = once.post("/o/plain", "last").await;
+    assert_eq!((last.status, last.problem().as_str()), (503, "ledger-unavailable"));
+    assert_eq!(once.done(), SEGMENT + 1);
+    std::fs::rename(&away, &ledger).unwrap();
+    let mut again = once.post("/o/plain", "last").await;
+    for _ in 0..1_000 {
+        if again.status != 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        again = once.post("/o/plain", "last").await;
+    }
+    assert_eq!((again.status, again.problem().as_str()), (409, "idempotency-lost"));
+    assert_eq!(once.done(), SEGMENT + 1);
+}
+
+/// Keys that cost nothing (422 does not count) take memory all the same: of who uses them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_floods_with_keys_pushes_out_nobody_else() {
+    let mut once = once("{}").await;
+    let id = ConsumerId::from_bits(3 << 80);
+    let other = PlainKey::generate("tp", Environment::Live, &*once.world.random);
+    once.world.plane.put_entitlement(entitlement(id));
+    once.world.plane.put_key(key_record(&other, id));
+    once.world.stop().await;
+    let mut config = config(&once.world.folder.0);
+    config.limits.idempotency_bytes = 64 << 10;
+    once.world.start_with(config);
+    once.world.synced().await;
+    let others = async |once: &Once, n: usize| {
+        let lines = format!("Idempotency-Key: {n}\r\n");
+        let head = once.head(&other, "POST /o/plain", &lines, "a body");
+        once.world.send(&head, "a body").await
+    };
+    let first = others(&once, 0).await;
+    assert_eq!(first.status, 201);
+    let mut refused = 0;
+    for n in 0..400 {
+        let reply = once.post("/o/refused", &format!("flood-{n}")).await;
+        if reply.status == 503 {
+            assert_eq!(reply.problem(), "overloaded");
+            assert_eq!(reply.header("retry-after"), Some("60"));
+            refused += 1;
+        } else {
+            assert_eq!(reply.status, 422);
+        }
+    }
+    assert!((100..300).contains(&refused), "{refused}");
+    let again = others(&once, 0).await;
+    assert!(replayed(&again) && again.body == first.body, "{again:?}");
+    for n in 1..20 {
+        assert_eq!(others(&once, n).await.status, 201, "{n}");
+    }
+    let before = once.done();
+    for n in 0..400 {
+        let status = once.post("/o/refused", &format!("flood-{n}")).await.status;
+        assert!(matches!(status, 422 | 409 | 503), "{n}: {status}");
+    }
+    assert_eq!(once.done(), before, "what was done is not done again");
+    once.world.clock.advance(86_400_001);
+    assert_eq!(
+        once.post("/o/plain", "new").await.status,
+        201,
+        "a day later there is room"
+    );
+}
+
+/// It may be at it still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_the_upstream_did_not_answer_in_time_is_not_done_again() {
+    let upstream = Scripted::start(|_| {
+        tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(600)));
+        whole("201 Created", "", "done")
+    })
+    .await;
+    let routes = [("once", "/o/{*rest}", r#"{"idempotency": {}}"#)];
+    let world = upstream.world_with(&routes, |u| u.first_byte_timeout_ms = 100).await;
+    let once = Once { world, upstream };
+    let first = once.post("/o/a", "one").await;
+    assert_eq!((first.status, first.problem().as_str()), (504, "upstream-timeout"));
+    let again = once.post("/o/a", "one").await;
+    assert_eq!((again.status, again.problem().as_str()), (409, "idempotency-lost"));
+    assert_eq!(once.done(), 1);
+    assert!(once.world.shipped().await.iter().all(|r| r.units == 0));
+}
+
 /// An upstream that answers each request only when it is let.
 async fn gated() -> (Once, Arc<AtomicUsize>) {
     let gate = Arc::new(AtomicUsize::new(0));
@@ -330,4 +472,23 @@ async fn a_client_that_goes_away_finds_what_it_asked_for_done() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("its answer never came");
+}
+
+/// A gateway that stops waits for it as for a client's own request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_goes_on_without_its_client_is_finished_before_the_gateway_ends() {
+    let (mut once, gate) = gated().await;
+    let head = once.head(&once.world.key, "POST /o/a", "Idempotency-Key: one\r\n", "a body");
+    let mut stream = TcpStream::connect(once.world.addr).await.unwrap();
+    stream.write_all(format!("{head}\r\na body").as_bytes()).await.unwrap();
+    until(|| once.done() == 1).await;
+    drop(stream);
+    let gateway = once.world.gateway.take().unwrap();
+    let ending = tokio::spawn(gateway.shutdown(Duration::from_secs(30)));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!ending.is_finished());
+    gate.store(1, Ordering::SeqCst);
+    ending.await.unwrap();
+    let rows = once.world.plane.rows();
+    assert_eq!(rows.iter().map(|r| (r.status, r.units)).collect::<Vec<_>>(), [(201, 1)]);
 }

@@ -3,6 +3,7 @@
 
 mod access_log;
 mod answers;
+mod bodies;
 mod cache;
 mod clients;
 mod concurrency;
@@ -27,6 +28,7 @@ mod limits;
 mod metrics;
 mod money;
 mod overload;
+mod overrides;
 mod pages;
 mod process;
 mod rates;
@@ -43,5 +45,6 @@ mod support;
 mod targets;
 mod tls;
 mod tokens;
+mod traces;
 mod upstreams;
 mod websocket;

@@ -2,7 +2,7 @@
 
 use crate::support::{World, routing};
 use model::policy::RoutePolicy;
-use model::snapshot::RouteRecord;
+use model::snapshot::{RouteRecord, Routing, UpstreamRecord};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,6 +43,21 @@ impl Scripted {
 
     /// A world with more routes to this upstream: slug, path and policy.
     pub(crate) async fn world(&self, routes: &[(&str, &str, &str)]) -> World {
+        self.world_with(routes, |_| {}).await
+    }
+
+    /// The same, with a change to what is told of this upstream.
+    pub(crate) async fn world_with(
+        &self,
+        routes: &[(&str, &str, &str)],
+        change: impl FnOnce(&mut UpstreamRecord),
+    ) -> World {
+        let last = |told: &mut Routing| change(told.upstreams.last_mut().unwrap());
+        self.world_told(routes, last).await
+    }
+
+    /// The same, with a change to all that is told.
+    pub(crate) async fn world_told(&self, routes: &[(&str, &str, &str)], change: impl FnOnce(&mut Routing)) -> World {
         let world = World::new().await;
         let mut told = routing(world.upstream.addr);
         let mut upstream = told.upstreams[0].clone();
@@ -58,6 +73,7 @@ impl Scripted {
                 ..told.routes[0].clone()
             });
         }
+        change(&mut told);
         world.plane.put_routing(told);
         world.synced().await;
         world

@@ -77,6 +77,30 @@ async fn a_revoked_key_ends_its_streams() {
     assert_eq!(world.get("/v1/ok").await.problem(), "key-revoked");
 }
 
+/// T93 holds to the end of the drain, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_ends_its_streams_while_the_gateway_drains() {
+    for hand_over in [false, true] {
+        let mut world = World::new().await;
+        let mut stream = open_stream(&world).await;
+        let gateway = world.gateway.take().unwrap();
+        let drain = Duration::from_secs(60);
+        let ending = tokio::spawn(async move {
+            match hand_over {
+                true => gateway.hand_over(drain).await,
+                false => gateway.shutdown(drain).await,
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!ending.is_finished(), "the stream is waited for");
+        world.plane.edit_key(world.key.lookup().0, |k| k.revoked = true);
+        read_to_close(&mut stream).await;
+        ending.await.unwrap();
+        let stored = world.folder.0.join("snapshot").exists();
+        assert_eq!(stored, !hand_over, "the one that took over has its own");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_consumer_loses_its_streams() {
     let world = World::new().await;

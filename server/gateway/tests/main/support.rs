@@ -208,6 +208,8 @@ impl Folder {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("gateway-test-{}-{n}", std::process::id()));
+        // A run that was killed may have left one under the same number.
+        let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -269,6 +271,7 @@ pub(crate) fn entitlement(consumer: ConsumerId) -> Entitlement {
         currency: Currency::USD,
         spend_cap_minor: None,
         settled_minor: 0,
+        overrides: Vec::new(),
     }
 }
 

@@ -4,9 +4,11 @@
 use super::world::{Ask, EVENT, PASSWORD, Page, Tenant, World};
 use app::routes::{Entry, Who};
 use domain::Provider;
+use domain::overrides::{self, NewOverride, State};
 use http::Method;
 use model::MemberId;
 use model::access::{Interval, Role};
+use model::overrides::{Change, OVERALL};
 
 /// A request that would succeed for who may, about one tenant.
 pub(crate) struct Probe {
@@ -21,6 +23,7 @@ pub(crate) struct Probe {
 const NO_KEY: &str = "key_000000000000000000000000";
 const NO_INVOICE: &str = "inv_000000000000000000000000";
 const NO_CONSUMER: &str = "con_000000000000000000000000";
+const NO_OVERRIDE: &str = "ovr_000000000000000000000000";
 const NO_TOKEN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -145,9 +148,7 @@ impl Probe {
                 };
                 one("session", &self.own(handle, NO_TOKEN, exists))
             }
-            "/admin/consumers/{id}/features" => [one("feature", "none"), one("until", "")].concat(),
-            "/admin/consumers/{id}/features/withdraw" => one("feature", "none"),
-            "/admin/consumers/{id}/suspend" => one("reason", "It is a test."),
+            path if path.starts_with("/admin/consumers/") => self.provider_fields(world, path, tenant, exists).await,
             "/plan/change" => [plan("free"), one("at", &world.domain.clock.now().unix_ms().to_string())].concat(),
             "/plan/checkout" => plan("open"),
             "/plan/cancel" => one("name", "Free"),
@@ -162,7 +163,6 @@ impl Probe {
             | "/verify"
             | "/verify/{token}"
             | "/account/sessions/end-others"
-            | "/admin/consumers/{id}/restore"
             | "/admin/inbox/{id}/replay"
             | "/plan/keep"
             | "/plan/resume"
@@ -170,6 +170,43 @@ impl Probe {
             | "/stripe/webhook" => Vec::new(),
             other => panic!("POST {other} has no form that the matrix knows: add one"),
         };
+    }
+
+    /// Of the forms about a consumer.
+    async fn provider_fields(
+        &mut self,
+        world: &World,
+        path: &str,
+        tenant: &Tenant,
+        exists: bool,
+    ) -> Vec<(&'static str, String)> {
+        let one = |name: &'static str, value: &str| vec![(name, value.to_owned())];
+        match path {
+            "/admin/consumers/{id}/features" => [one("feature", "none"), one("until", "")].concat(),
+            "/admin/consumers/{id}/features/withdraw" => one("feature", "none"),
+            "/admin/consumers/{id}/overrides" => [
+                ("target", "limit:rate"),
+                ("amount", "7"),
+                ("burst", ""),
+                ("past", ""),
+                ("from", ""),
+                ("until", ""),
+                ("why", "It is a test."),
+            ]
+            .map(|(name, value)| (name, value.to_owned()))
+            .into(),
+            "/admin/consumers/{id}/overrides/end" => {
+                let id = if exists {
+                    overridden(world, tenant).await
+                } else {
+                    String::new()
+                };
+                one("id", &self.own(id, NO_OVERRIDE, exists))
+            }
+            "/admin/consumers/{id}/suspend" => one("reason", "It is a test."),
+            "/admin/consumers/{id}/restore" => Vec::new(),
+            other => panic!("POST {other} has no form that the matrix knows: add one"),
+        }
     }
 
     /// Sends it with these headers.
@@ -241,4 +278,25 @@ async fn checkout(world: &World, tenant: &Tenant) -> String {
         domain::subscriptions::Opened::Paid { .. } => panic!("nobody has paid"),
     }
     world.open_checkout(tenant.consumer).await
+}
+
+/// An override of the tenant's that holds: the one there is, or a new one.
+async fn overridden(world: &World, tenant: &Tenant) -> String {
+    let (domain, provider, now) = (&world.domain, Provider::console(), world.domain.clock.now());
+    let lines = overrides::list(domain, &provider, tenant.consumer).await.unwrap();
+    if let Some(line) = lines.iter().find(|l| l.state(now) == State::Active) {
+        return line.id.to_string();
+    }
+    let new = NewOverride {
+        change: Change::Limit {
+            name: OVERALL.to_owned(),
+            count: 7,
+            burst: None,
+        },
+        reason: "It is a test.".to_owned(),
+        starts_at: None,
+        ends_at: None,
+    };
+    let added = overrides::add(domain, &provider, tenant.consumer, new).await;
+    added.unwrap().to_string()
 }

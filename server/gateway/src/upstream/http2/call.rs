@@ -12,10 +12,12 @@ use crate::body::Upload;
 use crate::config::Limits;
 use crate::headers;
 use crate::refusal::{Refusal, Refused};
+use crate::seen::TRACEPARENT;
+use crate::trace::Left;
 use crate::worker::Worker;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -81,7 +83,7 @@ impl Http2Call {
 
     /// Sends the request and waits for the head of its answer.
     pub(crate) async fn answer(mut self, mut attempts: Attempts, worker: &Worker) -> Result<Answered, Refused> {
-        let Some(request) = self.request.take() else {
+        let Some(mut request) = self.request.take() else {
             return Err(Refused::new(Refusal::BadRequest, "The request has no form in HTTP/2."));
         };
         let whole = self.upload.is_none();
@@ -92,10 +94,11 @@ impl Http2Call {
                 Some(place) => place,
                 None => find(&worker.pool.links, &mut attempts, &worker.shared.limits).await?,
             };
+            retell(&attempts, &mut request);
             let failure = match once(&held, &request, &mut self.upload, &attempts).await {
                 Ok((response, pump)) => {
                     let status = response.status().as_u16();
-                    attempts.lease.answered(status);
+                    attempts.answered(status);
                     if repeatable && attempts.retries(status) && attempts.next() {
                         continue;
                     }
@@ -129,7 +132,22 @@ impl Http2Call {
                     failure
                 }
             };
+            attempts.left(|| Left::Failed(failure.refusal()));
             return Err(refused(attempts.lease.upstream(), failure));
+        }
+    }
+}
+
+/// Makes a request that is sent again say of the trace what holds for this attempt.
+fn retell(attempts: &Attempts, request: &mut Request<()>) {
+    if !attempts.is_traced() {
+        return;
+    }
+    if let Some(said) = request.headers_mut().get_mut(TRACEPARENT) {
+        let mut told = said.as_bytes().to_vec();
+        attempts.retell(&mut told);
+        if let Ok(told) = HeaderValue::try_from(told) {
+            *said = told;
         }
     }
 }

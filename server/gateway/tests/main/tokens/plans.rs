@@ -1,6 +1,8 @@
 //! A plan that a token names.
 
 use super::*;
+use model::OverrideId;
+use model::overrides::{Change, Override};
 use model::snapshot::Entitlement;
 
 /// The plan `scale`: of other features, with a quota of six and a limit of its own.
@@ -14,6 +16,10 @@ fn scale(world: &World) -> Entitlement {
 }
 
 async fn offering() -> World {
+    offering_of(scale).await
+}
+
+async fn offering_of(scale: impl Fn(&World) -> Entitlement) -> World {
     let world = World::new().await;
     let issuer = record(json!({
         "algorithms": ["EdDSA"], "public_key": ED_PUBLIC, "plan_claim": "tier", "plans": ["scale", "gone"],
@@ -65,6 +71,28 @@ async fn the_plan_that_a_token_names_holds_for_the_request() {
         rows.iter()
             .all(|r| r.consumer == world.consumer && r.subscription.is_some() && r.plan_version.is_some())
     );
+}
+
+/// What a consumer has in place of its own plan says nothing of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn overrides_are_of_the_own_plan() {
+    let world = offering().await;
+    world.plane.edit_entitlement(world.consumer, |e| {
+        e.overrides = vec![Override {
+            id: OverrideId::from_bits(1),
+            change: Change::Quota {
+                meter: "meter-1".to_owned(),
+                units: 0,
+                kind: None,
+            },
+            starts_at: e.period.start,
+            ends_at: None,
+        }];
+    });
+    world.synced().await;
+    let (own, named) = (token(&world, Value::Null), token(&world, json!("scale")));
+    assert_eq!(call(&world, &own).await.status, 429);
+    assert_eq!(call(&world, &named).await.status, 200);
 }
 
 /// A limit that only the named plan has is one for all tokens of the consumer, and goes on when terms change.
@@ -135,4 +163,32 @@ async fn a_named_plan_spends_by_the_consumers_own_prices() {
     for status in [200, 200, 200, 402] {
         assert_eq!(call(&world, &named).await.status, status);
     }
+}
+
+/// Where the consumer's own plan has no price, the named plan's price would be paid by nobody: it lifts no quota.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_plans_price_lifts_no_quota_that_the_own_plan_has_no_price_for() {
+    let world = offering_of(|world| Entitlement {
+        meters: vec![meter(1, 6, Some("100"))],
+        ..scale(world)
+    })
+    .await;
+    world
+        .plane
+        .edit_entitlement(world.consumer, |e| e.meters = vec![meter(1, 2, None)]);
+    world.synced().await;
+    let named = token(&world, json!("scale"));
+    for status in [200, 200, 429] {
+        assert_eq!(call(&world, &named).await.status, status);
+    }
+    // Nor is a meter free without end that the own plan does not mention.
+    world.plane.edit_entitlement(world.consumer, |e| e.meters = Vec::new());
+    world.synced().await;
+    let mut statuses = Vec::new();
+    for _ in 0..8 {
+        statuses.push(call(&world, &named).await.status);
+    }
+    let passed = statuses.iter().take_while(|s| **s == 200).count();
+    assert!((4..=6).contains(&passed), "six, or what is left of them: {statuses:?}");
+    assert!(statuses[passed..].iter().all(|s| *s == 429), "{statuses:?}");
 }
