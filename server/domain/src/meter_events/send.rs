@@ -1,12 +1,10 @@
 //! Handing rows to Stripe.
 
 use super::reconcile::reconcile;
-use super::{
-    AHEAD_S, CLAIM_LOCK, DRAFT_S, EVERY_S, LEASE_S, MAX_BACKOFF_S, RECONCILE_WAIT_S, RESEND_S, TOO_OLD_S, collect,
-};
+use super::{AHEAD_S, DRAFT_S, EVERY_S, LEASE_S, MAX_BACKOFF_S, RECONCILE_WAIT_S, RESEND_S, TOO_OLD_S, collect};
 use crate::jobs::Job;
 use crate::payments::{NewMeterEvent, PaymentsError};
-use crate::{Domain, DomainError, Result};
+use crate::{Domain, DomainError, Result, locks};
 use futures::future::try_join_all;
 use model::{ConsumerId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
@@ -182,7 +180,7 @@ pub(super) enum Outcome {
 async fn claim(domain: &Domain, subscription: Option<SubscriptionId>) -> Result<Option<Claimed>> {
     let now = domain.clock.now();
     let mut tx = domain.pool.begin().await?;
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", CLAIM_LOCK)
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::HANDING_OUT)
         .execute(&mut *tx)
         .await?;
     let row = sqlx::query!(
