@@ -69,7 +69,7 @@ pub(super) struct Paid {
     pub(super) domain: Domain,
     pub(super) stripe: Emulated,
     pub(super) consumer: ConsumerId,
-    key: model::KeyId,
+    pub(super) key: model::KeyId,
     sequence: AtomicU64,
     pub(super) world: World,
 }
