@@ -1,8 +1,29 @@
 //! Jobs that repeat go on, whatever fails in one run of them.
 
 use super::shop::{DAY, HOUR, Shop};
-use domain::subscriptions;
+use crate::world::World;
+use domain::jobs::{self, Job, MAX_ATTEMPTS, Registry};
+use domain::{Domain, DomainError, subscriptions};
+use serde::{Deserialize, Serialize};
 use stripe_emulator::Fault;
+
+/// Repeats, and fails each time.
+#[derive(Serialize, Deserialize)]
+struct Failing {}
+
+#[async_trait::async_trait]
+impl Job for Failing {
+    const KIND: &'static str = "test.failing";
+    const EVERY_S: Option<i64> = Some(DAY);
+
+    fn dedup_key(&self) -> Option<String> {
+        Some(String::new())
+    }
+
+    async fn run(&self, _: &Domain) -> domain::Result<()> {
+        Err(DomainError::internal("as ever"))
+    }
+}
 
 /// Stripe refuses so many calls.
 fn refuse(shop: &Shop, count: u32) {
@@ -20,6 +41,33 @@ async fn waiting(shop: &Shop) -> Vec<String> {
         .fetch_all(shop.database.pool())
         .await
         .unwrap()
+}
+
+#[tokio::test]
+async fn a_job_that_repeats_has_no_last_try() {
+    let world = World::new().await;
+    let registry = Registry::default().with::<Failing>();
+    let mut connection = world.domain.pool.acquire().await.unwrap();
+    let now = world.domain.clock.now();
+    jobs::enqueue(&world.domain, &mut connection, &Failing {}, now)
+        .await
+        .unwrap();
+    let all = "SELECT count(*) FROM jobs";
+    let next = "SELECT count(*) FROM jobs WHERE dead_at IS NULL AND dedup_key = '' AND attempts = 0 AND last_error LIKE '%as ever%'";
+    for try_number in 0..MAX_ATTEMPTS + 5 {
+        assert!(registry.run_one(&world.domain).await.unwrap(), "try {try_number}");
+        assert_eq!((world.count(all).await, world.count(next).await), (1, 1));
+        assert!(!registry.run_one(&world.domain).await.unwrap(), "it waits");
+        world.clock.advance_s(60);
+    }
+    // The worker died in what was the last try of a version before, and left nothing else.
+    sqlx::query("UPDATE jobs SET dedup_key = NULL, attempts = $1")
+        .bind(MAX_ATTEMPTS)
+        .execute(world.database.pool())
+        .await
+        .unwrap();
+    assert!(registry.run_one(&world.domain).await.unwrap());
+    assert_eq!((world.count(all).await, world.count(next).await), (1, 1));
 }
 
 #[tokio::test]
