@@ -153,9 +153,13 @@ pub struct KeyRecord {
     pub limits: Option<KeyLimits>,
 }
 
-/// What one key may use in a billing period, and what it has used.
+/// What one key may use in a billing period, and what it has used; together with the keys that it was rotated from and to,
+/// which are told the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyLimits {
+    /// The first key of these, whose id names the chain; none for that one itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<KeyId>,
     /// Units of all meters together; none means as many as the plan lets through.
     pub quota: Option<u64>,
     /// Its part of the usage charges, in minor units.

@@ -90,7 +90,7 @@ fn rotate_form(visitor: &SignedInKeys, key: &Key, form: &FormState) -> Response 
             {facts(key, now)}
             <form method="post" action=format!("/keys/{}/rotate", key.id) class="stack">
                 {form.summary()}
-                <p>"A new key takes over, with the same name, routes and expiry. Both count against the same quota while both work."</p>
+                <p>"A new key takes over, with the same name, routes and expiry. Both count against the same quota while both work, and against one set of limits where the key has limits of its own."</p>
                 {select(form, "overlap", "The old key", &options, "Long enough for every service that uses it to change over.")}
                 <div class="actions">{submit("Rotate key", "primary")} <a class="button" data-kind="quiet" href="/keys">"Back"</a></div>
             </form>

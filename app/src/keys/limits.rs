@@ -121,14 +121,20 @@ fn draw(visitor: &SignedInKeys, key: &Key, now: &InForce, form: &FormState, save
         let resets = now
             .period
             .map_or_else(String::new, |p| format!(" The count begins anew on {}.", p.end.minute()));
+        let who = match now.keys {
+            0 | 1 => "This key has".to_owned(),
+            2 => "This key and the other one of its rotation together have".to_owned(),
+            more => format!("This key and the {} others of its rotations together have", more - 1),
+        };
         let body = view! {
             <form method="post" action=format!("/keys/{}/limits", key.id) class="stack">
                 {form.summary()}
-                <p>{format!("This key has used {} units in this billing period.{resets}", grouped(now.used))}</p>
+                <p>{format!("{who} used {} units in this billing period: {} of the usage charges.{resets}", grouped(now.used), now.spent)}</p>
                 {fields(form, now.currency)}
                 <ul>
                     <li>"A call beyond the units is refused with status 429 and key-quota-reached, one beyond the budget with 402 and key-budget-reached. Other keys go on."</li>
                     <li>"The key's part of the usage charges is its part of the units: calls inside your plan's allowance are shared by all keys."</li>
+                    <li>"The limits stay when you rotate the key, for the old and the new one together, and so does what is used."</li>
                     <li>"Your plan's quota and your account's spend cap hold besides."</li>
                 </ul>
                 <div class="actions">{submit("Save", "primary")} <a class="button" data-kind="quiet" href="/keys">"Back"</a></div>

@@ -5,15 +5,13 @@ use crate::email::Email;
 use crate::links::Token;
 use crate::members::{self, NewMember};
 use crate::settings::Secret;
-use crate::{Actor, Domain, DomainError, Provider, Result, audit, passwords};
+use crate::{Actor, Domain, DomainError, Provider, Result, audit, locks, passwords};
 use model::MemberId;
 use sqlx::PgConnection;
 
-/// Held by whoever decides on the first admin, until commit: one at a time, over all portals.
-const LOCK: i64 = 7_770_003;
-
+/// Held by whoever decides on the first admin, until commit.
 async fn lock(connection: &mut PgConnection) -> Result<()> {
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", LOCK)
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::FIRST_ADMIN)
         .execute(connection)
         .await?;
     Ok(())

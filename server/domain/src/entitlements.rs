@@ -343,13 +343,14 @@ impl Job for RecompileAll {
         )
         .fetch_all(&domain.pool)
         .await?;
-        for row in &page {
-            recompile_now(domain, row.id).await?;
-        }
+        // The next page first: a failure below must not keep the others from it.
         if let Some(last) = page.last() {
             let mut connection = domain.pool.acquire().await?;
             let next = Self { after: Some(last.id) };
             jobs::enqueue(domain, &mut connection, &next, domain.clock.now()).await?;
+        }
+        for row in &page {
+            log_failure(row.id, recompile_now(domain, row.id).await);
         }
         Ok(())
     }
@@ -362,6 +363,7 @@ pub struct RollPeriods {}
 #[async_trait::async_trait]
 impl Job for RollPeriods {
     const KIND: &'static str = "entitlements.roll_periods";
+    const EVERY_S: Option<i64> = Some(ROLL_EVERY_S);
 
     fn dedup_key(&self) -> Option<String> {
         Some(String::new())
@@ -377,8 +379,9 @@ impl Job for RollPeriods {
         )
         .fetch_all(&domain.pool)
         .await?;
+        let mut done = 0;
         for row in &live {
-            roll(domain, row.consumer_id, now).await?;
+            done += i64::from(log_failure(row.consumer_id, roll(domain, row.consumer_id, now).await));
         }
         let test = sqlx::query!(
             "SELECT consumer_id FROM entitlements
@@ -389,13 +392,26 @@ impl Job for RollPeriods {
         .fetch_all(&domain.pool)
         .await?;
         for row in &test {
-            recompile_now(domain, row.consumer_id).await?;
+            done += i64::from(log_failure(
+                row.consumer_id,
+                recompile_now(domain, row.consumer_id).await,
+            ));
         }
         let full = i64::try_from(live.len().max(test.len())).unwrap_or(PAGE) >= PAGE;
-        let next = if full { now } else { now.plus_s(ROLL_EVERY_S) };
-        let mut connection = domain.pool.acquire().await?;
-        jobs::enqueue(domain, &mut connection, self, next).await
+        if full && done > 0 {
+            let mut connection = domain.pool.acquire().await?;
+            jobs::enqueue(domain, &mut connection, self, now).await?;
+        }
+        Ok(())
     }
+}
+
+/// One consumer that cannot be compiled keeps no other from it. Tells whether it could.
+fn log_failure(consumer: ConsumerId, outcome: Result<()>) -> bool {
+    if let Err(error) = &outcome {
+        tracing::error!(%consumer, error = error as &dyn std::error::Error, "entitlements cannot be compiled");
+    }
+    outcome.is_ok()
 }
 
 async fn roll(domain: &Domain, consumer: ConsumerId, now: Time) -> Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! A job is enqueued in the transaction of its cause and runs after the commit. It fails by returning an error and is
 //! tried again after 2^attempts seconds, at most an hour apart; after [`MAX_ATTEMPTS`] the row stays, marked dead, for
-//! an operator to see.
+//! an operator to see. A job that repeats ([`Job::EVERY_S`]) never dies: its successor is there before it runs, and is the
+//! next try when it fails.
 
 use crate::{Domain, Result};
 use async_trait::async_trait;
@@ -16,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 pub const MAX_ATTEMPTS: i32 = 20;
 /// Longest wait between two tries, in seconds.
 const MAX_BACKOFF_S: i64 = 3_600;
+/// Longest wait after a job that repeats has failed, in seconds.
+const REPEAT_RETRY_S: i64 = 60;
 /// How long an idle worker sleeps, in milliseconds. Also the longest a job waits for a worker.
 const POLL_MS: u64 = 250;
 /// A job that takes longer is stopped and tried again.
@@ -30,11 +33,13 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     const KIND: &'static str;
     /// Whether it asks Stripe. Such a job waits, untried, while no Stripe key is configured.
     const ASKS_STRIPE: bool = false;
-    /// Two unfinished jobs with the same key are one.
+    /// Seconds between the runs of a job that repeats for ever. It may enqueue itself to run sooner.
+    const EVERY_S: Option<i64> = None;
+    /// Two unfinished jobs with the same key are one; one that repeats has a key.
     fn dedup_key(&self) -> Option<String> {
         None
     }
-    /// Does it. A job that repeats enqueues its successor.
+    /// Does it.
     async fn run(&self, domain: &Domain) -> Result<()>;
 }
 
@@ -67,6 +72,8 @@ pub async fn enqueue<J: Job>(
 #[async_trait]
 trait Runner: Send + Sync {
     fn asks_stripe(&self) -> bool;
+    /// Enqueues the successor of one that repeats; tells whether it does.
+    async fn repeat(&self, domain: &Domain, payload: &serde_json::Value) -> Result<bool>;
     async fn run(&self, domain: &Domain, payload: serde_json::Value) -> Result<()>;
 }
 
@@ -76,6 +83,13 @@ struct Typed<J>(std::marker::PhantomData<fn() -> J>);
 impl<J: Job> Runner for Typed<J> {
     fn asks_stripe(&self) -> bool {
         J::ASKS_STRIPE
+    }
+    async fn repeat(&self, domain: &Domain, payload: &serde_json::Value) -> Result<bool> {
+        let Some(every_s) = J::EVERY_S else { return Ok(false) };
+        let next: J = serde_json::from_value(payload.clone())?;
+        let mut connection = domain.pool.acquire().await?;
+        enqueue(domain, &mut connection, &next, domain.clock.now().plus_s(every_s)).await?;
+        Ok(true)
     }
     async fn run(&self, domain: &Domain, payload: serde_json::Value) -> Result<()> {
         serde_json::from_value::<J>(payload)?.run(domain).await
@@ -120,6 +134,9 @@ impl Registry {
         let Some(runner) = self.0.get(row.kind.as_str()) else {
             return Ok(false);
         };
+        // First of all: whatever becomes of this run must not end the series. A worker that dies before it gives the row
+        // back when the lease ends.
+        let repeats = runner.repeat(domain, &row.payload).await?;
         let outcome = match tokio::time::timeout(MAX_RUN, runner.run(domain, row.payload)).await {
             Ok(outcome) => outcome,
             Err(elapsed) => Err(crate::DomainError::internal(elapsed)),
@@ -130,6 +147,7 @@ impl Registry {
                     .execute(&domain.pool)
                     .await?;
             }
+            Err(error) if repeats => fail_once(domain, row.id, &row.kind, &error).await?,
             Err(error) => fail(domain, row.id, &row.kind, row.attempts, &error).await?,
         }
         Ok(true)
@@ -161,6 +179,24 @@ impl Registry {
             }
         }
     }
+}
+
+/// Ends a failed run of a job that repeats: the successor is the next try.
+async fn fail_once(domain: &Domain, id: i64, kind: &str, error: &crate::DomainError) -> Result<()> {
+    let cause = error.chain();
+    tracing::warn!(job = kind, id, cause, "job failed");
+    sqlx::query!(
+        "WITH failed AS (DELETE FROM jobs WHERE id = $1)
+         UPDATE jobs SET last_error = $3, run_at = least(run_at, $4)
+         WHERE kind = $2 AND id <> $1 AND dedup_key IS NOT NULL AND dead_at IS NULL",
+        id,
+        kind,
+        cause,
+        domain.clock.now().plus_s(REPEAT_RETRY_S),
+    )
+    .execute(&domain.pool)
+    .await?;
+    Ok(())
 }
 
 async fn fail(domain: &Domain, id: i64, kind: &str, attempts: i32, error: &crate::DomainError) -> Result<()> {

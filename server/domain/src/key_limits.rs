@@ -1,14 +1,16 @@
 //! What the owner of a key lets it use in a billing period: units, and a part of the usage charges. Gateways hold every
-//! request against both (`gateway`'s `key_limit` has the arithmetic).
+//! request against both (`gateway`'s `key_limit` has the arithmetic). Limits are those of a key's whole chain of rotations:
+//! all keys of it have the same, and what they use counts together.
 
 use crate::snapshot::{entitlement_of, rolled};
 use crate::{Domain, DomainError, KeyManager, Result, Viewer, audit, keys};
 use model::access::Environment;
+use model::key_part::{self, KeyShare};
 use model::snapshot::{Entitlement, KeyLimits, KeyRecord, KeyUse};
 use model::usage::UsageRecord;
-use model::{ConsumerId, Currency, KeyId, Period, Time};
+use model::{ConsumerId, Currency, KeyId, Money, Period, Time};
 use sqlx::PgConnection;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Highest quota, in units: beyond it a number is a typing mistake.
 const MAX_UNITS: i64 = 1_000_000_000_000_000;
@@ -29,8 +31,12 @@ pub struct Limits {
 pub struct InForce {
     /// The limits.
     pub limits: Limits,
-    /// Units that the key has used in the period.
+    /// Keys of its chain of rotations, itself among them; 1 when it was never rotated.
+    pub keys: u64,
+    /// Units that these keys have used in the period.
     pub used: u64,
+    /// Their part of the usage charges: what gateways hold against the budget.
+    pub spent: Money,
     /// The running period; none before the account has an entitlement.
     pub period: Option<Period>,
     /// Currency of the budget.
@@ -44,9 +50,10 @@ pub struct InForce {
 pub async fn read(domain: &Domain, viewer: &Viewer, id: KeyId) -> Result<InForce> {
     let key = keys::get(domain, viewer, id).await?;
     let mut connection = domain.pool.acquire().await?;
-    let limits = sqlx::query_as!(
-        Limits,
-        "SELECT quota_units, budget_minor FROM keys WHERE id = $1",
+    let set = sqlx::query!(
+        r#"SELECT k.quota_units, k.budget_minor, r.id AS "root: KeyId",
+                  (SELECT count(*) FROM keys c WHERE c.id = r.id OR c.root_id = r.id) AS "keys!"
+           FROM keys k JOIN keys r ON r.id = coalesce(k.root_id, k.id) WHERE k.id = $1"#,
         id as KeyId
     )
     .fetch_one(&mut *connection)
@@ -54,21 +61,53 @@ pub async fn read(domain: &Domain, viewer: &Viewer, id: KeyId) -> Result<InForce
     let now = domain.clock.now();
     let record = entitlement_of(&mut connection, viewer.consumer(), key.environment, now).await?;
     let used = match &record {
-        None => 0,
-        Some(record) => sqlx::query_scalar!(
-            r#"SELECT coalesce(sum(units), 0)::bigint AS "units!" FROM usage_keys WHERE key_id = $1 AND period_start = $2"#,
-            id as KeyId,
-            record.period.start,
-        )
-        .fetch_one(&mut *connection)
-        .await?,
+        None => BTreeMap::new(),
+        Some(record) => used(&mut connection, set.root, record.period.start).await?,
     };
+    let currency = record.as_ref().map_or(Currency::USD, |r| r.currency);
     Ok(InForce {
-        limits,
-        used: u64::try_from(used).map_err(DomainError::internal)?,
+        limits: Limits {
+            quota_units: set.quota_units,
+            budget_minor: set.budget_minor,
+        },
+        keys: u64::try_from(set.keys).map_err(DomainError::internal)?,
+        used: used.values().sum(),
+        spent: Money {
+            minor: record.as_ref().map_or(Ok(0), |r| spent_minor(r, &used))?,
+            currency,
+        },
         period: record.as_ref().map(|r| r.period),
-        currency: record.map_or(Currency::USD, |r| r.currency),
+        currency,
     })
+}
+
+/// Units that a chain has used of each meter in a period.
+async fn used(connection: &mut PgConnection, root: KeyId, period_start: Time) -> Result<BTreeMap<u16, u64>> {
+    let rows = sqlx::query!(
+        r#"SELECT u.meter, sum(u.units)::bigint AS "units!" FROM keys k JOIN usage_keys u ON u.key_id = k.id
+           WHERE (k.id = $1 OR k.root_id = $1) AND u.period_start = $2 GROUP BY u.meter"#,
+        root as KeyId,
+        period_start,
+    )
+    .fetch_all(connection)
+    .await?;
+    let whole = |n: i64| u64::try_from(n).map_err(DomainError::internal);
+    let meter = |n: i16| u16::try_from(n).map_err(DomainError::internal);
+    rows.into_iter()
+        .map(|r| Ok((meter(r.meter)?, whole(r.units)?)))
+        .collect()
+}
+
+/// What gateways hold against the budget.
+fn spent_minor(record: &Entitlement, used: &BTreeMap<u16, u64>) -> Result<i64> {
+    let shares = record.meters.iter().map(|m| KeyShare {
+        own: used.get(&m.meter).copied().unwrap_or(0),
+        all: m.used,
+        settled: m.settled_units,
+        prices: Some(&m.terms),
+    });
+    key_part::cost_minor(shares, record.settled_minor, record.currency)
+        .ok_or_else(|| DomainError::internal("a key's part of the charges is too large"))
 }
 
 /// Whether limits can be set: what [`set`] checks.
@@ -94,25 +133,29 @@ pub fn check(limits: Limits) -> Result<()> {
     Ok(())
 }
 
-/// Sets or removes the limits of a key; reaches the gateways within a second.
+/// Sets or removes the limits of a key and of all keys of its chain; reaches the gateways within a second.
 ///
 /// # Errors
 /// As [`check`]; `NotFound` when the consumer has no such key.
 pub async fn set(domain: &Domain, manager: &KeyManager, id: KeyId, limits: Limits) -> Result<()> {
     check(limits)?;
     let mut tx = domain.pool.begin().await?;
-    let changed = sqlx::query!(
-        "UPDATE keys SET quota_units = $3, budget_minor = $4 WHERE id = $1 AND consumer_id = $2",
-        id as KeyId,
-        manager.consumer() as ConsumerId,
+    let root = keys::lock_chain(&mut tx, manager.consumer(), id).await?;
+    // Locked before the first is changed: who has the turn of versions waits for nobody.
+    sqlx::query!(
+        "SELECT id FROM keys WHERE id = $1 OR root_id = $1 ORDER BY id FOR UPDATE",
+        root as KeyId
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "UPDATE keys SET quota_units = $2, budget_minor = $3 WHERE id = $1 OR root_id = $1",
+        root as KeyId,
         limits.quota_units,
         limits.budget_minor,
     )
     .execute(&mut *tx)
     .await?;
-    if changed.rows_affected() == 0 {
-        return Err(DomainError::NotFound);
-    }
     let consumer = Some(manager.consumer());
     audit::record(
         domain,
@@ -148,11 +191,19 @@ pub(crate) async fn count(connection: &mut PgConnection, records: &[&UsageRecord
     Ok(())
 }
 
-/// Fills in the limits of these keys (quota and budget, by id) with what is used in the period that holds `now`.
+/// Limits of a key of a chain.
+pub(crate) struct OfChain {
+    /// First key of the chain; none for that one itself.
+    pub(crate) root: Option<KeyId>,
+    /// The chain's.
+    pub(crate) limits: Limits,
+}
+
+/// Fills in the limits of these keys (by id) with what their chains have used in the period that holds `now`.
 pub(crate) async fn fill(
     connection: &mut PgConnection,
     records: &mut [KeyRecord],
-    limits: &HashMap<KeyId, Limits>,
+    limits: &HashMap<KeyId, OfChain>,
     now: Time,
 ) -> Result<()> {
     if limits.is_empty() {
@@ -172,15 +223,19 @@ pub(crate) async fn fill(
         let start = rolled(record.period, now).start;
         periods.insert((record.consumer, record.environment), start);
     }
+    let roots: BTreeSet<KeyId> = limits.iter().map(|(id, set)| set.root.unwrap_or(*id)).collect();
     let used = sqlx::query!(
-        r#"SELECT key_id AS "key: KeyId", period_start AS "start: Time", meter, units FROM usage_keys WHERE key_id = ANY($1)"#,
-        &limits.keys().copied().collect::<Vec<_>>() as &[KeyId],
+        r#"SELECT coalesce(k.root_id, k.id) AS "root!: KeyId", u.period_start AS "start: Time", u.meter,
+                  sum(u.units)::bigint AS "units!"
+           FROM keys k JOIN usage_keys u ON u.key_id = k.id WHERE k.id = ANY($1) OR k.root_id = ANY($1)
+           GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"#,
+        &roots.into_iter().collect::<Vec<_>>() as &[KeyId],
     )
     .fetch_all(&mut *connection)
     .await?;
     let mut uses: HashMap<(KeyId, Time), Vec<KeyUse>> = HashMap::new();
     for row in used {
-        uses.entry((row.key, row.start)).or_default().push(KeyUse {
+        uses.entry((row.root, row.start)).or_default().push(KeyUse {
             meter: u16::try_from(row.meter).map_err(DomainError::internal)?,
             units: u64::try_from(row.units).unwrap_or(0),
         });
@@ -192,11 +247,13 @@ pub(crate) async fn fill(
         ) else {
             continue;
         };
+        let root = set.root.unwrap_or(record.id);
         record.limits = Some(KeyLimits {
-            quota: set.quota_units.and_then(|n| u64::try_from(n).ok()),
-            budget_minor: set.budget_minor,
+            root: set.root,
+            quota: set.limits.quota_units.and_then(|n| u64::try_from(n).ok()),
+            budget_minor: set.limits.budget_minor,
             period_start: *start,
-            used: uses.remove(&(record.id, *start)).unwrap_or_default(),
+            used: uses.get(&(root, *start)).cloned().unwrap_or_default(),
         });
     }
     Ok(())

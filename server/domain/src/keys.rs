@@ -1,6 +1,11 @@
 //! Keys: made and shown once, listed, rotated with an overlap, revoked. What is stored is the HMAC-SHA-256 of the whole
 //! key under a pepper that is not in the database, so a dump of it opens nothing.
 
+mod rotation;
+
+pub(crate) use rotation::lock_chain;
+pub use rotation::{Overlap, rotate};
+
 use crate::settings::Secret;
 use crate::{Actor, Domain, DomainError, KeyManager, Result, Viewer, audit};
 use hmac::{Hmac, KeyInit, Mac};
@@ -11,8 +16,6 @@ use sha2::Sha256;
 
 /// Working keys a consumer may hold in an environment: enough for every service and stage, few enough to oversee.
 pub const MAX_KEYS: i64 = 20;
-/// With rotations under way, old and new of each may work side by side.
-const MAX_KEYS_ROTATING: i64 = 2 * MAX_KEYS;
 /// Longest name, in characters.
 pub const MAX_NAME_CHARS: usize = 80;
 /// Most keys a list shows.
@@ -47,47 +50,6 @@ pub struct CreatedKey {
     pub expires_at: Option<Time>,
     /// Slugs of the routes it may use; none means all.
     pub routes: Option<Vec<String>>,
-}
-
-/// How long a rotated key goes on working beside its successor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Overlap {
-    /// Not at all.
-    None,
-    /// An hour.
-    Hour,
-    /// A day.
-    Day,
-    /// A week.
-    Week,
-}
-
-impl Overlap {
-    /// Every choice, shortest first.
-    pub const ALL: [Overlap; 4] = [Overlap::None, Overlap::Hour, Overlap::Day, Overlap::Week];
-
-    /// Its length.
-    pub fn seconds(self) -> i64 {
-        match self {
-            Overlap::None => 0,
-            Overlap::Hour => 3_600,
-            Overlap::Day => 86_400,
-            Overlap::Week => 7 * 86_400,
-        }
-    }
-    /// The word for it in forms.
-    pub fn word(self) -> &'static str {
-        match self {
-            Overlap::None => "now",
-            Overlap::Hour => "1h",
-            Overlap::Day => "24h",
-            Overlap::Week => "7d",
-        }
-    }
-    /// The choice with that word.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|o| o.word() == word)
-    }
 }
 
 /// Where a key stands.
@@ -173,7 +135,7 @@ pub async fn create(domain: &Domain, manager: &KeyManager, new: NewKey) -> Resul
     ensure_verified(&mut tx, manager.actor()).await?;
     ensure_room(domain, &mut tx, manager.consumer(), new.environment, MAX_KEYS).await?;
     let mut made = make(domain, manager.consumer(), &new, 1)?;
-    insert(&mut tx, &made).await?;
+    insert(&mut tx, &made, None).await?;
     let Some((created, _)) = made.keys.pop() else {
         return Err(DomainError::internal("no key was made"));
     };
@@ -201,7 +163,7 @@ pub async fn create_many(
         left -= made.keys.len();
         let mut tx = domain.pool.begin().await?;
         ensure_verified(&mut tx, manager.actor()).await?;
-        insert(&mut tx, &made).await?;
+        insert(&mut tx, &made, None).await?;
         let target = format!("{} keys", made.keys.len());
         note(domain, &mut tx, manager, "key.create", &target).await?;
         tx.commit().await?;
@@ -257,68 +219,6 @@ pub async fn get(domain: &Domain, viewer: &Viewer, id: KeyId) -> Result<Key> {
     .fetch_optional(&domain.pool)
     .await?
     .ok_or(DomainError::NotFound)
-}
-
-/// Makes a successor with the same name, routes, expiry and limits of its own; the old key works for the overlap, never
-/// past its own expiry. Both count against the account's quota, each against its own.
-///
-/// # Errors
-/// `NotFound`; `Conflict` when the key no longer works or was rotated before.
-pub async fn rotate(domain: &Domain, manager: &KeyManager, id: KeyId, overlap: Overlap) -> Result<CreatedKey> {
-    let now = domain.clock.now();
-    let mut tx = domain.pool.begin().await?;
-    ensure_verified(&mut tx, manager.actor()).await?;
-    let old = sqlx::query!(
-        "SELECT environment, name, routes, expires_at, revoked_at, replaced_by FROM keys
-         WHERE id = $1 AND consumer_id = $2 FOR UPDATE",
-        id as KeyId,
-        manager.consumer() as ConsumerId,
-    )
-    .fetch_optional(&mut *tx)
-    .await?
-    .ok_or(DomainError::NotFound)?;
-    if old.revoked_at.is_some() || old.expires_at.is_some_and(|end| end <= now) {
-        return Err(DomainError::Conflict(
-            "This key no longer works. Create a new one.".to_owned(),
-        ));
-    }
-    if old.replaced_by.is_some() {
-        return Err(DomainError::Conflict(
-            "This key was rotated already. Rotate the key that took over.".to_owned(),
-        ));
-    }
-    ensure_room(domain, &mut tx, manager.consumer(), old.environment, MAX_KEYS_ROTATING).await?;
-    let new = NewKey {
-        name: old.name,
-        environment: old.environment,
-        expires_at: old.expires_at,
-        routes: old.routes,
-    };
-    let mut made = make(domain, manager.consumer(), &new, 1)?;
-    insert(&mut tx, &made).await?;
-    let Some((created, _)) = made.keys.pop() else {
-        return Err(DomainError::internal("no key was made"));
-    };
-    sqlx::query!(
-        "UPDATE keys SET replaced_by = $2, expires_at = least(expires_at, $3), revoked_at = $4 WHERE id = $1",
-        id as KeyId,
-        created.id as KeyId,
-        now.plus_s(overlap.seconds()),
-        (overlap == Overlap::None).then_some(now),
-    )
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query!(
-        "UPDATE keys n SET quota_units = o.quota_units, budget_minor = o.budget_minor FROM keys o
-         WHERE n.id = $2 AND o.id = $1 AND (o.quota_units IS NOT NULL OR o.budget_minor IS NOT NULL)",
-        id as KeyId,
-        created.id as KeyId,
-    )
-    .execute(&mut *tx)
-    .await?;
-    note(domain, &mut tx, manager, "key.rotate", &id.to_string()).await?;
-    tx.commit().await?;
-    Ok(created)
 }
 
 /// Ends a key now. Doing it again changes nothing.
@@ -492,8 +392,9 @@ fn make(domain: &Domain, consumer: ConsumerId, new: &NewKey, count: usize) -> Re
     })
 }
 
-/// One statement however many keys. A lookup that is taken (one in 2 x 10^14) fails the transaction.
-async fn insert(connection: &mut sqlx::PgConnection, made: &Made) -> Result<()> {
+/// One statement however many keys; `after` is the key that they take over from. A lookup that is taken (one in
+/// 2 x 10^14) fails the transaction.
+async fn insert(connection: &mut sqlx::PgConnection, made: &Made, after: Option<KeyId>) -> Result<()> {
     let column = |f: fn(&CreatedKey) -> String| made.keys.iter().map(|(k, _)| f(k)).collect::<Vec<_>>();
     let lookups: Vec<i64> = made
         .keys
@@ -503,10 +404,12 @@ async fn insert(connection: &mut sqlx::PgConnection, made: &Made) -> Result<()> 
     let macs: Vec<Vec<u8>> = made.keys.iter().map(|(_, mac)| mac.to_vec()).collect();
     sqlx::query!(
         "INSERT INTO keys (id, consumer_id, environment, name, lookup, mac, pepper, shown_prefix, last4, routes,
-                           expires_at, created_at)
-         SELECT k.id, $6, $7, $8, k.lookup, k.mac, $9, k.shown_prefix, k.last4, $10, $11, $12
+                           expires_at, created_at, root_id, quota_units, budget_minor)
+         SELECT k.id, $6, $7, $8, k.lookup, k.mac, $9, k.shown_prefix, k.last4, $10, $11, $12,
+                coalesce(old.root_id, old.id), old.quota_units, old.budget_minor
          FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::text[], $5::text[])
-              AS k (id, lookup, mac, shown_prefix, last4)",
+              AS k (id, lookup, mac, shown_prefix, last4)
+         LEFT JOIN keys old ON old.id = $13",
         &column(|k| k.id.to_string()),
         &lookups,
         &macs,
@@ -519,6 +422,7 @@ async fn insert(connection: &mut sqlx::PgConnection, made: &Made) -> Result<()> 
         made.new.routes.as_deref(),
         made.new.expires_at as Option<Time>,
         made.now,
+        after as Option<KeyId>,
     )
     .execute(connection)
     .await?;

@@ -458,6 +458,7 @@ pub struct Sweep {}
 #[async_trait]
 impl Job for Sweep {
     const KIND: &'static str = "member.sweep";
+    const EVERY_S: Option<i64> = Some(SWEEP_EVERY_S);
 
     fn dedup_key(&self) -> Option<String> {
         Some(String::new())
@@ -474,9 +475,7 @@ impl Job for Sweep {
         )
         .execute(&domain.pool)
         .await?;
-        login_limits::sweep(domain).await?;
-        let mut connection = domain.pool.acquire().await?;
-        jobs::enqueue(domain, &mut connection, self, domain.clock.now().plus_s(SWEEP_EVERY_S)).await
+        login_limits::sweep(domain).await
     }
 }
 

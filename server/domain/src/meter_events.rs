@@ -12,7 +12,7 @@ mod send;
 pub use send::{SendMeterEvents, flush, flush_and_settle};
 
 use crate::jobs::{self, Registry};
-use crate::{Domain, Result};
+use crate::{Domain, Result, locks};
 use model::{ConsumerId, SubscriptionId, Time};
 use sqlx::PgConnection;
 
@@ -32,9 +32,6 @@ const DRAFT_S: i64 = 3_600;
 const LEASE_S: i64 = 60;
 /// Longest wait between two tries, in seconds.
 const MAX_BACKOFF_S: i64 = 900;
-/// Keys of advisory locks: one makes rows at a time, one hands them out.
-const COLLECT_LOCK: i64 = 7_770_003;
-const CLAIM_LOCK: i64 = 7_770_004;
 
 /// The jobs of the outbox.
 #[must_use]
@@ -63,7 +60,7 @@ pub async fn collect(domain: &Domain, subscription: Option<SubscriptionId>) -> R
     late::carry(domain, subscription).await?;
     let now = domain.clock.now();
     let mut tx = domain.pool.begin().await?;
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", COLLECT_LOCK)
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::COLLECTING)
         .execute(&mut *tx)
         .await?;
     let taken = sqlx::query_as!(

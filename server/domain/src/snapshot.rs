@@ -1,7 +1,7 @@
 //! What a gateway is told: everything newer than the version it has, read in one snapshot of the database, so that
 //! versions, usage and the ledger's cursor agree with each other.
 
-use crate::key_limits::{self, Limits};
+use crate::key_limits::{self, Limits, OfChain};
 use crate::usage::{marks, settled};
 use crate::{Domain, DomainError, Result, catalogue, entitlements, purges};
 use futures::TryStreamExt as _;
@@ -9,7 +9,7 @@ use model::access::{Environment, Method};
 use model::snapshot::{
     Changes, Entitlement, IssuerRecord, KeyRecord, MeterRecord, RouteRecord, Routing, UpstreamRecord,
 };
-use model::{ConsumerId, Period, Time};
+use model::{ConsumerId, KeyId, Period, Time};
 use sqlx::PgConnection;
 use sqlx::postgres::PgListener;
 use std::collections::{BTreeSet, HashMap};
@@ -152,7 +152,7 @@ async fn keys(connection: &mut PgConnection, version: i64, now: Time) -> Result<
         r#"SELECT id, consumer_id, environment, lookup, mac, pepper, revoked_at IS NOT NULL AS "revoked!", expires_at,
                   CASE WHEN routes IS NOT NULL
                        THEN ARRAY (SELECT r.number FROM routes r WHERE r.slug = ANY(keys.routes) ORDER BY 1) END
-                  AS "routes?: Vec<i16>", quota_units, budget_minor
+                  AS "routes?: Vec<i16>", root_id AS "root: KeyId", quota_units, budget_minor
            FROM keys WHERE version > $1"#,
         version,
     )
@@ -162,9 +162,12 @@ async fn keys(connection: &mut PgConnection, version: i64, now: Time) -> Result<
     while let Some(k) = rows.try_next().await? {
         let routes = k.routes.map(|all| all.into_iter().map(number).collect::<Result<_>>());
         if k.quota_units.is_some() || k.budget_minor.is_some() {
-            let set = Limits {
-                quota_units: k.quota_units,
-                budget_minor: k.budget_minor,
+            let set = OfChain {
+                root: k.root,
+                limits: Limits {
+                    quota_units: k.quota_units,
+                    budget_minor: k.budget_minor,
+                },
             };
             limits.insert(k.id, set);
         }

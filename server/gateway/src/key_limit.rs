@@ -1,26 +1,84 @@
 //! What one key may use in a billing period, as its owner set it: units of all meters together, and money.
 //!
-//! The key's part of the bill is what its units are of all units of a meter, times what that meter costs so far: the parts
-//! of all keys are the whole. It follows from counts alone, so it is the same after a restart. What counted under plan
-//! versions before this one is shared by the units of all meters.
+//! The key's part of the bill ([`model::key_part`]) follows from counts alone, so it is the same after a restart.
+//!
+//! Keys of a chain of rotations share one count: a rotation renews nothing, and while two work they use one budget.
 
 use crate::account::Terms;
 use crate::limit::Slot;
-use model::snapshot::{KeyLimits, KeyUse};
-use model::{Time, price};
+use model::key_part::{self, KeyShare};
+use model::snapshot::{KeyLimits, KeyRecord, KeyUse};
+use model::{KeyId, Time};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Limits of a key, and its counts.
+/// Limits of a key, and the counts of its chain.
 pub(crate) struct KeyLimit {
+    root: Option<KeyId>,
     pub(crate) quota: Option<u64>,
     pub(crate) budget_minor: Option<i64>,
     counts: Arc<Mutex<Counts>>,
 }
 
-/// Units of a key in a period, by meter.
+/// Units of a chain of keys in a period, by meter.
 pub(crate) struct Counts {
     pub(crate) period_start: Time,
     pub(crate) meters: Vec<(u16, Arc<Slot>)>,
+}
+
+/// The chains of keys that have limits, by their first keys. None is ever removed: keys are not, either.
+#[derive(Default)]
+pub(crate) struct Chains(HashMap<KeyId, Chain>);
+
+struct Chain {
+    /// Those that were told, in no order.
+    keys: Vec<KeyId>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+fn root(id: KeyId, told: &KeyLimits) -> KeyId {
+    told.root.unwrap_or(id)
+}
+
+impl Chains {
+    fn of(&mut self, root: KeyId, told: &KeyLimits) -> &mut Chain {
+        self.0.entry(root).or_insert_with(|| Chain {
+            keys: Vec::new(),
+            counts: Arc::new(Mutex::new(Counts {
+                period_start: told.period_start,
+                meters: Vec::new(),
+            })),
+        })
+    }
+
+    /// Takes note of keys with limits, each with the last sequence number of our ledger that is in what is told of its
+    /// chain's use. Gives, for all keys of their chains, the chain and the highest of these numbers.
+    pub(crate) fn note(&mut self, told: &[(KeyRecord, u64)]) -> HashMap<KeyId, (KeyId, u64)> {
+        let mut through: HashMap<KeyId, u64> = HashMap::new();
+        for (key, seq) in told {
+            let Some(limits) = &key.limits else { continue };
+            let root = root(key.id, limits);
+            let keys = &mut self.of(root, limits).keys;
+            if !keys.contains(&key.id) {
+                keys.push(key.id);
+            }
+            let highest = through.entry(root).or_default();
+            *highest = (*highest).max(*seq);
+        }
+        let of_chain = |(root, seq): (KeyId, u64)| {
+            let keys = self.0.get(&root).map(|c| c.keys.clone()).unwrap_or_default();
+            keys.into_iter().map(move |key| (key, (root, seq)))
+        };
+        through.into_iter().flat_map(of_chain).collect()
+    }
+
+    /// The limits of a key as told; `own` gives the units of this gateway's ledger that are not in what is told of a
+    /// chain, by its first key, meter and period start.
+    pub(crate) fn limit(&mut self, id: KeyId, told: &KeyLimits, own: impl Fn(KeyId, u16, Time) -> u64) -> KeyLimit {
+        let root = root(id, told);
+        let counts = Arc::clone(&self.of(root, told).counts);
+        KeyLimit::told(told, counts, |meter, start| own(root, meter, start))
+    }
 }
 
 /// Which limit of a key refuses.
@@ -69,38 +127,26 @@ impl Counts {
 
     /// The key's part of the bill, in minor units, with `more` units of its own; none where it does not fit.
     fn cost_minor(&self, terms: &Terms, more: More) -> Option<i64> {
-        let part = |cost: i64, own: u64, all: u64| {
-            let all = i128::from(all.max(own).max(1));
-            i64::try_from(i128::from(cost) * i128::from(own) / all).ok()
-        };
         let own_more = |meter: u16| if meter == more.meter { more.units } else { 0 };
         let all_more = |meter: u16| if more.counted { 0 } else { own_more(meter) };
-        let (mut cost, mut own_of_all, mut all_of_all) = (0i64, 0u64, 0u64);
-        for limit in &terms.limits {
+        let shares = terms.limits.iter().map(|limit| {
             let own = self.meters.iter().find(|(m, _)| *m == limit.meter);
-            let own = own.map_or(0, |(_, s)| s.taken()).saturating_add(own_more(limit.meter));
-            let all = limit.slot.taken().saturating_add(all_more(limit.meter));
-            own_of_all = own_of_all.saturating_add(own);
-            all_of_all = all_of_all.saturating_add(all);
-            if let Some(prices) = terms.meter(limit.meter).filter(|_| own > 0 && limit.priced) {
-                let since = all.saturating_sub(limit.settled_units);
-                let whole = price::cost(prices, since, terms.profile.currency).ok()?;
-                cost = cost.checked_add(part(whole.minor, own, all)?)?;
+            KeyShare {
+                own: own.map_or(0, |(_, s)| s.taken()).saturating_add(own_more(limit.meter)),
+                all: limit.slot.taken().saturating_add(all_more(limit.meter)),
+                settled: limit.settled_units,
+                prices: terms.meter(limit.meter).filter(|_| limit.priced),
             }
-        }
-        cost.checked_add(part(terms.settled_minor(), own_of_all, all_of_all)?)
+        });
+        key_part::cost_minor(shares, terms.settled_minor(), terms.profile.currency)
     }
 }
 
 impl KeyLimit {
-    /// As told; `before` are the counts that the key has already, and `own` gives the units of this gateway's ledger that
-    /// are not in what is told, by meter and period start.
-    pub(crate) fn told(told: &KeyLimits, before: Option<&Self>, own: impl Fn(u16, Time) -> u64) -> Self {
-        let counts = before.map_or_else(
-            || Arc::new(Mutex::new(Counts::starting_at(told.period_start))),
-            |b| Arc::clone(&b.counts),
-        );
+    /// As told; `own` gives the units of this gateway's ledger that are not in what is told, by meter and period start.
+    fn told(told: &KeyLimits, counts: Arc<Mutex<Counts>>, own: impl Fn(u16, Time) -> u64) -> Self {
         let limit = Self {
+            root: told.root,
             quota: told.quota,
             budget_minor: told.budget_minor,
             counts,
@@ -123,6 +169,7 @@ impl KeyLimit {
     /// As [`KeyLimit::told`] takes it, with these units for the meters of [`KeyLimit::slots`].
     pub(crate) fn to_told(&self, period_start: Time, used: Vec<KeyUse>) -> KeyLimits {
         KeyLimits {
+            root: self.root,
             quota: self.quota,
             budget_minor: self.budget_minor,
             period_start,
@@ -199,5 +246,61 @@ impl KeyLimit {
             return Err(KeyOver::Budget(budget));
         }
         Ok(Some(left.max(0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::ConsumerId;
+    use model::access::Environment;
+
+    fn key(number: u128, root: Option<u128>) -> KeyRecord {
+        let limits = KeyLimits {
+            root: root.map(KeyId::from_bits),
+            quota: Some(10),
+            budget_minor: None,
+            period_start: Time::from_unix_s(1_000),
+            used: Vec::new(),
+        };
+        KeyRecord {
+            id: KeyId::from_bits(number),
+            lookup: 0,
+            mac: [0; 32],
+            pepper: 1,
+            consumer: ConsumerId::from_bits(1),
+            environment: Environment::Live,
+            revoked: false,
+            expires_at: None,
+            routes: None,
+            limits: Some(limits),
+        }
+    }
+
+    /// What a ledger holds of the keys before is looked for, too, when a key that took over is told.
+    #[test]
+    fn a_key_that_took_over_brings_its_chain() {
+        let mut chains = Chains::default();
+        let id = KeyId::from_bits;
+        let unlimited = KeyRecord {
+            limits: None,
+            ..key(9, None)
+        };
+        let alone = chains.note(&[(key(1, None), 5), (key(2, None), 6), (unlimited, 7)]);
+        assert_eq!(alone, HashMap::from([(id(1), (id(1), 5)), (id(2), (id(2), 6))]));
+        let later = chains.note(&[(key(3, Some(1)), 8)]);
+        assert_eq!(later, HashMap::from([(id(1), (id(1), 8)), (id(3), (id(1), 8))]));
+
+        let record = key(3, Some(1));
+        let own = |root, meter, _| if (root, meter) == (id(1), 4) { 3 } else { 0 };
+        let mut told = record.limits.unwrap();
+        told.used = vec![KeyUse { meter: 4, units: 2 }];
+        let new = chains.limit(id(3), &told, own);
+        let old = chains.limit(id(1), &KeyLimits { root: None, ..told }, |_, _, _| 0);
+        for limit in [new, old] {
+            let (_, slots) = limit.slots();
+            let taken: Vec<_> = slots.iter().map(|(meter, slot)| (*meter, slot.taken())).collect();
+            assert_eq!(taken, [(4, 5)]);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::account::{Account, Profile, Profiles};
 use crate::flight::RouteFlights;
 use crate::gate::Gate;
-use crate::key_limit::KeyLimit;
+use crate::key_limit::{Chains, KeyLimit};
 use crate::ledger::Ledger;
 use crate::rate::Arrivals;
 use crate::route::{Heritage, Routes};
@@ -113,6 +113,8 @@ pub(crate) struct Tables {
     accounts: Mutex<HashMap<AccountKey, Arc<Account>>>,
     profiles: Mutex<Vec<Arc<Profile>>>,
     pub(crate) routes: ArcSwapOption<Routes>,
+    /// What keys with limits have used.
+    chains: Mutex<Chains>,
     /// Where rate limits stand that no account keeps itself.
     pub(crate) arrivals: Arrivals,
     /// Requests in flight by route.
@@ -154,6 +156,7 @@ impl Tables {
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             accounts: Mutex::default(),
             profiles: Mutex::default(),
+            chains: Mutex::default(),
             routes: ArcSwapOption::empty(),
             arrivals: Arrivals::new(),
             flights: RouteFlights::new(),
@@ -402,21 +405,21 @@ impl Tables {
 
     /// Keys, each with the last sequence number of our ledger that is in what is told of its use.
     pub(crate) fn apply_keys(&self, keys: Vec<(KeyRecord, u64)>, ledger: &Ledger) -> std::io::Result<()> {
-        let limited = keys.iter().filter(|(k, _)| k.limits.is_some());
-        let own = ledger.key_units_after(&limited.map(|(k, through)| (k.id, *through)).collect())?;
+        let chains = lock(&self.chains).note(&keys);
+        let own = ledger.key_units_after(&chains)?;
         for (key, _) in keys {
-            let id = key.id;
-            self.apply_key(key, |meter, start| own.get(&(id, meter, start)).copied().unwrap_or(0));
+            self.apply_key(key, |root, meter, start| {
+                own.get(&(root, meter, start)).copied().unwrap_or(0)
+            });
         }
         Ok(())
     }
 
-    fn apply_key(&self, key: KeyRecord, own: impl Fn(u16, Time) -> u64) {
-        let before = self.key(key.lookup).and_then(|k| k.limit);
+    fn apply_key(&self, key: KeyRecord, own: impl Fn(KeyId, u16, Time) -> u64) {
         let limit = key
             .limits
             .as_ref()
-            .map(|told| Arc::new(KeyLimit::told(told, before.as_deref(), own)));
+            .map(|told| Arc::new(lock(&self.chains).limit(key.id, told, own)));
         let entry = KeyEntry {
             id: key.id,
             mac: key.mac,

@@ -1,15 +1,12 @@
 //! Publishing: the catalogue file into tables, in one transaction.
 
-use crate::{Domain, DomainError, Provider, Result, audit, entitlements, jobs};
+use crate::{Domain, DomainError, Provider, Result, audit, entitlements, jobs, locks};
 use model::catalogue::{CatalogueFile, PlanTerms};
 use model::{PlanId, PlanVersionId, Time};
 use sqlx::PgConnection;
 
 use super::issuers;
 use super::stripe::PublishToStripe;
-
-/// Advisory lock under which one catalogue is published at a time.
-const PUBLISHING: i64 = 7_770_002;
 
 /// What publishing did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +38,7 @@ pub async fn publish(domain: &Domain, provider: &Provider, file: &CatalogueFile)
     let plans = file.check().map_err(|e| DomainError::invalid("file", e.to_string()))?;
     let now = domain.clock.now();
     let mut tx = domain.pool.begin().await?;
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", PUBLISHING)
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::PUBLISHING)
         .fetch_one(&mut *tx)
         .await?;
     refuse_other_product(&mut tx, file).await?;

@@ -9,8 +9,6 @@ use model::{Currency, PlanId, PlanVersionId};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// Advisory lock under which one version at a time is carried to Stripe: two jobs would make the product twice.
-const CARRYING: i64 = 7_770_003;
 /// The `part` of the flat price; the others are named by their meter's slug.
 pub const FLAT: &str = "";
 
@@ -35,7 +33,7 @@ impl Job for PublishToStripe {
         // Held while Stripe is asked; nothing else waits for this lock but other runs of this job.
         let mut turn = domain.pool.begin().await?;
         locks::wait_for_stripe(&mut turn).await?;
-        sqlx::query!("SELECT pg_advisory_xact_lock($1)", CARRYING)
+        sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::CARRYING)
             .fetch_one(&mut *turn)
             .await?;
         let terms = super::terms(&mut turn, self.version).await?;

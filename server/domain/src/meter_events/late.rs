@@ -2,8 +2,8 @@
 //! used it would be on no invoice. So it moves to the running period and is billed there, as of now, and pages say so; what
 //! no running period has a price for is refused here, which the provider sees.
 
-use super::{CLAIM_LOCK, COLLECT_LOCK, DRAFT_S, Unbilled, insert_all};
-use crate::{Domain, Result, invoices, subscriptions, usage};
+use super::{DRAFT_S, Unbilled, insert_all};
+use crate::{Domain, Result, invoices, locks, subscriptions, usage};
 use model::{SubscriptionId, Time};
 use sqlx::PgConnection;
 
@@ -87,7 +87,7 @@ impl Unsent {
             return Ok(());
         }
         let mut tx = domain.pool.begin().await?;
-        for lock in [COLLECT_LOCK, CLAIM_LOCK] {
+        for lock in [locks::COLLECTING, locks::HANDING_OUT] {
             sqlx::query!("SELECT pg_advisory_xact_lock($1)", lock)
                 .execute(&mut *tx)
                 .await?;

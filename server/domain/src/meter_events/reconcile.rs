@@ -2,8 +2,8 @@
 //! to be there, and send only what is missing.
 
 use super::send::{Claimed, Outcome, outcome_of};
-use super::{Bucket, COLLECT_LOCK, insert};
-use crate::{Domain, DomainError, Result};
+use super::{Bucket, insert};
+use crate::{Domain, DomainError, Result, locks};
 use model::{ConsumerId, Time};
 
 /// Stripe sums over whole minutes.
@@ -56,7 +56,7 @@ pub(super) async fn reconcile(domain: &Domain, row: &Claimed) -> Result<Outcome>
 
 async fn split(domain: &Domain, row: &Claimed, arrived: i64) -> Result<()> {
     let mut tx = domain.pool.begin().await?;
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", COLLECT_LOCK)
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::COLLECTING)
         .execute(&mut *tx)
         .await?;
     sqlx::query!(

@@ -1,12 +1,10 @@
 //! Handing rows to Stripe.
 
 use super::reconcile::reconcile;
-use super::{
-    AHEAD_S, CLAIM_LOCK, DRAFT_S, EVERY_S, LEASE_S, MAX_BACKOFF_S, RECONCILE_WAIT_S, RESEND_S, TOO_OLD_S, collect,
-};
-use crate::jobs::{self, Job};
+use super::{AHEAD_S, DRAFT_S, EVERY_S, LEASE_S, MAX_BACKOFF_S, RECONCILE_WAIT_S, RESEND_S, TOO_OLD_S, collect};
+use crate::jobs::Job;
 use crate::payments::{NewMeterEvent, PaymentsError};
-use crate::{Domain, DomainError, Result};
+use crate::{Domain, DomainError, Result, locks};
 use futures::future::try_join_all;
 use model::{ConsumerId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
@@ -28,16 +26,13 @@ pub struct SendMeterEvents {}
 impl Job for SendMeterEvents {
     const KIND: &'static str = "meter_events.send";
     const ASKS_STRIPE: bool = true;
+    const EVERY_S: Option<i64> = Some(EVERY_S);
 
     fn dedup_key(&self) -> Option<String> {
         Some(String::new())
     }
 
     async fn run(&self, domain: &Domain) -> Result<()> {
-        // The successor first: a failure below must not end the series.
-        let mut connection = domain.pool.acquire().await?;
-        jobs::enqueue(domain, &mut connection, self, domain.clock.now().plus_s(EVERY_S)).await?;
-        drop(connection);
         if let Err(error) = send_all(domain).await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -185,7 +180,7 @@ pub(super) enum Outcome {
 async fn claim(domain: &Domain, subscription: Option<SubscriptionId>) -> Result<Option<Claimed>> {
     let now = domain.clock.now();
     let mut tx = domain.pool.begin().await?;
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", CLAIM_LOCK)
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::HANDING_OUT)
         .execute(&mut *tx)
         .await?;
     let row = sqlx::query!(

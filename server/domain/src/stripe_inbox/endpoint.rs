@@ -1,6 +1,6 @@
 //! Our address at Stripe, the secrets that sign deliveries to it, and the types of events we want.
 
-use crate::jobs::{self, Job};
+use crate::jobs::Job;
 use crate::{Domain, Result};
 use serde::{Deserialize, Serialize};
 
@@ -70,15 +70,14 @@ pub struct EnsureEndpoint {}
 impl Job for EnsureEndpoint {
     const KIND: &'static str = "stripe_inbox.ensure_endpoint";
     const ASKS_STRIPE: bool = true;
+    const EVERY_S: Option<i64> = Some(EVERY_S);
 
     fn dedup_key(&self) -> Option<String> {
         Some(String::new())
     }
 
     async fn run(&self, domain: &Domain) -> Result<()> {
-        ensure(domain).await?;
-        let mut connection = domain.pool.acquire().await?;
-        jobs::enqueue(domain, &mut connection, self, domain.clock.now().plus_s(EVERY_S)).await
+        ensure(domain).await
     }
 }
 

@@ -4,7 +4,7 @@
 use super::sync::{Recorded, sync_subscription};
 use crate::jobs::{self, Job};
 use crate::payments::StripeSubscription;
-use crate::{Domain, Result, audit, catalogue, letters, mail};
+use crate::{Domain, DomainError, Result, audit, catalogue, letters, mail};
 use model::access::SubscriptionStatus;
 use model::{ConsumerId, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ const DAY_S: i64 = 86_400;
 pub(super) const RECONCILE_EVERY_S: i64 = DAY_S;
 /// Subscriptions in one run of [`Reconcile`]; a run has 60 s.
 const RECONCILE_PAGE: i64 = 40;
+/// The next page begins then at the latest, in seconds: when the run before it has been stopped.
+const NEXT_PAGE_S: i64 = 60;
 
 /// Where a subscription stands for us.
 pub(crate) struct Standing {
@@ -169,7 +171,29 @@ impl Job for EndGrace {
     }
 }
 
-/// Copies every paid subscription once a day, a page a run.
+/// Begins a round of [`Reconcile`] once a day, and carries to Stripe what is on offer and failed to get there.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EveryNight {}
+
+#[async_trait::async_trait]
+impl Job for EveryNight {
+    const KIND: &'static str = "subscriptions.every_night";
+    const ASKS_STRIPE: bool = true;
+    const EVERY_S: Option<i64> = Some(RECONCILE_EVERY_S);
+
+    fn dedup_key(&self) -> Option<String> {
+        Some(String::new())
+    }
+
+    async fn run(&self, domain: &Domain) -> Result<()> {
+        let mut connection = domain.pool.acquire().await?;
+        jobs::enqueue(domain, &mut connection, &Reconcile { after: None }, domain.clock.now()).await?;
+        drop(connection);
+        catalogue::ensure_recurring(domain).await
+    }
+}
+
+/// Copies every paid subscription, a page a run.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Reconcile {
     /// The last subscription done; none begins a round.
@@ -182,7 +206,7 @@ impl Job for Reconcile {
     const ASKS_STRIPE: bool = true;
 
     fn dedup_key(&self) -> Option<String> {
-        Some(String::new())
+        Some(self.after.map_or_else(String::new, |id| id.to_string()))
     }
 
     async fn run(&self, domain: &Domain) -> Result<()> {
@@ -195,21 +219,43 @@ impl Job for Reconcile {
         )
         .fetch_all(&domain.pool)
         .await?;
+        // The next page first: a failure below must not keep the others from it. It waits until this one is done, or was
+        // stopped.
+        let next = page.last().map(|last| Reconcile { after: Some(last.id) });
+        enqueue(domain, next.as_ref(), NEXT_PAGE_S).await?;
+        let mut away = None;
         for row in &page {
-            let before = state(domain, row.id).await?;
-            sync_subscription(domain, &row.stripe).await?;
-            if state(domain, row.id).await? != before {
-                tracing::warn!(subscription = row.stripe, consumer = %row.consumer_id, "drift: an event was missed");
+            match compare(domain, row.id, &row.stripe).await {
+                Ok(()) => {}
+                // Tried again with the rest of the page.
+                Err(error @ DomainError::PaymentsUnavailable(_)) => away = Some(error),
+                Err(error) => tracing::error!(
+                    subscription = row.stripe,
+                    consumer = %row.consumer_id,
+                    error = &error as &dyn std::error::Error,
+                    "a subscription cannot be compared with Stripe's"
+                ),
             }
         }
-        let now = domain.clock.now();
-        let (after, at) = match page.last() {
-            Some(last) => (Some(last.id), now),
-            None => (None, now.plus_s(RECONCILE_EVERY_S)),
-        };
-        let mut connection = domain.pool.acquire().await?;
-        jobs::enqueue(domain, &mut connection, &Reconcile { after }, at).await
+        enqueue(domain, next.as_ref(), 0).await?;
+        away.map_or(Ok(()), Err)
     }
+}
+
+async fn enqueue(domain: &Domain, next: Option<&Reconcile>, wait_s: i64) -> Result<()> {
+    let Some(next) = next else { return Ok(()) };
+    let mut connection = domain.pool.acquire().await?;
+    jobs::enqueue(domain, &mut connection, next, domain.clock.now().plus_s(wait_s)).await
+}
+
+/// Copies a subscription, and tells when that changed anything.
+async fn compare(domain: &Domain, id: SubscriptionId, stripe: &str) -> Result<()> {
+    let before = state(domain, id).await?;
+    sync_subscription(domain, stripe).await?;
+    if state(domain, id).await? != before {
+        tracing::warn!(subscription = stripe, "drift: an event was missed");
+    }
+    Ok(())
 }
 
 /// What of a subscription a missed event would have left behind.

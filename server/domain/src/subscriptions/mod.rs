@@ -26,7 +26,7 @@ pub use current::{OpenInvoice, Scheduled, Subscription, current};
 pub use dispute::{Dispute, disputes};
 pub(crate) use dispute::{disputed, stops};
 pub use end::{cancel, portal_url, resume};
-pub use grace::{EndGrace, Reconcile};
+pub use grace::{EndGrace, EveryNight, Reconcile};
 pub use refund::CancelDuplicate;
 pub(crate) use refund::refunded;
 pub(crate) use sync::{customer_deleted, sync_subscription};
@@ -41,6 +41,7 @@ pub fn register(registry: Registry) -> Registry {
         .with::<EndGrace>()
         .with::<CancelDuplicate>()
         .with::<Reconcile>()
+        .with::<EveryNight>()
 }
 
 /// Starts the jobs that repeat; doing so again changes nothing. Without a Stripe key there is nothing to compare with.
@@ -53,5 +54,5 @@ pub async fn ensure_recurring(domain: &Domain) -> Result<()> {
     }
     let mut connection = domain.pool.acquire().await?;
     let first = domain.clock.now().plus_s(grace::RECONCILE_EVERY_S);
-    jobs::enqueue(domain, &mut connection, &Reconcile { after: None }, first).await
+    jobs::enqueue(domain, &mut connection, &EveryNight {}, first).await
 }

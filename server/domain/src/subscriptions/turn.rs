@@ -5,9 +5,6 @@ use model::ConsumerId;
 use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// First half of the advisory lock; the second is made of the consumer.
-const TURN: i32 = 7_770_004;
-
 /// Turns under way at once in this process. Each keeps a connection while Stripe answers and needs others meanwhile; were
 /// there as many turns as connections, they would wait for one another.
 static TURNS: Semaphore = Semaphore::const_new(6);
@@ -28,7 +25,7 @@ impl Turn {
         locks::wait_for_stripe(&mut transaction).await?;
         sqlx::query!(
             "SELECT pg_advisory_xact_lock($1, hashtext($2))",
-            TURN,
+            locks::TURN,
             consumer.to_string()
         )
         .fetch_one(&mut *transaction)

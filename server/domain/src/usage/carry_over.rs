@@ -117,14 +117,12 @@ impl Target {
     async fn take_late_unsent(&self, connection: &mut PgConnection, period_start: Time, now: Time) -> Result<i64> {
         let rows = sqlx::query_as!(
             Moved,
-            "DELETE FROM unbilled_units u
-             WHERE u.subscription_id = $1 AND u.period_start = $2 AND EXISTS (
-                 SELECT FROM subscriptions s JOIN plan_prices p ON p.plan_version_id = s.plan_version_id
-                        AND p.interval = s.interval JOIN meters m ON m.slug = p.part
-                 WHERE s.id = u.subscription_id AND m.number = u.meter)
+            "DELETE FROM unbilled_units
+             WHERE subscription_id = $1 AND period_start = $2 AND is_priced($1, $3, meter)
              RETURNING meter, period_start, plan_version_id AS version, units",
             self.subscription as SubscriptionId,
             period_start,
+            self.version,
         )
         .fetch_all(&mut *connection)
         .await?;
@@ -139,10 +137,8 @@ impl Target {
             Moved,
             "UPDATE meter_events e SET plan_version_id = $3, period_start = $4, at = $5
              FROM (SELECT o.id, o.plan_version_id, o.period_start FROM meter_events o
-                   WHERE o.subscription_id = $1 AND o.period_start = $2 AND o.state = 'pending' AND EXISTS (
-                       SELECT FROM subscriptions s JOIN plan_prices p ON p.plan_version_id = s.plan_version_id
-                              AND p.interval = s.interval JOIN meters m ON m.slug = p.part
-                       WHERE s.id = o.subscription_id AND m.number = o.meter) FOR UPDATE OF o) old
+                   WHERE o.subscription_id = $1 AND o.period_start = $2 AND o.state = 'pending'
+                     AND is_priced($1, $3, o.meter) FOR UPDATE) old
              WHERE e.id = old.id
              RETURNING e.meter, old.period_start, old.plan_version_id AS version, e.units",
             self.subscription as SubscriptionId,
@@ -166,7 +162,8 @@ impl Target {
             sqlx::query!(
                 "INSERT INTO unbilled_units AS u (subscription_id, consumer_id, meter, hour, period_start, plan_version_id,
                                                   units, last_at)
-                 SELECT id, consumer_id, $2, $3, $4, $5, $6, $7 FROM subscriptions WHERE id = $1
+                 SELECT id, consumer_id, $2, $3, $4, $5, $6, $7 FROM subscriptions
+                 WHERE id = $1 AND is_priced($1, $5, $2)
                  ON CONFLICT (subscription_id, meter, hour, period_start, plan_version_id) DO UPDATE SET
                      units = u.units + excluded.units, last_at = greatest(u.last_at, excluded.last_at)",
                 self.subscription as SubscriptionId,

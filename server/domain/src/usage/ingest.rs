@@ -281,14 +281,14 @@ async fn add_periods(connection: &mut PgConnection, records: &[&UsageRecord], no
     )
     .execute(&mut *connection)
     .await?;
-    // A meter that the catalogue never had cannot be billed; the join leaves it out.
+    // What has no price cannot be billed: Stripe would refuse it, or bill nothing.
     sqlx::query!(
         "INSERT INTO unbilled_units AS u (subscription_id, meter, hour, period_start, plan_version_id, consumer_id,
                                           units, last_at)
          SELECT n.* FROM unnest($1::text[], $2::smallint[], $3::timestamptz[], $4::timestamptz[], $5::text[],
                                 $6::text[], $7::bigint[], $8::timestamptz[])
              AS n (subscription_id, meter, hour, period_start, plan_version_id, consumer_id, units, last_at)
-         JOIN meters m ON m.number = n.meter
+         WHERE is_priced(n.subscription_id, n.plan_version_id, n.meter)
          ORDER BY n.subscription_id, n.meter, n.hour, n.period_start, n.plan_version_id
          ON CONFLICT (subscription_id, meter, hour, period_start, plan_version_id) DO UPDATE SET
              units = u.units + excluded.units, last_at = greatest(u.last_at, excluded.last_at)",

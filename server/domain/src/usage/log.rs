@@ -118,6 +118,7 @@ pub struct DropOldRequests {}
 #[async_trait::async_trait]
 impl Job for DropOldRequests {
     const KIND: &'static str = "usage.drop_old_requests";
+    const EVERY_S: Option<i64> = Some(DROP_EVERY_S);
 
     fn dedup_key(&self) -> Option<String> {
         Some(String::new())
@@ -125,7 +126,6 @@ impl Job for DropOldRequests {
 
     async fn run(&self, domain: &Domain) -> Result<()> {
         let now = domain.clock.now();
-        let mut more = true;
         for _ in 0..DELETE_ROUNDS {
             let gone = sqlx::query!(
                 "DELETE FROM requests WHERE (ledger, seq) IN
@@ -136,14 +136,13 @@ impl Job for DropOldRequests {
             .execute(&domain.pool)
             .await?
             .rows_affected();
-            more = gone > 0;
-            if !more {
-                break;
+            if gone == 0 {
+                return Ok(());
             }
         }
+        // There is more.
         let mut connection = domain.pool.acquire().await?;
-        let next = if more { now } else { now.plus_s(DROP_EVERY_S) };
-        jobs::enqueue(domain, &mut connection, self, next).await
+        jobs::enqueue(domain, &mut connection, self, now).await
     }
 }
 

@@ -13,7 +13,7 @@ use model::snapshot::{Entitlement, MeterEntitlement};
 use model::usage::UsageRecord;
 use model::{ConsumerId, Money, Time, price};
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 use std::collections::{BTreeSet, HashMap};
 
 /// How often usage is looked at, in seconds: a mail that comes this late is still in time.
@@ -86,13 +86,13 @@ pub(crate) struct TellMarks {}
 #[async_trait::async_trait]
 impl Job for TellMarks {
     const KIND: &'static str = "usage.tell_marks";
+    const EVERY_S: Option<i64> = Some(EVERY_S);
 
     fn dedup_key(&self) -> Option<String> {
         Some(String::new())
     }
 
     async fn run(&self, domain: &Domain) -> Result<()> {
-        let now = domain.clock.now();
         let mut tx = domain.pool.begin().await?;
         let consumers = sqlx::query_scalar!(
             r#"DELETE FROM usage_touched WHERE consumer_id IN
@@ -102,18 +102,60 @@ impl Job for TellMarks {
         )
         .fetch_all(&mut *tx)
         .await?;
-        let meters = catalogue::meters(&mut tx).await?;
-        for record in snapshot::live_of(&mut tx, &consumers, now).await? {
-            for part in parts(&record, &meters, now)? {
-                part.tell(domain, &mut tx, &record, now).await?;
-            }
+        if let Err(error) = tell(domain, &mut tx, &consumers).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "marks are told one by one: somebody's cannot be"
+            );
+            drop(tx);
+            tx = domain.pool.begin().await?;
+            one_by_one(domain, &mut tx, &consumers).await?;
         }
-        let full = i64::try_from(consumers.len()).unwrap_or(PAGE) >= PAGE;
-        let next = if full { now } else { now.plus_s(EVERY_S) };
-        jobs::enqueue(domain, &mut tx, self, next).await?;
+        if i64::try_from(consumers.len()).unwrap_or(PAGE) >= PAGE {
+            jobs::enqueue(domain, &mut tx, self, domain.clock.now()).await?;
+        }
         tx.commit().await?;
         Ok(())
     }
+}
+
+/// Tells the members of these consumers of new marks.
+async fn tell(domain: &Domain, connection: &mut PgConnection, consumers: &[ConsumerId]) -> Result<()> {
+    let now = domain.clock.now();
+    let meters = catalogue::meters(connection).await?;
+    for record in snapshot::live_of(connection, consumers, now).await? {
+        for part in parts(&record, &meters, now)? {
+            part.tell(domain, connection, &record, now).await?;
+        }
+    }
+    Ok(())
+}
+
+/// As [`tell`], each on its own: one that fails is passed over until its usage grows again.
+async fn one_by_one(domain: &Domain, connection: &mut PgConnection, consumers: &[ConsumerId]) -> Result<()> {
+    for consumer in consumers {
+        let mut part = connection.begin().await?;
+        sqlx::query!(
+            "DELETE FROM usage_touched WHERE consumer_id = $1",
+            *consumer as ConsumerId
+        )
+        .execute(&mut *part)
+        .await?;
+        match tell(domain, &mut part, std::slice::from_ref(consumer)).await {
+            Ok(()) => part.commit().await?,
+            Err(error) => {
+                tracing::error!(%consumer, error = &error as &dyn std::error::Error, "marks cannot be told");
+                part.rollback().await?;
+                sqlx::query!(
+                    "DELETE FROM usage_touched WHERE consumer_id = $1",
+                    *consumer as ConsumerId
+                )
+                .execute(&mut *connection)
+                .await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Something of which a part is used.

@@ -2,7 +2,7 @@
 
 use super::shop::{CATALOGUE, Shop};
 use domain::catalogue::{ChangeKind, current, overview, parse, preview, publish};
-use domain::{DomainError, Provider};
+use domain::{DomainError, Provider, meter_events};
 use model::access::{Environment, Interval};
 
 fn provider() -> Provider {
@@ -43,6 +43,27 @@ async fn a_slow_stripe_does_not_fail_publishing() {
     );
     let ready = "SELECT count(*) FROM plan_versions WHERE ready_at IS NULL";
     assert_eq!(shop.count(ready).await, 0);
+}
+
+#[tokio::test]
+async fn usage_does_not_wait_while_prices_are_carried_to_stripe() {
+    let shop = Shop::empty().await;
+    shop.slow_stripe(2_000);
+    let carried = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database(), jobs j
+                   WHERE l.locktype = 'advisory' AND l.granted AND j.kind = 'catalogue.publish_to_stripe' AND j.attempts > 0";
+    let collected = async {
+        while shop.count(carried).await == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        meter_events::collect(&shop.domain, None).await.unwrap();
+        // The free plan needs nothing of Stripe.
+        let ready = "SELECT count(*) FROM plan_versions WHERE ready_at IS NOT NULL";
+        assert_eq!(shop.count(ready).await, 1, "usage waited");
+    };
+    tokio::select! {
+        () = shop.publish() => panic!("published before it was looked at"),
+        () = collected => {}
+    }
 }
 
 #[tokio::test]

@@ -10,5 +10,6 @@ mod grace;
 mod inbox;
 mod overrides;
 mod refunds;
+mod repeats;
 pub(crate) mod shop;
 mod unconfigured;

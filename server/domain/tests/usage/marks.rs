@@ -93,6 +93,25 @@ async fn each_mark_is_told_once_a_period() {
 }
 
 #[tokio::test]
+async fn an_account_that_cannot_be_read_keeps_no_other_from_its_mail() {
+    let shop = Shop::open().await;
+    let (odd, ada) = (shop.account("odd").await, shop.account("ada").await);
+    for sql in [
+        "UPDATE entitlements SET record = '{}' WHERE consumer_id = $1",
+        "INSERT INTO usage_touched (consumer_id, touched_at) VALUES ($1, now())",
+    ] {
+        sqlx::query(sql)
+            .bind(odd.consumer().to_string())
+            .execute(shop.database.pool())
+            .await
+            .unwrap();
+    }
+    uses(&shop, &ada, 1, 500).await;
+    assert_eq!(heard(&shop, "ada").await, ["50 % of API calls used"]);
+    assert_eq!(shop.count("SELECT count(*) FROM usage_touched").await, 0);
+}
+
+#[tokio::test]
 async fn the_spend_cap_has_marks_of_its_own() {
     let shop = Shop::open().await;
     let bob = shop.subscriber("bob", "pro").await;

@@ -3,7 +3,9 @@
 use super::paid::Paid;
 use domain::jobs::Job;
 use domain::meter_events::{SendMeterEvents, flush};
+use domain::usage::report;
 use domain::{DomainError, Provider, metrics};
+use model::access::Environment;
 use stripe_emulator::Fault;
 
 fn fault(kind: &str, status: u16, count: u32) -> Fault {
@@ -140,6 +142,27 @@ async fn what_is_too_old_is_listed_and_alarmed_not_sent() {
     assert_eq!(paid.at_stripe().await, 0);
     let overview = metrics::overview(&paid.domain, &Provider::console()).await.unwrap();
     assert_eq!((overview.refused_events, overview.unsent), (1, 0));
+}
+
+#[tokio::test]
+async fn what_has_no_price_is_counted_and_not_sent() {
+    let paid = Paid::new("small").await;
+    let (under, now) = (paid.under().await, paid.domain.clock.now());
+    paid.ship_of(2, under, now, 7).await;
+    paid.uses(5).await;
+    run_after(&paid, 30).await;
+    assert_eq!(paid.states().await, ["acknowledged"], "of the calls alone");
+    let usage = report::period(&paid.domain, &paid.viewer(), Environment::Live).await;
+    let used: Vec<(String, u64)> = usage
+        .unwrap()
+        .unwrap()
+        .meters
+        .into_iter()
+        .map(|m| (m.slug, m.used))
+        .collect();
+    assert_eq!(used, [("calls".to_owned(), 5), ("reports".to_owned(), 7)]);
+    let overview = metrics::overview(&paid.domain, &Provider::console()).await.unwrap();
+    assert_eq!((overview.refused_events, overview.unsent), (0, 0));
 }
 
 #[tokio::test]

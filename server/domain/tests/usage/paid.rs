@@ -6,6 +6,7 @@ use crate::world::World;
 use domain::jobs::{Job, Registry};
 use domain::subscriptions::{self, Reconcile, Subscription};
 use domain::{Domain, Provider, Viewer, catalogue, keys};
+use model::usage::UsageRecord;
 use model::{ConsumerId, SubscriptionId, Time};
 use serde_json::Value;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,11 @@ slug = "calls"
 name = "API calls"
 unit = "call"
 
+[[meters]]
+slug = "reports"
+name = "Reports"
+unit = "report"
+
 [[routes]]
 slug = "data"
 path = "/v1/data"
@@ -47,7 +53,8 @@ name = "Small"
 tagline = "Graduated."
 rate_limit = { per_second = 10, burst = 10 }
 month = { flat = "29.00", meters = [{ meter = "calls", included = 1000, overage = { model = "graduated", tiers = [
-    { up_to = 5000, unit = "0.0035" }, { up_to = 20000, unit = "0.00333" }, { unit = "0.001" } ] } }] }
+    { up_to = 5000, unit = "0.0035" }, { up_to = 20000, unit = "0.00333" }, { unit = "0.001" } ] } },
+    { meter = "reports", included = 50 }] }
 
 [[plans]]
 slug = "large"
@@ -62,7 +69,7 @@ pub(super) struct Paid {
     pub(super) domain: Domain,
     pub(super) stripe: Emulated,
     pub(super) consumer: ConsumerId,
-    key: model::KeyId,
+    pub(super) key: model::KeyId,
     sequence: AtomicU64,
     pub(super) world: World,
 }
@@ -188,8 +195,16 @@ impl Paid {
 
     /// Ships one record of `units` used at `at`.
     pub(super) async fn ship(&self, under: Under, at: Time, units: u32) {
+        self.ship_of(1, under, at, units).await;
+    }
+
+    /// As [`Paid::ship`], of a meter by its number.
+    pub(super) async fn ship_of(&self, meter: u16, under: Under, at: Time, units: u32) {
         let seq = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
-        let records = vec![record(under, seq, at, units)];
+        let records = vec![UsageRecord {
+            meter,
+            ..record(under, seq, at, units)
+        }];
         domain::usage::ship(&self.domain, &batch("a", records)).await.unwrap();
     }
 
@@ -201,12 +216,13 @@ impl Paid {
     /// Units that Stripe has for the consumer, of all time.
     pub(super) async fn at_stripe(&self) -> u64 {
         self.stripe.settle().await;
-        let (meter, customer): (String, String) =
-            sqlx::query_as("SELECT m.stripe_meter, c.stripe_customer FROM meters m, consumers c WHERE c.id = $1")
-                .bind(self.consumer)
-                .fetch_one(&self.domain.pool)
-                .await
-                .unwrap();
+        let (meter, customer): (String, String) = sqlx::query_as(
+            "SELECT m.stripe_meter, c.stripe_customer FROM meters m, consumers c WHERE c.id = $1 AND m.slug = 'calls'",
+        )
+        .bind(self.consumer)
+        .fetch_one(&self.domain.pool)
+        .await
+        .unwrap();
         let start = Time::from_unix_s(FixedClock::START_S - 60 * 86_400);
         let end = self.domain.clock.now().plus_s(3_600);
         let minute = |t: Time| Time::from_unix_s(t.unix_s() / 60 * 60);

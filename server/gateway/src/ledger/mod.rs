@@ -353,21 +353,26 @@ impl Ledger {
         Ok(reached)
     }
 
-    /// Units of some keys in records after what is known of each, by key, meter and period.
+    /// Units of some chains of keys in records after what is known of each chain, by its first key, meter and period.
     ///
-    /// `through` has the sequence number of each.
+    /// `chains` has, for every key, the first key of its chain and the sequence number.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`].
     pub(crate) fn key_units_after(
         &self,
-        through: &HashMap<KeyId, u64>,
+        chains: &HashMap<KeyId, (KeyId, u64)>,
     ) -> io::Result<HashMap<(KeyId, u16, Time), u64>> {
         let mut sums: HashMap<(KeyId, u16, Time), u64> = HashMap::new();
-        let Some(oldest) = through.values().min() else {
+        let Some(oldest) = chains.values().map(|(_, through)| *through).min() else {
             return Ok(sums);
         };
-        let include = |r: &UsageRecord| r.units > 0 && through.get(&r.key).is_some_and(|seq| r.seq > *seq);
         self.walk(oldest + 1, self.committed() + 1, |r| {
-            if let Some(r) = decode(r).filter(|r| include(r)) {
-                *sums.entry((r.key, r.meter, r.period_start)).or_default() += u64::from(r.units);
+            if let Some(r) = decode(r).filter(|r| r.units > 0)
+                && let Some((root, through)) = chains.get(&r.key)
+                && r.seq > *through
+            {
+                *sums.entry((*root, r.meter, r.period_start)).or_default() += u64::from(r.units);
             }
             true
         })?;

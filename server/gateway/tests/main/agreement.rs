@@ -267,6 +267,7 @@ async fn what_a_key_and_its_account_decide() {
 /// What a key's owner may set.
 fn limits(quota: Option<u64>, budget_minor: Option<i64>) -> Option<KeyLimits> {
     Some(KeyLimits {
+        root: None,
         quota,
         budget_minor,
         period_start: Time::from_unix_ms(START_MS),

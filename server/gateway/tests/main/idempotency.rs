@@ -531,6 +531,7 @@ async fn a_repeat_needs_no_room_in_quota_cap_and_key_limits() {
         e.spend_cap_minor = Some(3);
     };
     let of_key = KeyLimits {
+        root: None,
         quota: Some(1),
         budget_minor: None,
         period_start: Time::from_unix_ms(START_MS),

@@ -4,10 +4,11 @@ use crate::support::*;
 use model::Time;
 use model::access::Environment;
 use model::key::PlainKey;
-use model::snapshot::{KeyLimits, KeyUse};
+use model::snapshot::{KeyLimits, KeyRecord, KeyUse};
 
 fn limits(quota: Option<u64>, budget_minor: Option<i64>) -> KeyLimits {
     KeyLimits {
+        root: None,
         quota,
         budget_minor,
         period_start: Time::from_unix_ms(START_MS),
@@ -23,8 +24,19 @@ async fn limit(world: &World, limits: Option<KeyLimits>) {
 
 /// A second key of the same consumer, without limits.
 async fn other_key(world: &World) -> PlainKey {
+    put_key(world, None).await
+}
+
+/// The key that takes over from the world's, with the limits of both.
+async fn rotated(world: &World, limits: KeyLimits) -> PlainKey {
+    let root = Some(key_record(&world.key, world.consumer).id);
+    put_key(world, Some(KeyLimits { root, ..limits })).await
+}
+
+async fn put_key(world: &World, limits: Option<KeyLimits>) -> PlainKey {
     let key = PlainKey::generate("tp", Environment::Live, &*world.random);
-    world.plane.put_key(key_record(&key, world.consumer));
+    let record = key_record(&key, world.consumer);
+    world.plane.put_key(KeyRecord { limits, ..record });
     world.synced().await;
     key
 }
@@ -49,15 +61,20 @@ fn link(reply: &Reply) -> String {
 
 /// How many of `count` calls at once are let through.
 async fn at_once(world: &World, path: &str, count: usize) -> usize {
-    let text = format!(
-        "GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\nConnection: close\r\n\r\n",
-        world.key.reveal()
-    );
-    let call = |_| {
-        let (addr, text) = (world.addr, text.clone());
+    at_once_with(world, &[&world.key], path, count).await
+}
+
+/// As [`at_once`], with these keys in turn.
+async fn at_once_with(world: &World, keys: &[&PlainKey], path: &str, count: usize) -> usize {
+    let call = |key: &&PlainKey| {
+        let text = format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\nConnection: close\r\n\r\n",
+            key.reveal()
+        );
+        let addr = world.addr;
         tokio::spawn(async move { Reply::parse(&raw(addr, text.as_bytes()).await).status })
     };
-    let calls: Vec<_> = (0..count).map(call).collect();
+    let calls: Vec<_> = keys.iter().cycle().take(count).map(call).collect();
     let mut passed = 0;
     for call in calls {
         passed += usize::from(call.await.unwrap() == 200);
@@ -198,4 +215,57 @@ async fn a_quote_says_the_smaller_of_the_keys_budget_and_the_cap() {
     world.synced().await;
     assert_eq!(left(&world.key).await, "0.03", "without a cap the key's");
     assert_eq!(left(&other).await, serde_json::Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rotation_renews_no_quota() {
+    let mut world = World::with(|e| e.meters = vec![meter(1, 1_000, None)]).await;
+    limit(&world, Some(limits(Some(20), None))).await;
+    assert_eq!(at_once(&world, "/v1/ok", 4).await, 4);
+    let next = rotated(&world, limits(Some(20), None)).await;
+    let both = [&world.key, &next];
+    assert_eq!(at_once_with(&world, &both, "/v1/ok", 60).await, 16, "while both work");
+    for key in both {
+        assert_eq!(with_key(&world, key, "/v1/ok").await.problem(), "key-quota-reached");
+    }
+    let other = other_key(&world).await;
+    assert_eq!(
+        with_key(&world, &other, "/v1/ok").await.status,
+        200,
+        "it is of no chain of theirs"
+    );
+    // A third one, after the first was revoked; what another gateway let both use is told of all.
+    world.plane.edit_key(world.key.lookup().0, |k| k.revoked = true);
+    let mut more = limits(Some(30), None);
+    more.used = vec![KeyUse { meter: 1, units: 25 }];
+    let third = rotated(&world, more).await;
+    world.shipped().await;
+    assert_eq!(at_once_with(&world, &[&third], "/v1/ok", 20).await, 5);
+    // A restart without the control plane: the copy on disk knows the chain.
+    world.stop().await;
+    world.plane.away.store(true, std::sync::atomic::Ordering::SeqCst);
+    world.start();
+    for key in [&next, &third] {
+        assert_eq!(with_key(&world, key, "/v1/ok").await.problem(), "key-quota-reached");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_renews_no_budget() {
+    let world = World::with(|e| e.meters = vec![meter(1, 0, Some("2"))]).await;
+    limit(&world, Some(limits(None, Some(7)))).await;
+    let left = |reply: &Reply| reply.header("turnpike-budget-remaining").unwrap().to_owned();
+    assert_eq!(left(&world.get("/v1/ok").await), "\"0.05\";currency=usd");
+    let next = rotated(&world, limits(None, Some(7))).await;
+    assert_eq!(left(&with_key(&world, &next, "/v1/ok").await), "\"0.03\";currency=usd");
+    assert_eq!(left(&world.get("/v1/ok").await), "\"0.01\";currency=usd");
+    for key in [&world.key, &next] {
+        let refused = with_key(&world, key, "/v1/ok").await;
+        assert_eq!(
+            (refused.status, refused.problem()),
+            (402, "key-budget-reached".to_owned())
+        );
+    }
+    let units: u32 = world.shipped().await.iter().map(|r| r.units).sum();
+    assert_eq!(units, 3);
 }
