@@ -4,6 +4,7 @@
 //! is used and the ledger's sequence number that holds for, and the keys in a fixed form. Written to a new file, synced
 //! and renamed; the one before is kept and used when the newest is damaged.
 
+use crate::account::ForeignUse;
 use crate::ledger::Ledger;
 use crate::tables::Tables;
 use model::access::Environment;
@@ -34,6 +35,12 @@ struct Stored {
     /// Limits of keys, in the same way.
     #[serde(default)]
     key_limits: Vec<(KeyId, KeyLimits, u64)>,
+    /// What tokens used of meters that their consumers' own plans lack.
+    #[serde(default)]
+    foreign: Vec<ForeignUse>,
+    /// Up to this sequence number nothing else was used of such meters; none in a copy from before they were stored.
+    #[serde(default)]
+    foreign_through: Option<u64>,
 }
 
 fn damaged(what: &str) -> io::Error {
@@ -48,12 +55,19 @@ pub(crate) fn save(dir: &Path, tables: &Tables, ledger: &Ledger) -> io::Result<(
     // The version is read first: what changes meanwhile is asked for again.
     let version = tables.version();
     let routing = tables.routes.load_full().map(|r| r.told.clone());
-    let entitlements = tables.all_accounts().into_iter().filter_map(|account| {
+    // Counters that are made meanwhile hold nothing from before this.
+    let (_, foreign_through) = ledger.agreed(&[]);
+    let accounts = tables.all_accounts();
+    let foreign = accounts
+        .iter()
+        .flat_map(|account| account.foreign_uses(ledger))
+        .collect();
+    let entitlements = accounts.iter().filter_map(|account| {
         let terms = account.told();
         let counters: Vec<_> = terms.limits.iter().map(|l| &l.slot.recorded).collect();
         let (used, through) = ledger.agreed(&counters);
         let known = terms.period.start < terms.period.end;
-        known.then(|| (terms.to_entitlement(&account, &used), through))
+        known.then(|| (terms.to_entitlement(account, &used), through))
     });
     let key_limits = tables.key_limits().into_iter().map(|(id, limit)| {
         let (period_start, slots) = limit.slots();
@@ -68,6 +82,8 @@ pub(crate) fn save(dir: &Path, tables: &Tables, ledger: &Ledger) -> io::Result<(
         routing,
         entitlements: entitlements.collect(),
         key_limits: key_limits.collect(),
+        foreign,
+        foreign_through: Some(foreign_through),
     };
     let json = serde_json::to_vec(&stored)?;
     let mut body = Vec::with_capacity(json.len() + 8 + tables.key_count() * (KEY_LEN + 4));
@@ -163,6 +179,7 @@ fn is_completed_by(stored: &Stored, ledger: &Ledger) -> bool {
     let entitlements = stored.entitlements.iter().map(|(_, seq)| *seq);
     let oldest = entitlements
         .chain(stored.key_limits.iter().map(|(_, _, seq)| *seq))
+        .chain(stored.foreign_through)
         .min();
     oldest.is_none_or(|seq| seq + 1 >= ledger.first())
 }
@@ -181,6 +198,8 @@ pub(crate) fn load(dir: &Path, tables: &Tables, ledger: &Ledger, now: Time) -> i
             Ok((stored, keys)) => {
                 tables.apply_entitlements(stored.entitlements, ledger, now)?;
                 if let Some(routing) = stored.routing {
+                    let through = stored.foreign_through.unwrap_or(ledger.first() - 1);
+                    tables.recall_foreign(&routing.issuers, &stored.foreign, through, ledger);
                     tables.apply_routing(routing);
                 }
                 let limits = stored.key_limits.into_iter();

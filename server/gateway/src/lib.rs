@@ -314,7 +314,10 @@
 //! with 403. The account stays the consumer's: what is used is counted once, whoever asked by whichever plan, each quota
 //! being compared with that one count; subscription, period, prices and spend cap are those of the consumer's own plan,
 //! without which it is refused. So no token changes what is charged for a call. Meters and limits that the own plan lacks
-//! are counted by this gateway alone, from its start.
+//! are counted by this gateway alone. Of such meters it has one count for all plans of tokens, in its stored copy, which the
+//! ledger completes, so that it goes on after a restart; without a copy that can be used it begins with what the ledger
+//! still holds of the period ([`Limits::retention`]). What other gateways count of them, or the one before that handed over,
+//! is not known here.
 //!
 //! A caller without a credential has an account for its address on the plan that the route names, as far as the gateway
 //! remembers (`bounded`): `X-Consumer-Id: anonymous`, no `X-Key-Id`. Its requests are in the ledger under no consumer, and

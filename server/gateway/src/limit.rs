@@ -166,13 +166,18 @@ impl Slot {
         (ms != 0).then(|| Time::from_unix_ms(ms))
     }
 
+    /// Takes over when a quota with a grace was used up, if that was earlier than what is known.
+    pub(crate) fn used_up(&self, since: Time) {
+        let earlier = |ms: i64| (ms == 0 || since.unix_ms() < ms).then(|| since.unix_ms());
+        let _ = self
+            .used_up_ms
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);
+    }
+
     /// Takes over when the quota was used up: what is told, if that was earlier, and nothing while units are left.
     pub(crate) fn follow_grace(&self, limit: &Limit, told: Option<Time>) {
         if let Some(told) = told {
-            let earlier = |ms: i64| (ms == 0 || told.unix_ms() < ms).then(|| told.unix_ms());
-            let _ = self
-                .used_up_ms
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);
+            self.used_up(told);
         } else if limit.quota.is_none_or(|q| self.recorded() < q) {
             self.used_up_ms.store(0, Ordering::Relaxed);
         }

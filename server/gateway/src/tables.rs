@@ -1,19 +1,20 @@
 //! The snapshot in memory: keys in shards, accounts, routes. Readers hold a shard's lock for the copy of one entry.
 
-use crate::account::{Account, Profile, Profiles};
+use crate::account::{Account, ForeignUse, Profile, Profiles};
 use crate::flight::RouteFlights;
 use crate::gate::Gate;
 use crate::key_limit::{Chains, KeyLimit};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, UnitsKey};
 use crate::rate::Arrivals;
 use crate::route::{Heritage, Routes};
 use crate::token::Issuers;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use model::access::Environment;
 use model::overrides;
-use model::snapshot::{Changes, Entitlement, KeyRecord, Routing};
+use model::snapshot::{Changes, Entitlement, IssuerRecord, KeyRecord, Routing};
+use model::usage::UsageRecord;
 use model::{ConsumerId, KeyId, Time};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -124,6 +125,8 @@ pub(crate) struct Tables {
     version: AtomicI64,
     /// Everything is to be asked for again, whatever the version.
     all_anew: AtomicBool,
+    /// Whether it is known what tokens used of meters that their consumers' own plans lack.
+    foreign_recalled: AtomicBool,
     /// Whether the control plane answered the last question.
     connected: AtomicBool,
     /// When it last answered, in milliseconds since 1970.
@@ -163,6 +166,7 @@ impl Tables {
             gates: ArcSwap::default(),
             version: AtomicI64::new(0),
             all_anew: AtomicBool::new(false),
+            foreign_recalled: AtomicBool::new(false),
             connected: AtomicBool::new(false),
             synced_ms: AtomicI64::new(0),
             rejected: AtomicU64::new(0),
@@ -245,6 +249,7 @@ impl Tables {
         let told = changes.entitlements.into_iter().map(|e| (e, through)).collect();
         self.apply_entitlements(told, ledger, now)?;
         if let Some(routing) = changes.routing {
+            self.recall_foreign(&routing.issuers, &[], ledger.first() - 1, ledger);
             self.apply_routing(routing);
         }
         let revoked = changes.keys.iter().any(|k| k.revoked);
@@ -303,6 +308,43 @@ impl Tables {
             self.account(consumer, environment).used_up(meter, start, since);
         }
         Ok(())
+    }
+
+    /// Goes on counting what callers whose tokens name plans used of meters that their consumers' own plans lack, when there
+    /// first are issuers that let them: from what was stored, and what our ledger holds beyond it. `through` is the sequence
+    /// number beyond which it is looked for where nothing was stored.
+    pub(crate) fn recall_foreign(
+        &self,
+        issuers: &[IssuerRecord],
+        stored: &[ForeignUse],
+        through: u64,
+        ledger: &Ledger,
+    ) {
+        let naming = issuers.iter().filter(|i| i.file.plan_claim.is_some());
+        let callers: HashSet<KeyId> = naming.map(|i| i.key).collect();
+        if callers.is_empty() || self.foreign_recalled.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let place = |s: &ForeignUse| (s.consumer, s.environment, s.meter, s.period_start);
+        let known: HashMap<UnitsKey, &ForeignUse> = stored.iter().map(|s| (place(s), s)).collect();
+        let oldest = stored.iter().map(|s| s.through).fold(through, u64::min);
+        let is_more = |r: &UsageRecord| {
+            let stored = known.get(&(r.consumer, r.environment, r.meter, r.period_start));
+            callers.contains(&r.key) && r.seq > stored.map_or(through, |s| s.through)
+        };
+        let mut more = ledger.units_after(oldest, is_more).unwrap_or_else(|error| {
+            tracing::error!(%error, "what tokens used of meters beyond their consumers' plans is not known whole");
+            HashMap::new()
+        });
+        for key in known.keys() {
+            more.entry(*key).or_default();
+        }
+        for (key, units) in more {
+            let (consumer, environment, meter, start) = key;
+            if let Some(account) = self.known_account(consumer, environment) {
+                account.recall_foreign(meter, start, known.get(&key).copied(), units);
+            }
+        }
     }
 
     /// Takes over the name that the provider gave a consumer.

@@ -3,6 +3,7 @@
 //! Terms are replaced whole; the counters behind them are carried over as long as the period's start stays the same,
 //! so a change of plan never resets what is used, and an admitted request gives its units back to where it took them.
 
+mod foreign;
 mod profile;
 mod terms;
 #[cfg(test)]
@@ -13,6 +14,8 @@ use crate::limit::{Limit, Over, Slot, cap_left};
 use crate::memory::Held;
 use crate::rate::Own;
 use arc_swap::{ArcSwap, ArcSwapOption};
+use foreign::Foreign;
+pub(crate) use foreign::ForeignUse;
 use http::HeaderValue;
 use model::access::{Environment, Suspension};
 use model::snapshot::{Entitlement, MeterEntitlement};
@@ -40,6 +43,8 @@ pub(crate) struct Account {
     terms: ArcSwap<Terms>,
     /// The same by plans that tokens name.
     on_plans: ArcSwapOption<Vec<OnPlan>>,
+    /// Counters that only those have; taken after `change`.
+    foreign: Mutex<Option<Box<Foreign>>>,
     /// Held for a change of terms, and where a spend cap spans several priced meters.
     change: Mutex<()>,
 }
@@ -79,6 +84,7 @@ impl Account {
             in_flight: AtomicU32::new(0),
             held: Held::default(),
             on_plans: ArcSwapOption::empty(),
+            foreign: Mutex::default(),
             terms: ArcSwap::from_pointee(Terms {
                 profile: Arc::new(Profile::nothing()),
                 prices: None,
@@ -159,7 +165,8 @@ impl Account {
         if let Some(on) = before.as_ref().filter(|on| holds(on)) {
             return Arc::clone(&on.terms);
         }
-        let terms = Arc::new(own.on_plan(plan, before.as_ref().map(|on| &*on.terms)));
+        let counter = |meter, in_use: Option<&_>| self.foreign_slot(own.period.start, meter, in_use);
+        let terms = Arc::new(own.on_plan(plan, before.as_ref().map(|on| &*on.terms), counter));
         let others = all.iter().flat_map(|all| all.iter());
         let mut all: Vec<OnPlan> = others.filter(|on| !of_plan(on)).cloned().collect();
         if all.len() >= ON_PLANS_MOST {

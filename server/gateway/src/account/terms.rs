@@ -2,7 +2,7 @@
 
 use super::{Account, Later, Profile, TokenPlan};
 use crate::headers;
-use crate::limit::{Limit, Metered, Over, cap_left};
+use crate::limit::{Limit, Metered, Over, Slot, cap_left};
 use crate::rate::Own;
 use http::HeaderValue;
 use model::access::Suspension;
@@ -50,10 +50,16 @@ pub(crate) fn period_at(known: Period, now: Time) -> Period {
 }
 
 impl Terms {
-    /// What holds instead for a caller whose token names a plan: its profile and quotas. Counters are shared, and a meter
-    /// or a limit that the consumer's own plan lacks goes on from where it was `before`. What is charged is charged by the
-    /// consumer's own plan: where that has no price for more, the other plan's price lifts no quota.
-    pub(super) fn on_plan(&self, plan: &TokenPlan, before: Option<&Self>) -> Self {
+    /// What holds instead for a caller whose token names a plan: its profile and quotas. Counters are shared, and a limit
+    /// that the consumer's own plan lacks goes on from where it was `before`. `counter` gives that of a meter which it lacks,
+    /// given the one in use before. What is charged is charged by the consumer's own plan: where that has no price for more,
+    /// the other plan's price lifts no quota.
+    pub(super) fn on_plan(
+        &self,
+        plan: &TokenPlan,
+        before: Option<&Self>,
+        counter: impl Fn(u16, Option<&Arc<Slot>>) -> Arc<Slot>,
+    ) -> Self {
         let profile = &plan.profile;
         let before = before.filter(|b| b.period.start == self.period.start);
         let length_s = self.period.start.ms_until(self.period.end).max(0) / 1000;
@@ -68,9 +74,7 @@ impl Terms {
             within_cap: None,
             settled_units: 0,
             policy: HeaderValue::from_static(""),
-            slot: before
-                .and_then(|b| b.limit(*meter))
-                .map_or_else(Arc::default, |l| Arc::clone(&l.slot)),
+            slot: counter(*meter, before.and_then(|b| b.limit(*meter)).map(|l| &l.slot)),
         });
         let limits = shared.chain(foreign).map(|mut limit| {
             let of_plan = metered(limit.meter);

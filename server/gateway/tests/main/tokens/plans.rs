@@ -20,14 +20,18 @@ async fn offering() -> World {
 }
 
 async fn offering_of(scale: impl Fn(&World) -> Entitlement) -> World {
+    offering_all(|world| vec![scale(world)]).await
+}
+
+async fn offering_all(plans: impl Fn(&World) -> Vec<Entitlement>) -> World {
     let world = World::new().await;
     let issuer = record(json!({
         "algorithms": ["EdDSA"], "public_key": ED_PUBLIC, "plan_claim": "tier", "plans": ["scale", "gone"],
     }));
-    let scale = scale(&world);
+    let plans = plans(&world);
     set_policy(&world, r#"{"accept": ["key", "jwt"]}"#, |routing| {
         routing.issuers = vec![issuer];
-        routing.token_plans = vec![scale];
+        routing.token_plans = plans;
     })
     .await;
     world
@@ -191,4 +195,64 @@ async fn a_named_plans_price_lifts_no_quota_that_the_own_plan_has_no_price_for()
     let passed = statuses.iter().take_while(|s| **s == 200).count();
     assert!((4..=6).contains(&passed), "six, or what is left of them: {statuses:?}");
     assert!(statuses[passed..].iter().all(|s| *s == 429), "{statuses:?}");
+}
+
+/// The plans `scale` and `gone`, which have a meter that the consumer's own plan lacks.
+fn with_another_meter(world: &World) -> Vec<Entitlement> {
+    let mut plans = vec![scale(world), scale(world)];
+    plans[0].meters.push(meter(2, 4, None));
+    plans[1].meters.push(meter(2, 3, None));
+    plans[1].plan = "gone".to_owned();
+    plans
+}
+
+/// The statuses of calls with tokens that name a plan, on the meter that the own plan lacks.
+async fn call_beyond(world: &World, tier: &str, statuses: &[u16]) {
+    for (n, status) in statuses.iter().enumerate() {
+        let reply = call_at(world, "/other", &token(world, json!(tier))).await;
+        assert_eq!(reply.status, *status, "{tier} {n}");
+    }
+}
+
+/// What several plans of tokens count of a meter is one count, and it goes on after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_tokens_use_is_counted_over_a_restart() {
+    let mut world = offering_all(with_another_meter).await;
+    let copy = world.folder.0.join("snapshot");
+    call_beyond(&world, "scale", &[200]).await;
+    assert_eq!(
+        world.get("/other").await.status,
+        200,
+        "by its own plan, which counts none"
+    );
+    world.stop().await;
+    let old = std::fs::read(&copy).unwrap();
+    world.plane.away.store(true, Ordering::SeqCst);
+    world.start();
+    call_beyond(&world, "scale", &[200, 200]).await;
+    call_beyond(&world, "gone", &[429]).await;
+    // As after `kill -9`: the ledger completes an older copy.
+    world.stop().await;
+    std::fs::write(&copy, old).unwrap();
+    world.start();
+    call_beyond(&world, "gone", &[429]).await;
+    call_beyond(&world, "scale", &[200, 429]).await;
+    // Without a copy there is what the ledger still holds.
+    world.stop().await;
+    for name in ["snapshot", "snapshot.previous"] {
+        let _ = std::fs::remove_file(world.folder.0.join(name));
+    }
+    world.plane.away.store(false, Ordering::SeqCst);
+    world.start();
+    until(|| world.gateway.as_ref().unwrap().informed()).await;
+    call_beyond(&world, "scale", &[429]).await;
+    let rows = world.shipped().await;
+    assert_eq!(rows.iter().map(|r| r.units).sum::<u32>(), 5);
+    // A period that begins is empty, also for a gateway that starts in it.
+    world.clock.advance(30 * DAY_MS);
+    call_beyond(&world, "gone", &[200]).await;
+    world.stop().await;
+    world.start();
+    until(|| world.gateway.as_ref().unwrap().informed()).await;
+    call_beyond(&world, "gone", &[200, 200, 429]).await;
 }
