@@ -4,6 +4,7 @@ use super::admission;
 use super::forwarding;
 use super::notes::Notes;
 use super::{Explanation, Question};
+use crate::account::Terms;
 use crate::admit::{self, Request};
 use crate::authenticate::{self, Arrival, Caller, Known};
 use crate::config::Limits;
@@ -98,15 +99,7 @@ pub(crate) fn explain(knowledge: &Knowledge<'_>, question: &Question) -> Result<
     let terms = caller.terms(arrival.now);
     notes.phase = "admit";
     if is_quote {
-        let overall = rate::peek(&knowledge.known.tables.arrivals, &asked.asked(), &terms, arrival.now_ns);
-        match overall.first().filter(|limit| !limit.rate.allowed) {
-            Some(limit) => drop(notes.decided::<()>("quote", Err(admit::limited_by(limit)), "")),
-            None => notes.answers(
-                "quote",
-                StatusCode::OK,
-                "The price is asked for, and nothing is forwarded. What follows is what the call would meet.",
-            ),
-        }
+        answers_quote(&mut notes, knowledge, &asked, (&terms, arrival));
     }
     admission::ask(&mut notes, knowledge, &asked, (&terms, arrival), length);
     notes.phase = "forward";
@@ -114,6 +107,24 @@ pub(crate) fn explain(knowledge: &Knowledge<'_>, question: &Question) -> Result<
     notes.phase = "record";
     forwarding::record(&mut notes, &routes, &route, &terms);
     Ok(notes.explanation())
+}
+
+/// The answer to who asks for the price: the plan's overall rate limit alone can refuse it.
+fn answers_quote(
+    notes: &mut Notes,
+    knowledge: &Knowledge<'_>,
+    asked: &Request<'_>,
+    (terms, arrival): (&Terms, Arrival),
+) {
+    let overall = rate::peek(&knowledge.known.tables.arrivals, &asked.asked(), terms, arrival.now_ns);
+    match overall.first().filter(|limit| !limit.rate.allowed) {
+        Some(limit) => drop(notes.decided::<()>("quote", Err(admit::limited_by(limit)), "")),
+        None => notes.answers(
+            "quote",
+            StatusCode::OK,
+            "The price is asked for, and nothing is forwarded. What follows is what the call would meet.",
+        ),
+    }
 }
 
 /// The head that the question describes.
