@@ -10,6 +10,7 @@ pub mod id;
 pub mod issuer;
 pub mod key;
 pub mod key_part;
+mod method;
 pub mod money;
 pub mod overrides;
 pub mod policy;

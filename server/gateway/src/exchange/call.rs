@@ -11,6 +11,7 @@ use crate::headers;
 use crate::ledger::Ledger;
 use crate::listen::Client;
 use crate::memory::Taken;
+use crate::methods;
 use crate::metrics::Phase;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
@@ -132,7 +133,7 @@ impl Exchange<'_> {
             return Err(Early::new(Some(open), *refused));
         }
         let passed = route.gates.passed(admission.closed, &parts);
-        let touches = (route.changes && !parts.method.is_safe())
+        let touches = (route.changes && !methods::is_safe(&parts.method))
             .then(|| shared.cache.place(caller.key.account.environment, &parts));
         if route.gates.hides(admission.closed) {
             route.gates.ask_plainly(admission.closed, &mut parts.headers);
