@@ -265,15 +265,10 @@
 //! event streams, parts, failures, and what broke off or ends with its connection. Requests with a range, a body, or a
 //! cookie or `Authorization` of the client's own go by. HEAD, `If-None-Match` and `If-Modified-Since` are answered from
 //! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified` (fetched anew when the upstream
-<<<<<<< HEAD
 //! confirms another version), and never given when the upstream fails, unless the client wants it so (`max-stale`).
-//! A request that changes something (any method that is not safe, answered 2xx or 3xx) makes what is kept about the same address,
-//! however that is spelled and for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
-=======
-//! confirms another version), and never given when the upstream fails.
 //! A request that changes something (any method that is not safe, answered 2xx or 3xx) makes what is kept about the same
-//! address, however that is spelled and for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
->>>>>>> f94c2e5 (fixup! Let a route be bound to any method that has a name, HEAD alone and OPTIONS among them)
+//! address, however that is spelled and for all callers, useless. Who shares an answer, and what the upstream is therefore
+//! not told, is said in
 //! [`model::policy::CachePolicy`].
 //!
 //! The cache is asked behind authentication, gates and every limit, and before a request queues for its upstream. A hit
