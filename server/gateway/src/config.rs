@@ -1,5 +1,6 @@
 //! What a gateway is started with.
 
+use crate::ledger::BeforeSync;
 use crate::listen::TlsFiles;
 use crate::trace::TraceConfig;
 use hmac::{Hmac, KeyInit, Mac};
@@ -36,6 +37,8 @@ pub struct Config {
     pub access_log: Option<AccessLogConfig>,
     /// Where traces of requests are sent; none switches that off.
     pub trace: Option<TraceConfig>,
+    /// What comes before every sync of the ledger, in tests of disks that fail.
+    pub before_sync: Option<BeforeSync>,
     /// Bounds on time and size.
     pub limits: Limits,
 }
@@ -132,6 +135,7 @@ impl Config {
             uncounted: PRIVATE.iter().filter_map(|range| range.parse().ok()).collect(),
             access_log: None,
             trace: None,
+            before_sync: None,
             limits: Limits::default(),
         }
     }
@@ -189,6 +193,10 @@ pub struct Limits {
     pub cache_wait: Duration,
     /// Longest time between two questions to the snapshot source.
     pub poll_interval: Duration,
+    /// Time without a word of the control plane after which calls are refused that take units of somebody's: who was
+    /// suspended, has cancelled or revoked a key may be served until then. None serves for ever; the program's default is a
+    /// quarter of an hour.
+    pub stale_after: Option<Duration>,
     /// Longest time a record waits before it is shipped.
     pub ship_interval: Duration,
     /// Records in a ledger segment (128 bytes each).
@@ -221,6 +229,7 @@ impl Default for Limits {
             idempotency_bytes: 64 << 20,
             cache_wait: Duration::from_secs(3),
             poll_interval: Duration::from_secs(2),
+            stale_after: None,
             ship_interval: Duration::from_millis(200),
             segment_records: 1 << 16,
             retention: Duration::from_secs(7 * 24 * 3600),

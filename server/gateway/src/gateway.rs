@@ -20,7 +20,7 @@ use crate::tables::Tables;
 use crate::trace::Tracer;
 use crate::worker::{self, Shared, Worker};
 use crate::{shipper, sync, token};
-use model::{Clock, Random, Time};
+use model::{Clock, Random};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -77,10 +77,11 @@ impl Gateway {
     ) -> Result<Running, StartError> {
         let data = |e| StartError::Data(config.data_dir.display().to_string(), e);
         let segment = config.limits.segment_records.max(1);
-        let ledger = Ledger::open(&config.data_dir.join(LEDGER_FOLDER), segment, &*random).map_err(data)?;
+        let folder = config.data_dir.join(LEDGER_FOLDER);
+        let ledger = Ledger::open_on(&folder, segment, &*random, config.before_sync.clone()).map_err(data)?;
         let tables = Arc::new(Tables::new());
         tables.seed.store(seed(&*random), Ordering::Relaxed);
-        begin_tables(&config, &tables, &ledger, clock.now()).map_err(data)?;
+        begin_tables(&config, &tables, &ledger, &*clock).map_err(data)?;
         let listening_on = sockets(&config).and_then(|(all, at)| Ok((copies(&all)?, all, at)));
         let (kept, listeners, local_addr) = listening_on.map_err(|e| StartError::Listen(config.listen, e))?;
         let listening = Listening::new(&config)?;
@@ -264,6 +265,7 @@ impl Running {
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
                 now: shared.clock.now(),
                 machine_now: shared.clock.security_now(),
+                skew_ms: shared.clock.skew_ms(),
                 now_ns: shared.clock.steady_ns(),
             },
             live: true,
@@ -333,13 +335,25 @@ fn follow_the_world(shared: &Arc<Shared>, stop: &watch::Sender<Option<Stop>>) {
     tokio::spawn(targets::watch(Arc::clone(shared), stop.subscribe()));
 }
 
-/// The stored snapshot, except where the process that is taken over from knows more. It is good for the time until the
-/// control plane answers, which is asked for everything: what is counted since is in no change that it would tell.
-fn begin_tables(config: &Config, tables: &Tables, ledger: &Ledger, now: Time) -> io::Result<()> {
+/// The stored snapshot, except where the process that is taken over from knows more. It is as old as its last confirmation,
+/// and good for the time until the control plane answers, which is asked for everything: what is counted since is in no
+/// change that it would tell.
+fn begin_tables(config: &Config, tables: &Tables, ledger: &Ledger, clock: &dyn Clock) -> io::Result<()> {
+    let mut heard_ns = clock.steady_ns();
     match config.take_over {
-        None => disk::load(&config.data_dir, tables, ledger, now).map(|loaded| tables.ask_all_anew(loaded)),
-        Some(_) => disk::forget(&config.data_dir),
+        None => {
+            let loaded = disk::load(&config.data_dir, tables, ledger, clock.now())?;
+            tables.ask_all_anew(loaded);
+            if let Some(confirmed) = disk::confirmed(&config.data_dir) {
+                let age_ms = confirmed.ms_until(clock.security_now());
+                let age_ns = u64::try_from(age_ms).unwrap_or(0).saturating_mul(1_000_000);
+                heard_ns = heard_ns.saturating_sub(age_ns);
+            }
+        }
+        Some(_) => disk::forget(&config.data_dir)?,
     }
+    tables.heard_ns.store(heard_ns, Ordering::Relaxed);
+    Ok(())
 }
 
 fn seed(random: &dyn Random) -> u64 {

@@ -41,7 +41,9 @@
 //! * A client that went away before the answer: status 499, units 0. After the answer's head it counts as its status
 //!   says, because the upstream did the work.
 //!
-//! Requests without a known caller are counted in [`Running::metrics`] alone.
+//! Requests without a known caller are counted in [`Running::metrics`] alone. While the ledger takes nothing, and when the control
+//! plane was not heard for [`Limits::stale_after`], calls with units that are somebody's (`Open::is_billed`) are refused with
+//! 503; the others go on, in the first case without a record.
 //!
 //! # Upstreams
 //!
@@ -96,7 +98,9 @@
 //! places agree and at most the last record can be torn. The page cache keeps it when the process dies. A thread syncs
 //! every 10 ms when something was written: a power cut takes at most what is younger. Only synced records are
 //! shipped, so the control plane never knows more than the disk. On start the first bad checksum in the last two
-//! segments is the end; everything behind it is zeroed.
+//! segments is the end; everything behind it is zeroed. A file whose sync
+//! failed is not synced again: what is not on the disk for certain goes from memory into a new segment, and the old one ends
+//! before it (`ledger::rescue`).
 //!
 //! The shipper reads from the sink's cursor. [`UsageSink::ship`] counts a batch and moves the cursor in one transaction;
 //! after any failure the cursor is asked for again, so nothing is lost or counted twice. Segments go once they are
@@ -108,7 +112,9 @@
 //! in an environment) has its terms behind an atomic pointer, its rate limiter in one atomic, and per meter two
 //! counters: *taken* (recorded and in flight) and *recorded*, which moves in the instant a ledger record is written.
 //!
-//! Changes come by version: at every hint, and every [`Limits::poll_interval`]. While the period's start stays the same
+//! Changes come by version: at every hint, and every [`Limits::poll_interval`]; many come in parts, in the order of versions,
+//! so that whoever is interrupted goes on from there (`sync`). A gateway that knows nothing gets its routes with the last
+//! part, and serves nobody before. While the period's start stays the same
 //! the local count is authoritative and only ever raised; a new period starts from `used` and what our own ledger holds
 //! beyond `shipped_through`. Past the period's end counting goes on from zero in a period of equal length. A meter that
 //! the plan does not mention is recorded, but neither limited nor priced; the quota that a key's owner set holds for it too.
@@ -116,7 +122,8 @@
 //! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept) after changes and once an hour, each
 //! entitlement with the units recorded and the sequence number they hold for; with it and the ledger a gateway starts
 //! without the control plane and knows what was used to the unit. A copy that is older than the ledger reaches back is not
-//! used. When the control plane answers it is asked for everything, counts with it.
+//! used. When it was last known to be all there is stands beside it (`snapshot.confirmed`), and [`Limits::stale_after`] counts
+//! from then. When the control plane answers it is asked for everything, counts with it.
 //!
 //! # When a stream ends before its time
 //!
@@ -426,6 +433,7 @@ mod worker;
 pub use config::{AccessLogConfig, AccessLogTo, Config, Limits, Peppers, Share};
 pub use explain::{Decision, Explanation, Question, Verdict, explain_snapshot};
 pub use gateway::{Gateway, Running, StartError};
+pub use ledger::BeforeSync;
 pub use listen::{TlsError, TlsFiles};
 pub use refusal::Refusal;
 pub use rest::{is_free, ship_rest};

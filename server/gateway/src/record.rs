@@ -1,7 +1,8 @@
 //! Phase five: what happened is written down, always, and before the last byte of the answer leaves.
 //!
 //! An [`Open`] exists from the moment the caller is known. However the request ends (answered, refused, broken off, or
-//! dropped because the client went away), exactly one ledger record comes of it.
+//! dropped because the client went away), exactly one ledger record comes of it. While the ledger takes none, what costs
+//! nobody anything goes on without, and is counted.
 
 use crate::account::Terms;
 use crate::admit::Admission;
@@ -176,7 +177,12 @@ impl Open {
         }
     }
 
-    /// Writes the record, once.
+    /// Whether its units are somebody's.
+    pub(crate) fn is_billed(&self) -> bool {
+        is_billed(self.environment, self.key, &self.terms, self.meter)
+    }
+
+    /// Writes the record, once. While the ledger takes nothing, what has no units that are anybody's goes on without.
     ///
     /// # Errors
     /// When the ledger takes no more; then the answer must not be finished.
@@ -216,16 +222,32 @@ impl Open {
         let of_key = of_key.map(|s| (&s.recorded, u64::from(self.reserved)));
         let ledger = &self.worker.shared.ledger;
         let written = ledger.append(ledger::encode(&record), [counted, of_key]);
-        if let Err(error) = written {
-            tracing::error!(%error, "a request could not be recorded");
-            self.release();
-            return Err(error);
+        match written {
+            Err(_) if self.reserved == 0 || !self.is_billed() => {
+                ledger.pass_unrecorded();
+                self.release();
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, "a request could not be recorded");
+                self.release();
+                Err(error)
+            }
+            Ok(_) => {
+                if let Some(limit) = limit {
+                    limit.note_recorded(self.at);
+                }
+                Ok(())
+            }
         }
-        if let Some(limit) = limit {
-            limit.note_recorded(self.at);
-        }
-        Ok(())
     }
+}
+
+/// Whether a request's units are somebody's: they are paid for, or an allowance is less by them. Test keys are never billed,
+/// what strangers use is nobody's, and a meter that the plan does not mention has neither price nor limit.
+pub(crate) fn is_billed(environment: Environment, key: KeyId, terms: &Terms, meter: u16) -> bool {
+    let (live, known) = (environment == Environment::Live, key != KeyId::NONE);
+    live && known && terms.limit(meter).is_some()
 }
 
 impl Drop for Open {

@@ -1,6 +1,7 @@
 //! The snapshot in memory: keys in shards, accounts, routes. Readers hold a shard's lock for the copy of one entry.
 
 use crate::account::{Account, ForeignUse, Profile, Profiles};
+use crate::config::Limits;
 use crate::flight::RouteFlights;
 use crate::gate::Gate;
 use crate::key_limit::{Chains, KeyLimit};
@@ -129,8 +130,8 @@ pub(crate) struct Tables {
     foreign_recalled: AtomicBool,
     /// Whether the control plane answered the last question.
     connected: AtomicBool,
-    /// When it last answered, in milliseconds since 1970.
-    pub(crate) synced_ms: AtomicI64,
+    /// When it last had told all it knows, in nanoseconds of steady time.
+    pub(crate) heard_ns: AtomicU64,
     pub(crate) rejected: AtomicU64,
     /// For chances that shall differ between gateways.
     pub(crate) seed: AtomicU64,
@@ -168,7 +169,7 @@ impl Tables {
             all_anew: AtomicBool::new(false),
             foreign_recalled: AtomicBool::new(false),
             connected: AtomicBool::new(false),
-            synced_ms: AtomicI64::new(0),
+            heard_ns: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
             seed: AtomicU64::new(0),
             compiling: Mutex::new(()),
@@ -211,16 +212,12 @@ impl Tables {
     pub(crate) fn version(&self) -> i64 {
         self.version.load(Ordering::Acquire)
     }
-    /// The version to ask for changes since.
-    pub(crate) fn version_known(&self) -> i64 {
-        if self.all_anew.load(Ordering::Acquire) {
-            0
-        } else {
-            self.version()
-        }
+    /// Whether everything is to be asked for again.
+    pub(crate) fn all_anew(&self) -> bool {
+        self.all_anew.load(Ordering::Acquire)
     }
 
-    /// Makes the next question one for everything.
+    /// Whether everything is to be asked for again, from now on.
     pub(crate) fn ask_all_anew(&self, wanted: bool) {
         self.all_anew.store(wanted, Ordering::Release);
     }
@@ -232,6 +229,15 @@ impl Tables {
     /// Notes whether the control plane answered.
     pub(crate) fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Relaxed);
+    }
+    /// How long ago all was heard, in nanoseconds.
+    pub(crate) fn age_ns(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.heard_ns.load(Ordering::Relaxed))
+    }
+    /// How long all was not heard, in nanoseconds, where that is longer than it may be.
+    pub(crate) fn stale_ns(&self, limits: &Limits, now_ns: u64) -> Option<u64> {
+        let (age_ns, most) = (self.age_ns(now_ns), limits.stale_after?);
+        (u128::from(age_ns) > most.as_nanos()).then_some(age_ns)
     }
     /// Keys known.
     pub(crate) fn key_count(&self) -> usize {

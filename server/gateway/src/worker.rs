@@ -65,6 +65,12 @@ impl Shared {
         }
     }
 
+    /// How long the control plane was not heard, in nanoseconds, where that is too long for calls that take units of
+    /// somebody's. `now_ns` is steady time.
+    pub(crate) fn stale_ns(&self, now_ns: u64) -> Option<u64> {
+        self.tables.stale_ns(&self.limits, now_ns)
+    }
+
     pub(crate) fn known(&self) -> Known<'_> {
         Known {
             tables: &self.tables,

@@ -4,7 +4,7 @@ use super::reconcile::reconcile;
 use super::{AHEAD_S, DRAFT_S, EVERY_S, LEASE_S, MAX_BACKOFF_S, RECONCILE_WAIT_S, RESEND_S, TOO_OLD_S, collect};
 use crate::jobs::Job;
 use crate::payments::{NewMeterEvent, PaymentsError};
-use crate::{Domain, DomainError, Result, locks};
+use crate::{Domain, DomainError, Result, locks, skew};
 use futures::future::try_join_all;
 use model::{ConsumerId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,8 @@ impl Job for SendMeterEvents {
 
 async fn send_all(domain: &Domain) -> Result<()> {
     collect(domain, None).await?;
+    // Stripe would count it in another period, or refuse it for good.
+    skew::check(domain)?;
     try_join_all((0..SENDERS).map(|_| send_some(domain, None))).await?;
     Ok(())
 }
@@ -62,6 +64,9 @@ pub async fn flush(domain: &Domain, stripe_subscription: &str) -> Result<()> {
     .await?;
     let Some(id) = id else { return Ok(()) };
     collect(domain, Some(id)).await?;
+    if let Err(error) = skew::check(domain) {
+        return Err(DomainError::PaymentsUnavailable(error.chain().into()));
+    }
     send_some(domain, Some(id)).await?;
     let open = sqlx::query_scalar!(
         r#"SELECT count(*) AS "open!" FROM meter_events

@@ -26,8 +26,11 @@ use http::{Response, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Seconds after which a call may be tried again that was refused because the control plane is away.
+const STALE_RETRY_S: u64 = 5;
+
 impl Exchange<'_> {
-    /// Phase two: who calls, and whether what they do can be written down.
+    /// Phase two: who calls.
     pub(super) fn caller(
         &self,
         client: &Client,
@@ -40,15 +43,20 @@ impl Exchange<'_> {
             client: client.address,
             now: self.now,
             machine_now: self.machine_now,
+            skew_ms: shared.clock.skew_ms(),
             now_ns: shared.clock.steady_ns(),
         };
         let who = authenticate::authenticate(shared.known(), &route.auth, parts, arrival);
         let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, route)), r))?;
         let open = self.open(&caller, route);
-        if let Err(refused) = check_ledger(&shared.ledger) {
-            return Err(Early::new(Some(open), refused));
-        }
         Ok((caller, open, arrival.now_ns))
+    }
+
+    /// Whether what the call takes can be counted.
+    fn countable(&self, open: &Open, route: &Route, now_ns: u64) -> Result<(), Refused> {
+        let shared = &self.worker.shared;
+        let takes = route.weight > 0 && open.is_billed();
+        check_countable(takes, &shared.ledger, shared.stale_ns(now_ns))
     }
 
     /// Says what the call would cost, in place of making it. The record says that it was asked: 200, and no units.
@@ -62,10 +70,13 @@ impl Exchange<'_> {
             address: client.address,
             parts: &parts,
         };
-        let foresight = match admit::foresee(&asked, &shared.tables, self.now, now_ns) {
+        let mut foresight = match admit::foresee(&asked, &shared.tables, self.now, now_ns) {
             Ok(foresight) => foresight,
             Err(refused) => return Err(Early::new(Some(open), refused)),
         };
+        if let Err(refused) = self.countable(&open, route, now_ns) {
+            foresight.refused = Some(refused);
+        }
         let routes = shared.tables.routes.load();
         let told = routes.as_ref().map(|r| &r.told);
         let meter = told.and_then(|t| t.meters.iter().find(|m| m.number == route.meter));
@@ -100,6 +111,9 @@ impl Exchange<'_> {
     ) -> Result<Ready, Early> {
         let shared = &self.worker.shared;
         let (caller, mut open, now_ns) = self.caller(client, &route, &mut parts)?;
+        if let Err(refused) = self.countable(&open, &route, now_ns) {
+            return Err(Early::new(Some(open), refused));
+        }
         self.passed(Phase::Authenticate, Instant::now());
         let length = match body.as_ref().map(ClientBody::left) {
             None => BodyLength::Absent,
@@ -185,13 +199,23 @@ impl Exchange<'_> {
     }
 }
 
-/// Refuses everything while usage cannot be written down.
-pub(crate) fn check_ledger(ledger: &Ledger) -> Result<(), Refused> {
-    if ledger.writable() {
+/// Whether what a call takes can be counted, for somebody who is known to be entitled to it. One that takes nothing of
+/// anybody's passes always. `stale_ns` says how long the control plane was not heard, where that is too long.
+pub(crate) fn check_countable(takes: bool, ledger: &Ledger, stale_ns: Option<u64>) -> Result<(), Refused> {
+    if !takes {
         return Ok(());
     }
-    let refused = Refused::new(Refusal::LedgerUnavailable, "Usage cannot be written down just now.");
-    Err(refused.retry_after(1))
+    if !ledger.writable() {
+        let detail = "Usage cannot be written down just now. Calls that cost nothing go on.";
+        return Err(Refused::new(Refusal::LedgerUnavailable, detail).retry_after(1));
+    }
+    let Some(stale_ns) = stale_ns else { return Ok(()) };
+    let minutes = stale_ns / 60_000_000_000;
+    let detail = format!(
+        "The gateway has not heard of its control plane for {minutes} minutes, so it cannot tell any more who may call. \
+         Calls that cost nothing go on."
+    );
+    Err(Refused::new(Refusal::SnapshotStale, detail).retry_after(STALE_RETRY_S))
 }
 
 /// Reads and checks a body in which something may need a feature that the caller has not.

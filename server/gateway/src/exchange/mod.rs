@@ -6,7 +6,7 @@ mod call;
 mod forward;
 mod once;
 
-pub(crate) use call::check_ledger;
+pub(crate) use call::check_countable;
 
 use crate::admit::Admission;
 use crate::authenticate::Caller;

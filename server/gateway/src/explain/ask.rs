@@ -9,13 +9,14 @@ use crate::admit::{self, Request};
 use crate::authenticate::{self, Arrival, Caller, Known};
 use crate::config::Limits;
 use crate::cors;
-use crate::exchange::check_ledger;
+use crate::exchange::check_countable;
 use crate::gate::Gate;
 use crate::http1;
 use crate::identity::{self, JWKS_PATH};
 use crate::ledger::Ledger;
 use crate::listen::Peer;
 use crate::rate;
+use crate::record;
 use crate::route::{self, Fit, Route, Routes};
 use crate::upstream::BodyLength;
 use crate::{quote, tunnel};
@@ -88,7 +89,6 @@ pub(crate) fn explain(knowledge: &Knowledge<'_>, question: &Question) -> Result<
     let Some(caller) = identify(&mut notes, knowledge, &route, &mut parts, (question, arrival))? else {
         return Ok(notes.explanation());
     };
-    notes.decided("ledger", check_ledger(knowledge.ledger), "Usage can be written down.");
     let asked = Request {
         caller: &caller,
         route: &route,
@@ -97,6 +97,11 @@ pub(crate) fn explain(knowledge: &Knowledge<'_>, question: &Question) -> Result<
         parts: &parts,
     };
     let terms = caller.terms(arrival.now);
+    let is_billed = record::is_billed(caller.key.account.environment, caller.key.id, &terms, route.meter);
+    let stale_ns = knowledge.known.tables.stale_ns(knowledge.limits, arrival.now_ns);
+    let countable = check_countable(route.weight > 0 && is_billed, knowledge.ledger, stale_ns);
+    let countable = if knowledge.live { countable } else { Ok(()) };
+    notes.decided("usage", countable, "It can be counted, or need not be.");
     notes.phase = "admit";
     if is_quote {
         answers_quote(&mut notes, knowledge, &asked, (&terms, arrival));

@@ -156,7 +156,7 @@ fn times(text: &mut Text, all: &[Arc<Metrics>], routes: Option<&Routes>) {
 
 /// The ledger and the snapshot.
 fn state(text: &mut Text, shared: &Shared, shipped: u64) {
-    let age_ms = shared.clock.security_now().unix_ms() - shared.tables.synced_ms.load(Ordering::Relaxed);
+    let age_ms = shared.tables.age_ns(shared.clock.steady_ns()) / 1_000_000;
     let (ledger, tables) = (&shared.ledger, &shared.tables);
     let mut say = |name, kind, help, value: &dyn Display| text.family(name, kind, help).sample(&[], value);
     say("ledger_records", "gauge", "Records in the ledger.", &ledger.committed());
@@ -182,6 +182,12 @@ fn state(text: &mut Text, shared: &Shared, shipped: u64) {
         &writable,
     );
     say(
+        "ledger_unrecorded_total",
+        "counter",
+        "Requests that cost nothing and went on while usage could not be written down.",
+        &ledger.unrecorded(),
+    );
+    say(
         "snapshot_version",
         "gauge",
         "The version of the snapshot.",
@@ -190,8 +196,15 @@ fn state(text: &mut Text, shared: &Shared, shipped: u64) {
     say(
         "snapshot_age_milliseconds",
         "gauge",
-        "Since the control plane last answered.",
+        "Since the control plane last had told all it knows.",
         &age_ms,
+    );
+    let stale = u8::from(shared.stale_ns(shared.clock.steady_ns()).is_some());
+    say(
+        "snapshot_stale",
+        "gauge",
+        "Whether that is so long ago that calls which are paid for are refused.",
+        &stale,
     );
     let connected = u8::from(tables.connected());
     say(

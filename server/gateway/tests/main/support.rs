@@ -13,7 +13,7 @@ use model::*;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,8 +26,9 @@ pub(crate) const DAY_MS: i64 = 86_400_000;
 pub(crate) const PORTAL: &str = "https://portal.example";
 pub(crate) const PEPPER: &[u8] = b"a pepper for tests";
 
-/// Milliseconds since 1970, and how many of them are jumps of the machine's clock.
-pub(crate) struct TestClock(AtomicI64, AtomicI64);
+/// Milliseconds since 1970, how many of them are jumps of the machine's clock, and how far that is said to be ahead of the
+/// database's.
+pub(crate) struct TestClock(AtomicI64, AtomicI64, AtomicI64);
 impl Clock for TestClock {
     fn now(&self) -> Time {
         Time::from_unix_ms(self.0.load(Ordering::SeqCst))
@@ -36,10 +37,17 @@ impl Clock for TestClock {
         let steady = self.0.load(Ordering::SeqCst) - self.1.load(Ordering::SeqCst);
         u64::try_from(steady).unwrap() * 1_000_000
     }
+    fn skew_ms(&self) -> i64 {
+        self.2.load(Ordering::SeqCst)
+    }
 }
 impl TestClock {
     pub(crate) fn at(ms: i64) -> Self {
-        Self(AtomicI64::new(ms), AtomicI64::new(0))
+        Self(AtomicI64::new(ms), AtomicI64::new(0), AtomicI64::new(0))
+    }
+    /// Says how far it is ahead of the database's.
+    pub(crate) fn set_skew_ms(&self, skew_ms: i64) {
+        self.2.store(skew_ms, Ordering::SeqCst);
     }
     /// Time goes by.
     pub(crate) fn advance(&self, ms: i64) {
@@ -81,6 +89,14 @@ pub(crate) struct Plane {
     pub(crate) away: AtomicBool,
     /// Take the batch, then claim to have failed: an answer lost on the way.
     pub(crate) lose_answers: AtomicBool,
+    /// Most keys and entitlements in an answer; 0 for any number.
+    pub(crate) most: AtomicUsize,
+    /// Answers given.
+    pub(crate) answers: AtomicUsize,
+    /// It goes away after so many answers; 0 for never.
+    pub(crate) away_after: AtomicUsize,
+    /// What an answer takes, in milliseconds.
+    pub(crate) slow_ms: AtomicU64,
     hint: Notify,
 }
 
@@ -149,12 +165,27 @@ impl Plane {
 impl SnapshotSource for Plane {
     async fn changes_since(&self, ledger: &str, version: i64) -> Result<Changes, SourceError> {
         self.here()?;
+        let last = self.away_after.load(Ordering::SeqCst);
+        if last > 0 && self.answers.load(Ordering::SeqCst) >= last {
+            return Err(SourceError("away".to_owned()));
+        }
+        let slow = Duration::from_millis(self.slow_ms.load(Ordering::SeqCst));
+        tokio::time::sleep(slow).await;
+        self.answers.fetch_add(1, Ordering::SeqCst);
         let s = self.state.lock().unwrap();
         let rows = s.ledgers.get(ledger).map_or(&[][..], Vec::as_slice);
+        let mut versions: Vec<i64> = s.keys.values().map(|k| k.0).collect();
+        versions.extend(s.entitlements.values().map(|e| e.0));
+        versions.retain(|v| *v > version);
+        versions.sort_unstable();
+        let most = self.most.load(Ordering::SeqCst);
+        let left_out = versions.get(most).filter(|_| most > 0);
+        let through = left_out.map_or(s.version, |v| v - 1);
+        let told = |v: i64| v > version && v <= through;
         let mut entitlements: Vec<Entitlement> = s
             .entitlements
             .values()
-            .filter(|e| e.0 > version)
+            .filter(|e| told(e.0))
             .map(|e| e.1.clone())
             .collect();
         for e in &mut entitlements {
@@ -169,11 +200,12 @@ impl SnapshotSource for Plane {
             }
         }
         Ok(Changes {
-            version: s.version,
-            routing: (s.routing.0 > version).then(|| s.routing.1.clone()),
-            keys: s.keys.values().filter(|k| k.0 > version).map(|k| k.1.clone()).collect(),
+            version: through,
+            more: left_out.is_some(),
+            routing: told(s.routing.0).then(|| s.routing.1.clone()),
+            keys: s.keys.values().filter(|k| told(k.0)).map(|k| k.1.clone()).collect(),
             entitlements,
-            purges: s.purges.iter().filter(|p| p.0 > version).map(|p| p.1.clone()).collect(),
+            purges: s.purges.iter().filter(|p| told(p.0)).map(|p| p.1.clone()).collect(),
             shipped_through: rows.last().map_or(0, |r| r.seq),
         })
     }
