@@ -188,6 +188,9 @@ pub struct Limits {
     pub cache_wait: Duration,
     /// Longest time between two questions to the snapshot source.
     pub poll_interval: Duration,
+    /// The same while other gateways count, too: what they let through in this time, and until they have shipped it, may
+    /// pass a hard quota or a spend cap.
+    pub counts_interval: Duration,
     /// Longest time a record waits before it is shipped.
     pub ship_interval: Duration,
     /// Records in a ledger segment (128 bytes each).
@@ -220,6 +223,7 @@ impl Default for Limits {
             idempotency_bytes: 64 << 20,
             cache_wait: Duration::from_secs(3),
             poll_interval: Duration::from_secs(2),
+            counts_interval: Duration::from_secs(1),
             ship_interval: Duration::from_millis(200),
             segment_records: 1 << 16,
             retention: Duration::from_secs(7 * 24 * 3600),

@@ -38,6 +38,14 @@ pub(crate) struct Given {
 }
 
 impl Counts {
+    /// Begins a period with nothing counted, unless it has begun.
+    fn enter(&mut self, period_start: Time) {
+        if period_start > self.period_start {
+            self.period_start = period_start;
+            self.meters.clear();
+        }
+    }
+
     fn slot(&mut self, meter: u16) -> Arc<Slot> {
         if let Some((_, slot)) = self.meters.iter().find(|(m, _)| *m == meter) {
             return Arc::clone(slot);
@@ -95,10 +103,7 @@ impl KeyLimit {
             counts,
         };
         let mut counts = limit.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.period_start > counts.period_start {
-            counts.period_start = told.period_start;
-            counts.meters.clear();
-        }
+        counts.enter(told.period_start);
         if told.period_start == counts.period_start {
             for used in &told.used {
                 let base = used.units.saturating_add(own(used.meter, told.period_start));
@@ -125,13 +130,18 @@ impl KeyLimit {
         (counts.period_start, counts.meters.clone())
     }
 
+    /// The counter of a meter in the period that began at `start`; none when the key counts in another. `running` is the
+    /// start of the consumer's running period, which the key's follows.
+    pub(crate) fn slot_in(&self, start: Time, running: Time, meter: u16) -> Option<Arc<Slot>> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.enter(running);
+        (counts.period_start == start).then(|| counts.slot(meter))
+    }
+
     /// Gives units that the consumer was given already; the counter they are in.
     pub(crate) fn take(&self, terms: &Terms, meter: u16, units: u32) -> Result<Given, KeyOver> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if terms.period.start > counts.period_start {
-            counts.period_start = terms.period.start;
-            counts.meters.clear();
-        }
+        counts.enter(terms.period.start);
         let budget_left_minor = self.check(&counts, terms, meter, units)?;
         let slot = counts.slot(meter);
         slot.reserve(units.into());

@@ -185,14 +185,19 @@ impl Slot {
                 .compare_exchange_weak(now, then, Ordering::Relaxed, Ordering::Relaxed)
             {
                 Ok(_) => {
-                    if limit.grace.is_some() && limit.quota.is_some_and(|q| then >= q) {
-                        let (since, order) = (at.unix_ms(), Ordering::Relaxed);
-                        let _ = self.used_up_ms.compare_exchange(0, since, order, order);
-                    }
+                    self.note_used_up(limit, then, at);
                     return Ok(then);
                 }
                 Err(other) => now = other,
             }
+        }
+    }
+
+    /// Remembers when a quota with a grace is used up by a total of `then`.
+    fn note_used_up(&self, limit: &Limit, then: u64, at: Time) {
+        if limit.grace.is_some() && limit.quota.is_some_and(|q| then >= q) {
+            let (since, order) = (at.unix_ms(), Ordering::Relaxed);
+            let _ = self.used_up_ms.compare_exchange(0, since, order, order);
         }
     }
 
@@ -204,11 +209,21 @@ impl Slot {
 
     /// Another count of the same units is ahead of ours: follow it.
     pub(crate) fn catch_up(&self, units: u64) {
-        let ahead = units.saturating_sub(self.recorded.load(Ordering::Relaxed));
-        if ahead > 0 {
-            self.recorded.fetch_add(ahead, Ordering::Relaxed);
-            self.taken.fetch_add(ahead, Ordering::Relaxed);
+        self.raise(units.saturating_sub(self.recorded.load(Ordering::Relaxed)));
+    }
+
+    /// Others counted so many units more than we knew. Those in flight here stay taken beside them.
+    pub(crate) fn raise(&self, units: u64) {
+        if units > 0 {
+            self.recorded.fetch_add(units, Ordering::Relaxed);
+            self.taken.fetch_add(units, Ordering::Relaxed);
         }
+    }
+
+    /// The same for a ceiling that may be reached by it.
+    pub(crate) fn raise_under(&self, limit: &Limit, units: u64, at: Time) {
+        self.raise(units);
+        self.note_used_up(limit, self.taken(), at);
     }
 }
 

@@ -1,6 +1,8 @@
-//! Keeps the snapshot up to date: asks for what changed at every hint and from time to time, and copies it to disk.
+//! Keeps the snapshot up to date: asks for what changed at every hint and from time to time, and copies it to disk. Every
+//! question is also one for what other gateways counted.
 
 use crate::disk;
+use crate::others::{Answer, Others};
 use crate::source::SnapshotSource;
 use crate::stop::Stop;
 use crate::worker::Shared;
@@ -32,14 +34,15 @@ pub(crate) async fn run(
     mut through: watch::Receiver<bool>,
 ) {
     let mut copy = Copy::new(dir);
+    let mut others = Others::default();
     let mut retry = RETRY_FIRST;
     loop {
         let asked = Instant::now();
-        let pause = match ask(&shared, &*source).await {
+        let pause = match ask(&shared, &*source, &mut others).await {
             Ok(changed) => {
                 copy.dirty |= changed;
                 retry = RETRY_FIRST;
-                shared.limits.poll_interval
+                others.pause(&shared.limits, shared.clock.now(), ASK_SPACING)
             }
             Err(error) => {
                 tracing::warn!(%error, "the snapshot cannot be brought up to date");
@@ -65,17 +68,18 @@ pub(crate) async fn run(
     copy.save_if_due(&shared).await;
 }
 
-/// Asks once; whether anything changed.
-async fn ask(shared: &Arc<Shared>, source: &dyn SnapshotSource) -> Result<bool, String> {
+/// Asks once for what changed, and for what others counted; whether anything changed.
+async fn ask(shared: &Arc<Shared>, source: &dyn SnapshotSource, others: &mut Others) -> Result<bool, String> {
     let version = shared.tables.version_known();
     let asked = timeout(ASK_TIMEOUT, source.changes_since(shared.ledger.id(), version)).await;
-    let changes = asked
+    let mut changes = asked
         .map_err(|_| "no answer in time".to_owned())?
         .map_err(|e| e.to_string())?;
     let changed = changes.version != version || changes.routing.is_some();
     for purge in &changes.purges {
         shared.cache.forget(purge.route, &purge.path_prefix);
     }
+    let answer = Answer::take_from(&mut changes, version == 0);
     let now = shared.clock.now();
     let applying = Arc::clone(shared);
     let apply = move || applying.tables.apply(changes, &applying.ledger, now);
@@ -88,6 +92,9 @@ async fn ask(shared: &Arc<Shared>, source: &dyn SnapshotSource) -> Result<bool, 
     let now_ms = shared.clock.security_now().unix_ms();
     shared.tables.synced_ms.store(now_ms, Ordering::Relaxed);
     shared.tables.set_connected(true);
+    if let Err(error) = others.follow(shared, source, answer).await {
+        tracing::warn!(%error, "what other gateways count is not known; it is asked for again");
+    }
     Ok(changed)
 }
 

@@ -27,6 +27,7 @@ mod kill;
 mod limits;
 mod metrics;
 mod money;
+mod others;
 mod overload;
 mod overrides;
 mod pages;
