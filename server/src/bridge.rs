@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::Domain;
 use gateway::{SnapshotSource, SourceError, UsageSink};
-use model::snapshot::Changes;
+use model::snapshot::{Changes, Counts, LedgerPart};
 use model::usage::UsageBatch;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -64,6 +64,12 @@ impl SnapshotSource for Bridge {
     async fn changes_since(&self, ledger: &str, version: i64) -> Result<Changes, SourceError> {
         self.tables_made().await;
         domain::snapshot::changes_since(&self.domain, ledger, version)
+            .await
+            .map_err(source_error)
+    }
+    async fn counts(&self, ledger: &str, parts: &[LedgerPart]) -> Result<Counts, SourceError> {
+        self.tables_made().await;
+        domain::usage::counts(&self.domain, ledger, parts)
             .await
             .map_err(source_error)
     }

@@ -3,6 +3,9 @@
 //! Everything has a version from one sequence that grows in commit order. A gateway asks for what changed since the
 //! version it has; what it is given replaces what it had under the same id. Nothing is ever deleted, only ended.
 //! A part of an answer is all that changed up to its version and not later, so whoever is interrupted goes on from there.
+//!
+//! Usage changes no version. A gateway that is told of other ledgers asks for the [`Counts`] that their new records
+//! changed: each ledger has its own order, so nothing that commits late is ever behind what was asked for.
 
 use crate::access::{Environment, Method, QuotaKind, Suspension};
 use crate::catalogue::{CacheHits, MeterTerms, RateLimit, is_zero};
@@ -13,6 +16,12 @@ use crate::quota::Quota;
 use crate::{ConsumerId, Currency, KeyId, Period, PlanVersionId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// A ledger that was shipped within this time is among [`Changes::others`], in seconds. A gateway that heard nothing for half
+/// of it cannot know which were shipped meanwhile, and asks for everything.
+pub const OTHERS_TOLD_FOR_S: i64 = 2 * 86_400;
+/// Most records in one question for [`Counts`]: some tens of milliseconds for the database.
+pub const COUNTED_MOST: u64 = 20_000;
 
 /// What changed since a version; much is told in parts, the oldest changes first.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -33,6 +42,70 @@ pub struct Changes {
     pub purges: Vec<Purge>,
     /// The last ledger sequence number of the asking gateway that is counted in `used` of these entitlements.
     pub shipped_through: u64,
+    /// Ledgers of other gateways: all there are where everything was asked for, otherwise those that were shipped lately.
+    #[serde(default)]
+    pub others: Vec<LedgerEnd>,
+}
+
+/// How far the ledger of a gateway is counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEnd {
+    /// The ledger's name.
+    pub ledger: String,
+    /// The last sequence number that is counted.
+    pub shipped_through: u64,
+}
+
+/// Records of a ledger that are counted, and that the asking gateway has not heard of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerPart {
+    /// The ledger's name.
+    pub ledger: String,
+    /// The sequence number before the first of them.
+    pub after: u64,
+    /// The last of them.
+    pub through: u64,
+}
+
+/// What is used by all gateways, of everything that records of some parts of their ledgers counted in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Of consumers.
+    pub meters: Vec<MeterCount>,
+    /// Of keys that have limits.
+    pub keys: Vec<KeyCount>,
+    /// The last ledger sequence number of the asking gateway that is in these counts.
+    pub shipped_through: u64,
+}
+
+/// Units of a consumer's meter in a period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeterCount {
+    /// Whose.
+    pub consumer: ConsumerId,
+    /// Live or test.
+    pub environment: Environment,
+    /// Number of the meter.
+    pub meter: u16,
+    /// The period's first instant.
+    pub period_start: Time,
+    /// Units, as far as shipped.
+    pub used: u64,
+}
+
+/// Units of a meter in a period that the keys of a chain of rotations used together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyCount {
+    /// The first key of the chain.
+    pub root: KeyId,
+    /// What finds one of its keys ([`KeyRecord::lookup`]).
+    pub lookup: u64,
+    /// Number of the meter.
+    pub meter: u16,
+    /// The period's first instant.
+    pub period_start: Time,
+    /// Units, as far as shipped.
+    pub used: u64,
 }
 
 /// Kept answers to be forgotten ([`crate::policy::CachePolicy`]).

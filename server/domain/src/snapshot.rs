@@ -7,7 +7,8 @@ use crate::{Domain, DomainError, Result, catalogue, entitlements, purges};
 use futures::TryStreamExt as _;
 use model::access::{Environment, Method};
 use model::snapshot::{
-    Changes, Entitlement, IssuerRecord, KeyRecord, MeterRecord, RouteRecord, Routing, UpstreamRecord,
+    Changes, Entitlement, IssuerRecord, KeyRecord, LedgerEnd, MeterRecord, OTHERS_TOLD_FOR_S, RouteRecord, Routing,
+    UpstreamRecord,
 };
 use model::{ConsumerId, KeyId, Period, Time};
 use sqlx::PgConnection;
@@ -30,7 +31,13 @@ pub async fn changes_since(domain: &Domain, ledger: &str, version: i64) -> Resul
     sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .execute(&mut *tx)
         .await?;
-    // Versions become visible in order, so whatever is at or below the highest one visible is visible too.
+    // Versions become visible in order, so whatever is at or below the highest one visible is visible too. There are as
+    // many ledgers as gateways had data folders: an index on their times would have to be written with every batch.
+    let others_since = if version == 0 {
+        Time::from_unix_s(0)
+    } else {
+        domain.clock.now().plus_s(-OTHERS_TOLD_FOR_S)
+    };
     let newest = sqlx::query!(
         r#"SELECT greatest((SELECT max(version) FROM keys), (SELECT max(version) FROM entitlements),
                            (SELECT max(version) FROM routing_state),
@@ -39,11 +46,14 @@ pub async fn changes_since(domain: &Domain, ledger: &str, version: i64) -> Resul
                   coalesce((SELECT shipped_through FROM ledgers WHERE id = $1), 0) AS "shipped!",
                   least((SELECT version FROM keys WHERE version > $2 ORDER BY version OFFSET $3 LIMIT 1),
                         (SELECT version FROM entitlements WHERE version > $2 ORDER BY version OFFSET $4 LIMIT 1))
-                  AS left_out"#,
+                  AS left_out,
+                  ARRAY (SELECT id FROM ledgers WHERE id <> $1 AND shipped_at >= $5 ORDER BY id) AS "others!",
+                  ARRAY (SELECT shipped_through FROM ledgers WHERE id <> $1 AND shipped_at >= $5 ORDER BY id) AS "ends!""#,
         ledger,
         version,
         KEYS_MOST,
         ENTITLEMENTS_MOST,
+        others_since,
     )
     .fetch_one(&mut *tx)
     .await?;
@@ -64,6 +74,15 @@ pub async fn changes_since(domain: &Domain, ledger: &str, version: i64) -> Resul
         entitlements: entitlements(&mut tx, told, domain.clock.now()).await?,
         purges: purges::told(&mut tx, told).await?,
         shipped_through: u64::try_from(newest.shipped).unwrap_or(0),
+        others: newest
+            .others
+            .into_iter()
+            .zip(newest.ends)
+            .map(|(ledger, end)| LedgerEnd {
+                ledger,
+                shipped_through: u64::try_from(end).unwrap_or(0),
+            })
+            .collect(),
     };
     tx.commit().await?;
     Ok(changes)

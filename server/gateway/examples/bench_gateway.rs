@@ -11,7 +11,8 @@ use model::catalogue::{MeterTerms, RateLimit};
 use model::key::PlainKey;
 use model::policy::{RoutePolicy, UpstreamPolicy};
 use model::snapshot::{
-    Changes, Entitlement, FeatureLife, KeyRecord, MeterEntitlement, MeterRecord, RouteRecord, Routing, UpstreamRecord,
+    Changes, Counts, Entitlement, FeatureLife, KeyRecord, LedgerPart, MeterEntitlement, MeterRecord, RouteRecord,
+    Routing, UpstreamRecord,
 };
 use model::usage::UsageBatch;
 use model::{Clock, ConsumerId, Currency, KeyId, Period, Random, Time};
@@ -56,6 +57,9 @@ impl SnapshotSource for Source {
             version,
             ..Changes::default()
         }))
+    }
+    async fn counts(&self, _: &str, _: &[LedgerPart]) -> Result<Counts, SourceError> {
+        Ok(Counts::default())
     }
     async fn hint(&self) {
         std::future::pending::<()>().await;

@@ -193,6 +193,9 @@ pub struct Limits {
     pub cache_wait: Duration,
     /// Longest time between two questions to the snapshot source.
     pub poll_interval: Duration,
+    /// The same while other gateways count, too: what they let through in this time, and until they have shipped it, may
+    /// pass a hard quota or a spend cap.
+    pub counts_interval: Duration,
     /// Time without a word of the control plane after which calls are refused that take units of somebody's: who was
     /// suspended, has cancelled or revoked a key may be served until then. None serves for ever; the program's default is a
     /// quarter of an hour.
@@ -230,6 +233,7 @@ impl Default for Limits {
             cache_wait: Duration::from_secs(3),
             poll_interval: Duration::from_secs(2),
             stale_after: None,
+            counts_interval: Duration::from_secs(1),
             ship_interval: Duration::from_millis(200),
             segment_records: 1 << 16,
             retention: Duration::from_secs(7 * 24 * 3600),

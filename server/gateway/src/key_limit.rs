@@ -65,11 +65,13 @@ impl Chains {
             let highest = through.entry(root).or_default();
             *highest = (*highest).max(*seq);
         }
-        let of_chain = |(root, seq): (KeyId, u64)| {
-            let keys = self.0.get(&root).map(|c| c.keys.clone()).unwrap_or_default();
-            keys.into_iter().map(move |key| (key, (root, seq)))
-        };
+        let of_chain = |(root, seq): (KeyId, u64)| self.keys_of(root).into_iter().map(move |key| (key, (root, seq)));
         through.into_iter().flat_map(of_chain).collect()
+    }
+
+    /// The keys of a chain that were told, by its first.
+    pub(crate) fn keys_of(&self, root: KeyId) -> Vec<KeyId> {
+        self.0.get(&root).map_or_else(Vec::new, |chain| chain.keys.clone())
     }
 
     /// The limits of a key as told; `own` gives the units of this gateway's ledger that are not in what is told of a
@@ -109,6 +111,14 @@ impl Counts {
         Self {
             period_start,
             meters: Vec::new(),
+        }
+    }
+
+    /// Begins a period with nothing counted, unless it has begun.
+    fn enter(&mut self, period_start: Time) {
+        if period_start > self.period_start {
+            self.period_start = period_start;
+            self.meters.clear();
         }
     }
 
@@ -152,10 +162,7 @@ impl KeyLimit {
             counts,
         };
         let mut counts = limit.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.period_start > counts.period_start {
-            counts.period_start = told.period_start;
-            counts.meters.clear();
-        }
+        counts.enter(told.period_start);
         if told.period_start == counts.period_start {
             for used in &told.used {
                 let base = used.units.saturating_add(own(used.meter, told.period_start));
@@ -164,6 +171,11 @@ impl KeyLimit {
         }
         drop(counts);
         limit
+    }
+
+    /// The first key of its chain; none for that one itself.
+    pub(crate) fn root(&self) -> Option<KeyId> {
+        self.root
     }
 
     /// As [`KeyLimit::told`] takes it, with these units for the meters of [`KeyLimit::slots`].
@@ -183,13 +195,18 @@ impl KeyLimit {
         (counts.period_start, counts.meters.clone())
     }
 
+    /// The counter of a meter in the period that began at `start`; none when the key counts in another. `running` is the
+    /// start of the consumer's running period, which the key's follows.
+    pub(crate) fn slot_in(&self, start: Time, running: Time, meter: u16) -> Option<Arc<Slot>> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.enter(running);
+        (counts.period_start == start).then(|| counts.slot(meter))
+    }
+
     /// Gives units that the consumer was given already; the counter they are in.
     pub(crate) fn take(&self, terms: &Terms, meter: u16, units: u32) -> Result<Given, KeyOver> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if terms.period.start > counts.period_start {
-            counts.period_start = terms.period.start;
-            counts.meters.clear();
-        }
+        counts.enter(terms.period.start);
         let counted = More {
             meter,
             units: units.into(),

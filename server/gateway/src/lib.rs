@@ -116,7 +116,8 @@
 //! so that whoever is interrupted goes on from there (`sync`). A gateway that knows nothing gets its routes with the last
 //! part, and serves nobody before. While the period's start stays the same
 //! the local count is authoritative and only ever raised; a new period starts from `used` and what our own ledger holds
-//! beyond `shipped_through`. Past the period's end counting goes on from zero in a period of equal length. A meter that
+//! beyond `shipped_through`. What other gateways count is in no version and [told apart](#several-gateways). Past the
+//! period's end counting goes on from zero in a period of equal length. A meter that
 //! the plan does not mention is recorded, but neither limited nor priced; the quota that a key's owner set holds for it too.
 //!
 //! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept) after changes and once an hour, each
@@ -358,9 +359,22 @@
 //! own and no stored snapshot, asks the control plane for everything, and accepts nobody before [`Running::open`]. The one
 //! before it ends with [`Running::hand_over`]: it accepts nobody, answers what its clients still send, each with
 //! `Connection: close` (HTTP/2: `GOAWAY`), and ships its ledger. Units are in one ledger each, so none is lost or counted
-//! twice. What it recorded after its successor was told reaches that one's counters with [`Running::ask_all_anew`]; until
-//! then, at most for the drain time, a hard quota and a spend cap may be passed by so much. Rate limits, requests in flight,
+//! twice. What it recorded after its successor was told reaches that one's counters as every other gateway's does, and in
+//! the end with [`Running::ask_all_anew`]. Rate limits, requests in flight,
 //! circuits and remembered tokens begin anew. What a gateway that died left behind is brought in by [`ship_rest`].
+//!
+//! # Several gateways
+//!
+//! Each gateway counts what it lets through against quotas, spend caps and limits of keys, and hears of what the others
+//! counted (`others`). Every answer of the control plane says how far it has their ledgers
+//! ([`model::snapshot::Changes::others`]); the gateway asks for the counts that their new records changed
+//! ([`SnapshotSource::counts`]) and raises its own to `used` and what its own ledger holds beyond `shipped_through`, of the
+//! running period alone. Requests in flight stay taken beside that. So counts come together within
+//! [`Limits::ship_interval`], the time to store a batch, and [`Limits::counts_interval`]: by default about a second and a
+//! half, and a second more for the first requests after a minute in which no other gateway counted. What the others let
+//! through in that time may pass a hard quota or a cap; nothing counts twice, and nothing is left out. After a start, a
+//! long absence of the control plane, or when its database was set back, everything is asked for. One gateway alone asks
+//! for nothing. Rate limits and requests in flight are each gateway's own.
 //!
 //! # Threads
 //!
@@ -409,6 +423,7 @@ mod memory;
 mod methods;
 mod metrics;
 mod once;
+mod others;
 mod own;
 mod quote;
 mod rate;

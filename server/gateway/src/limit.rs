@@ -225,10 +225,14 @@ impl Slot {
 
     /// Another count of the same units is ahead of ours: follow it.
     pub(crate) fn catch_up(&self, units: u64) {
-        let ahead = units.saturating_sub(self.recorded());
-        if ahead > 0 {
-            self.recorded.fetch_add(ahead, Ordering::Relaxed);
-            self.taken.fetch_add(ahead, Ordering::Relaxed);
+        self.raise(units.saturating_sub(self.recorded()));
+    }
+
+    /// Others counted so many units more than we knew. Those in flight here stay taken beside them.
+    pub(crate) fn raise(&self, units: u64) {
+        if units > 0 {
+            self.recorded.fetch_add(units, Ordering::Relaxed);
+            self.taken.fetch_add(units, Ordering::Relaxed);
         }
     }
 }

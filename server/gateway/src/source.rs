@@ -1,7 +1,7 @@
 //! The two doors to the control plane. The gateway waits for neither while it answers a request.
 
 use async_trait::async_trait;
-use model::snapshot::Changes;
+use model::snapshot::{Changes, Counts, LedgerPart};
 use model::usage::UsageBatch;
 
 /// The control plane could not be asked, or did not answer.
@@ -25,6 +25,14 @@ pub trait SnapshotSource: Send + Sync {
     /// # Errors
     /// When the control plane cannot be reached.
     async fn changes_since(&self, ledger: &str, version: i64) -> Result<Changes, SourceError>;
+
+    /// What is used now of everything that the records of these parts of other ledgers counted in, at most
+    /// [`model::snapshot::COUNTED_MOST`] records in all; the counts and `shipped_through` of the asking gateway's `ledger` are read in
+    /// one transaction.
+    ///
+    /// # Errors
+    /// When the control plane cannot be reached.
+    async fn counts(&self, ledger: &str, parts: &[LedgerPart]) -> Result<Counts, SourceError>;
 
     /// Returns when something may have changed. It may return too often and it may miss a change: the gateway asks
     /// from time to time whatever it says. The future is dropped and made anew between questions, so a notice that

@@ -3,8 +3,11 @@
 //! Much is told in parts, each with the version that it leads to, so a part that does not come in time costs itself alone.
 //! Whoever knows nothing yet serves nothing before the last part: the routes are held back until then. Everything is
 //! told again part by part, too, and news go first.
+//!
+//! Every question is also one for what other gateways counted (`others`).
 
 use crate::disk;
+use crate::others::{self, Others};
 use crate::source::SnapshotSource;
 use crate::stop::Stop;
 use crate::worker::Shared;
@@ -57,7 +60,7 @@ pub(crate) async fn run(
                 if more {
                     Duration::ZERO
                 } else {
-                    shared.limits.poll_interval
+                    course.others.pause(&shared.limits, shared.clock.now(), ASK_SPACING)
                 }
             }
             Err(error) => {
@@ -114,6 +117,7 @@ struct Course {
     /// Longest wait for the next answer.
     patience: Duration,
     long: Option<Long>,
+    others: Others,
 }
 
 /// Everything is told again, up to what was known when that began; what is newer is news.
@@ -146,6 +150,7 @@ impl Course {
             stale: false,
             patience: ASK_TIMEOUT,
             long: None,
+            others: Others::default(),
         }
     }
 
@@ -254,6 +259,7 @@ async fn ask(
         );
         changes.shipped_through = first - 1;
     }
+    let others = others::Answer::take_from(&mut changes, version == 0);
     let answer = Answer {
         version: changes.version,
         routing: changes.routing.is_some(),
@@ -276,6 +282,9 @@ async fn ask(
     // Many keys take long; other tasks of this runtime go on meanwhile.
     let applied = tokio::task::spawn_blocking(apply).await.map_err(|e| e.to_string())?;
     applied.map_err(|e| e.to_string())?;
+    if let Err(error) = course.others.follow(shared, source, others).await {
+        tracing::warn!(%error, "what other gateways count is not known; it is asked for again");
+    }
     Ok(answer)
 }
 

@@ -58,6 +58,10 @@ pub(crate) struct KeyEntry {
 }
 
 impl KeyEntry {
+    /// The first key of the chain of rotations that it counts with.
+    pub(crate) fn root(&self) -> KeyId {
+        self.limit.as_ref().and_then(|limit| limit.root()).unwrap_or(self.id)
+    }
     /// What stands for a key where the caller has none: it matches no text, never ends and may use every route.
     pub(crate) fn standing_in(id: KeyId, account: Arc<Account>) -> Self {
         Self {
@@ -449,6 +453,11 @@ impl Tables {
     /// The gate of an upstream that has a bound.
     pub(crate) fn gate(&self, upstream: u16) -> Option<Arc<Gate>> {
         self.gates.load().get(&upstream).map(Arc::clone)
+    }
+
+    /// The keys of a chain of rotations, by its first.
+    pub(crate) fn keys_of(&self, root: KeyId) -> Vec<KeyId> {
+        lock(&self.chains).keys_of(root)
     }
 
     /// Keys, each with the last sequence number of our ledger that is in what is told of its use.

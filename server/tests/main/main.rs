@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod cli;
+mod counts;
 mod crash;
 mod explain;
 mod kept;

@@ -1,5 +1,6 @@
 //! Keys, what gateways are told, what they report, and what becomes of it at Stripe.
 
+mod counts;
 mod ingest;
 mod invoices;
 mod key_limits;

@@ -7,7 +7,7 @@ use model::catalogue::RateLimit;
 use model::key::PlainKey;
 use model::policy::{RoutePolicy, UpstreamPolicy};
 use model::snapshot::{
-    Changes, Entitlement, FeatureLife, KeyRecord, MeterRecord, RouteRecord, Routing, UpstreamRecord,
+    Changes, Counts, Entitlement, FeatureLife, KeyRecord, LedgerPart, MeterRecord, RouteRecord, Routing, UpstreamRecord,
 };
 use model::usage::UsageBatch;
 use model::{Clock, ConsumerId, Currency, KeyId, Period, Random, Time};
@@ -168,6 +168,9 @@ impl SnapshotSource for Plane {
             });
         }
         Ok(self.changes.clone())
+    }
+    async fn counts(&self, _: &str, _: &[LedgerPart]) -> Result<Counts, SourceError> {
+        Ok(Counts::default())
     }
     async fn hint(&self) {
         std::future::pending::<()>().await;

@@ -463,6 +463,19 @@ impl Ledger {
         Ok(sums)
     }
 
+    /// Calls `each` with every record after `seq` that counted units.
+    ///
+    /// # Errors
+    /// As [`Ledger::read`].
+    pub(crate) fn each_counted_after(&self, seq: u64, mut each: impl FnMut(&UsageRecord)) -> io::Result<()> {
+        self.walk(seq + 1, self.committed() + 1, |r| {
+            if let Some(r) = decode(r).filter(|r| r.units > 0) {
+                each(&r);
+            }
+            true
+        })
+    }
+
     fn walk(&self, from: u64, end: u64, mut each: impl FnMut(&record::Encoded) -> bool) -> io::Result<()> {
         let held: Vec<Segment> = lock(&self.segments)
             .values()

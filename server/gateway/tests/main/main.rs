@@ -33,6 +33,7 @@ mod loading;
 mod methods;
 mod metrics;
 mod money;
+mod others;
 mod overload;
 mod overrides;
 mod pages;

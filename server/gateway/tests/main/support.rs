@@ -82,6 +82,23 @@ struct State {
     ledgers: HashMap<String, Vec<UsageRecord>>,
 }
 
+impl State {
+    fn shipped_through(&self, ledger: &str) -> u64 {
+        let rows = self.ledgers.get(ledger);
+        rows.and_then(|rows| rows.last()).map_or(0, |r| r.seq)
+    }
+    /// Units in the records of all ledgers that `include` takes.
+    fn units(&self, include: impl FnMut(&&UsageRecord) -> bool) -> u64 {
+        let rows = self.ledgers.values().flatten();
+        rows.filter(include).map(|r| u64::from(r.units)).sum()
+    }
+}
+
+/// Whether both count in the same meter and period.
+fn is_like(one: &UsageRecord, other: &UsageRecord) -> bool {
+    (one.meter, one.period_start) == (other.meter, other.period_start)
+}
+
 /// Control plane and usage store in memory. Each ledger's rows are kept; a gap or a repeat fails the test.
 #[derive(Default)]
 pub(crate) struct Plane {
@@ -97,6 +114,10 @@ pub(crate) struct Plane {
     pub(crate) away_after: AtomicUsize,
     /// What an answer takes, in milliseconds.
     pub(crate) slow_ms: AtomicU64,
+    /// Fail to say what others count.
+    pub(crate) counts_away: AtomicBool,
+    /// Questions for what others count.
+    pub(crate) counts_asked: AtomicU64,
     hint: Notify,
 }
 
@@ -152,6 +173,10 @@ impl Plane {
     pub(crate) fn lose_usage(&self) {
         self.state.lock().unwrap().ledgers.clear();
     }
+    pub(crate) fn key_id(&self, lookup: u64) -> KeyId {
+        let state = self.state.lock().unwrap();
+        state.keys.get(&lookup).unwrap().1.id
+    }
     pub(crate) fn version(&self) -> i64 {
         self.state.lock().unwrap().version
     }
@@ -173,7 +198,6 @@ impl SnapshotSource for Plane {
         tokio::time::sleep(slow).await;
         self.answers.fetch_add(1, Ordering::SeqCst);
         let s = self.state.lock().unwrap();
-        let rows = s.ledgers.get(ledger).map_or(&[][..], Vec::as_slice);
         let mut versions: Vec<i64> = s.keys.values().map(|k| k.0).collect();
         versions.extend(s.entitlements.values().map(|e| e.0));
         versions.retain(|v| *v > version);
@@ -196,9 +220,14 @@ impl SnapshotSource for Plane {
                         && r.meter == m.meter
                         && r.period_start == e.period.start
                 };
-                m.used += rows.iter().filter(mine).map(|r| u64::from(r.units)).sum::<u64>();
+                m.used += s.units(mine);
             }
         }
+        let others = s.ledgers.keys().filter(|name| *name != ledger);
+        let others = others.map(|name| LedgerEnd {
+            ledger: name.clone(),
+            shipped_through: s.shipped_through(name),
+        });
         Ok(Changes {
             version: through,
             more: left_out.is_some(),
@@ -206,8 +235,55 @@ impl SnapshotSource for Plane {
             keys: s.keys.values().filter(|k| told(k.0)).map(|k| k.1.clone()).collect(),
             entitlements,
             purges: s.purges.iter().filter(|p| told(p.0)).map(|p| p.1.clone()).collect(),
-            shipped_through: rows.last().map_or(0, |r| r.seq),
+            shipped_through: s.shipped_through(ledger),
+            others: others.collect(),
         })
+    }
+    async fn counts(&self, ledger: &str, parts: &[LedgerPart]) -> Result<Counts, SourceError> {
+        self.here()?;
+        self.counts_asked.fetch_add(1, Ordering::SeqCst);
+        if self.counts_away.load(Ordering::SeqCst) {
+            return Err(SourceError("no counts".to_owned()));
+        }
+        let s = self.state.lock().unwrap();
+        let told = |p: &LedgerPart| {
+            let rows = s.ledgers.get(&p.ledger).into_iter().flatten();
+            let (after, through) = (p.after, p.through);
+            rows.filter(move |r| r.units > 0 && after < r.seq && r.seq <= through)
+        };
+        let mut counts = Counts {
+            shipped_through: s.shipped_through(ledger),
+            ..Counts::default()
+        };
+        for r in parts.iter().flat_map(told) {
+            let base = s.entitlements.get(&(r.consumer, r.environment));
+            let base = base.filter(|(_, e)| e.period.start == r.period_start);
+            let base = base.and_then(|(_, e)| e.meters.iter().find(|m| m.meter == r.meter));
+            let of_consumer =
+                |o: &&UsageRecord| is_like(o, r) && o.consumer == r.consumer && o.environment == r.environment;
+            counts.meters.push(MeterCount {
+                consumer: r.consumer,
+                environment: r.environment,
+                meter: r.meter,
+                period_start: r.period_start,
+                used: base.map_or(0, |m| m.used) + s.units(of_consumer),
+            });
+            let root = |k: &KeyRecord| k.limits.as_ref().map(|limits| limits.root.unwrap_or(k.id));
+            if let Some((lookup, root_id)) = s.keys.values().find_map(|(_, k)| {
+                let root = root(k).filter(|_| k.id == r.key)?;
+                Some((k.lookup, root))
+            }) {
+                let of_chain = |id: KeyId| s.keys.values().any(|(_, k)| k.id == id && root(k) == Some(root_id));
+                counts.keys.push(KeyCount {
+                    root: root_id,
+                    lookup,
+                    meter: r.meter,
+                    period_start: r.period_start,
+                    used: s.units(|o| is_like(o, r) && of_chain(o.key)),
+                });
+            }
+        }
+        Ok(counts)
     }
     async fn hint(&self) {
         self.hint.notified().await;
@@ -232,14 +308,7 @@ impl UsageSink for Plane {
     }
     async fn shipped_through(&self, ledger: &str) -> Result<u64, SourceError> {
         self.here()?;
-        Ok(self
-            .state
-            .lock()
-            .unwrap()
-            .ledgers
-            .get(ledger)
-            .and_then(|r| r.last())
-            .map_or(0, |r| r.seq))
+        Ok(self.state.lock().unwrap().shipped_through(ledger))
     }
 }
 
@@ -441,6 +510,24 @@ impl World {
         world
     }
 
+    /// Another gateway on the same control plane, with a clock of its own that says the same.
+    pub(crate) async fn beside(&self) -> Self {
+        let mut other = Self {
+            plane: Arc::clone(&self.plane),
+            clock: Arc::new(TestClock::at(self.clock.now().unix_ms())),
+            upstream: Upstream::start().await,
+            folder: Folder::new(),
+            gateway: None,
+            addr: self.addr,
+            key: self.key.clone(),
+            consumer: self.consumer,
+            random: Arc::clone(&self.random),
+        };
+        other.start();
+        other.synced().await;
+        other
+    }
+
     /// Milliseconds from now to then.
     pub(crate) fn clock_until(&self, then: Time) -> i64 {
         self.clock.now().ms_until(then)
@@ -507,6 +594,7 @@ pub(crate) fn config(folder: &Path) -> Config {
     config.threads = 2;
     config.limits.body_bytes = 64 << 10;
     config.limits.poll_interval = Duration::from_millis(500);
+    config.limits.counts_interval = Duration::from_millis(50);
     config.limits.ship_interval = Duration::from_millis(20);
     config
 }
