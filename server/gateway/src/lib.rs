@@ -358,7 +358,8 @@
 //! A gateway can get its listening sockets from another process ([`Config::take_over`]). It begins with a data folder of its
 //! own and no stored snapshot, asks the control plane for everything, and accepts nobody before [`Running::open`]. The one
 //! before it ends with [`Running::hand_over`]: it accepts nobody, answers what its clients still send, each with
-//! `Connection: close` (HTTP/2: `GOAWAY`), and ships its ledger. Units are in one ledger each, so none is lost or counted
+//! `Connection: close` (HTTP/2: `GOAWAY`, with the last request that it takes; those beyond it are not processed, and clients
+//! send them again), and ships its ledger. Units are in one ledger each, so none is lost or counted
 //! twice. What it recorded after its successor was told reaches that one's counters as every other gateway's does, and in
 //! the end with [`Running::ask_all_anew`]. Rate limits, requests in flight,
 //! circuits and remembered tokens begin anew. What a gateway that died left behind is brought in by [`ship_rest`].

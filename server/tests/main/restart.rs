@@ -278,7 +278,7 @@ async fn open_answers_have_the_drain_time_of_the_process_before() {
         .fetch_one(database.pool())
         .await
         .unwrap();
-    let total = i64::try_from(count + asked).unwrap() + 1;
+    let total = i64::from(count + asked) + 1;
     assert_eq!(rows, (total, total), "one row and one unit each");
     say(&format!(
         "{count} open answers: {in_time} ended in time, {cut} were cut at the end of the drain time"

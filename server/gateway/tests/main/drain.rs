@@ -146,14 +146,15 @@ async fn client(addr: SocketAddr, key: String, seen: Arc<Seen>, keeps: bool) {
             let mut told_to_go = false;
             for asked in asked {
                 let answer = match asked {
-                    // It came between: nothing was sent.
-                    Err(error) if is_goaway(&error) => {
-                        told_to_go = true;
-                        continue;
-                    }
                     Err(error) => Err(error),
                     Ok((answer, _)) => whole(answer).await,
                 };
+                // It came between: the request was not sent, or is beyond the last that the gateway took, which says so
+                // and did nothing with it (RFC 9113, 6.8). Clients send it again.
+                if answer.as_ref().is_err_and(is_goaway) {
+                    told_to_go = true;
+                    continue;
+                }
                 match answer {
                     Ok((200, body)) if body == "ok" => drop(seen.answered.fetch_add(1, Ordering::SeqCst)),
                     other => return seen.failed.lock().unwrap().push(format!("{other:?}")),
