@@ -76,11 +76,8 @@ async fn a_gateway_is_told_what_all_counted_and_how_much_of_it_is_its_own() {
     routes(&world).await;
     let (ada, bob) = (limited(&world, "ada").await, limited(&world, "bob").await);
     send(&world, "a", ada, 1..=10).await;
-    assert_eq!(
-        others(&world.domain, "a").await,
-        [],
-        "one gateway alone is told of nobody"
-    );
+    let alone = others(&world.domain, "a").await;
+    assert!(alone.is_empty(), "one gateway alone is told of nobody");
     let versions = changes_since(&world.domain, "a", 0).await.unwrap().version;
     send(&world, "b", ada, 1..=3).await;
     send(&world, "b", bob, 4..=5).await;
@@ -219,7 +216,7 @@ async fn old_ledgers_are_told_with_everything_alone_and_questions_are_bounded() 
     world.clock.advance_s(OTHERS_TOLD_FOR_S);
     assert_eq!(others(&world.domain, "a").await, [end("b", 2)]);
     world.clock.advance_s(1);
-    assert_eq!(others(&world.domain, "a").await, []);
+    assert!(others(&world.domain, "a").await.is_empty());
     assert_eq!(
         changes_since(&world.domain, "a", 0).await.unwrap().others,
         [end("b", 2)]
