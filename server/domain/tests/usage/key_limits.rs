@@ -7,8 +7,8 @@ use domain::key_limits::{self, Limits};
 use domain::keys::{self, Overlap};
 use domain::usage::ship;
 use domain::{DomainError, Provider, snapshot};
-use model::KeyId;
 use model::snapshot::{KeyLimits, KeyUse};
+use model::{ConsumerId, KeyId};
 use std::collections::BTreeSet;
 
 const LIMITS: Limits = Limits {
@@ -21,16 +21,22 @@ async fn told(world: &World, key: KeyId) -> Option<KeyLimits> {
     changes.keys.into_iter().find(|k| k.id == key).unwrap().limits
 }
 
-#[tokio::test]
-async fn gateways_are_told_the_limits_and_what_is_used() {
-    let world = World::new().await;
-    routes(&world).await;
-    let ada = consumer(&world, "ada").await;
+/// A consumer that gateways know, with routes to call.
+async fn entitled(world: &World) -> ConsumerId {
+    routes(world).await;
+    let ada = consumer(world, "ada").await;
     let mut tx = world.domain.pool.begin().await.unwrap();
     domain::entitlements::recompile(&world.domain, &mut tx, ada)
         .await
         .unwrap();
     tx.commit().await.unwrap();
+    ada
+}
+
+#[tokio::test]
+async fn gateways_are_told_the_limits_and_what_is_used() {
+    let world = World::new().await;
+    let ada = entitled(&world).await;
     let viewer = Provider::console().viewer(ada);
     let key = keys::create(&world.domain, &manager(ada), live("k")).await.unwrap().id;
     assert_eq!(told(&world, key).await, None);
@@ -79,13 +85,7 @@ async fn gateways_are_told_the_limits_and_what_is_used() {
 #[tokio::test]
 async fn a_rotation_renews_nothing() {
     let world = World::new().await;
-    routes(&world).await;
-    let ada = consumer(&world, "ada").await;
-    let mut tx = world.domain.pool.begin().await.unwrap();
-    domain::entitlements::recompile(&world.domain, &mut tx, ada)
-        .await
-        .unwrap();
-    tx.commit().await.unwrap();
+    let ada = entitled(&world).await;
     let viewer = Provider::console().viewer(ada);
     let first = keys::create(&world.domain, &manager(ada), live("k")).await.unwrap().id;
     let other = keys::create(&world.domain, &manager(ada), live("o")).await.unwrap().id;

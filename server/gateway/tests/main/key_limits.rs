@@ -175,8 +175,8 @@ async fn a_rotation_renews_no_quota() {
     world.plane.edit_key(world.key.lookup().0, |k| k.revoked = true);
     let mut more = limits(Some(30), None);
     more.used = vec![KeyUse { meter: 1, units: 25 }];
-    let third = rotated(&world, more).await;
     world.shipped().await;
+    let third = rotated(&world, more).await;
     assert_eq!(at_once_with(&world, &[&third], "/v1/ok", 20).await, 5);
     // A restart without the control plane: the copy on disk knows the chain.
     world.stop().await;
