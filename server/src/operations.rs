@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use domain::Domain;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -29,6 +29,23 @@ pub(crate) struct Operations {
     pub(crate) gateway: Option<Weak<gateway::Running>>,
     /// Set at SIGTERM: not ready any more, so that a balancer looks elsewhere before requests are refused.
     pub(crate) draining: Arc<AtomicBool>,
+}
+
+impl Operations {
+    /// Looks at these. The gateway is held for the length of an answer alone.
+    pub(crate) fn new(
+        domain: &Domain,
+        data_dir: &Path,
+        gateway: Option<&Arc<gateway::Running>>,
+        draining: &Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            domain: domain.clone(),
+            data_dir: data_dir.to_owned(),
+            gateway: gateway.map(Arc::downgrade),
+            draining: draining.clone(),
+        }
+    }
 }
 
 /// `/healthz`, `/readyz`, `/metrics`, and `/explain` for this machine.

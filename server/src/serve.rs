@@ -72,12 +72,7 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
         stop.clone(),
     ));
     let draining = Arc::new(AtomicBool::new(false));
-    let checks = Operations {
-        domain: domain.clone(),
-        data_dir: storage.data_dir.clone(),
-        gateway: gateway.as_ref().map(Arc::downgrade),
-        draining: draining.clone(),
-    };
+    let checks = Operations::new(&domain, &storage.data_dir, gateway.as_ref(), &draining);
     let (tasks, sockets) = open_listeners(checks, &portal, &serving, heir.as_mut(), &doors, &migration_tried)?;
     if let Some(heir) = heir {
         succeed(heir, gateway.clone(), migration_tried, &doors).await?;
