@@ -2,6 +2,7 @@
 //!
 //! Everything has a version from one sequence that grows in commit order. A gateway asks for what changed since the
 //! version it has; what it is given replaces what it had under the same id. Nothing is ever deleted, only ended.
+//! A part of an answer is all that changed up to its version and not later, so whoever is interrupted goes on from there.
 
 use crate::access::{Environment, Method, QuotaKind, Suspension};
 use crate::catalogue::{CacheHits, MeterTerms, RateLimit, is_zero};
@@ -13,11 +14,14 @@ use crate::{ConsumerId, Currency, KeyId, Period, PlanVersionId, SubscriptionId, 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What changed since a version.
+/// What changed since a version; much is told in parts, the oldest changes first.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Changes {
     /// The version these changes lead to.
     pub version: i64,
+    /// There is more to ask for, from that version on. What a key may do may be in a later part than the key.
+    #[serde(default)]
+    pub more: bool,
     /// The whole routing table, when anything in it changed.
     pub routing: Option<Routing>,
     /// Keys that are new or changed.

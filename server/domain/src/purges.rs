@@ -1,5 +1,6 @@
 //! Kept answers that gateways are told to forget.
 
+use crate::snapshot::Versions;
 use crate::{Domain, DomainError, Provider, Result, audit};
 use model::snapshot::Purge;
 use sqlx::PgConnection;
@@ -48,11 +49,12 @@ pub async fn purge(domain: &Domain, provider: &Provider, route: Option<&str>, pa
     Ok(())
 }
 
-/// Those after a version.
-pub(crate) async fn since(connection: &mut PgConnection, version: i64) -> Result<Vec<Purge>> {
+/// Those among the changes that are told.
+pub(crate) async fn told(connection: &mut PgConnection, told: Versions) -> Result<Vec<Purge>> {
     let rows = sqlx::query!(
-        "SELECT route, path_prefix FROM cache_purges WHERE version > $1",
-        version
+        "SELECT route, path_prefix FROM cache_purges WHERE version > $1 AND version <= $2",
+        told.after,
+        told.through,
     )
     .fetch_all(connection)
     .await?;

@@ -14,10 +14,14 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgListener;
 use std::collections::{BTreeSet, HashMap};
 
+/// Most keys and most entitlements in one answer: some tenths of a second for the database, some megabytes of memory.
+const KEYS_MOST: i64 = 20_000;
+const ENTITLEMENTS_MOST: i64 = 5_000;
 /// Wait before a lost connection is tried again, in milliseconds.
 const RECONNECT_MS: u64 = 500;
 
-/// What changed since `version`; 0 asks for everything. `ledger` is the asking gateway's.
+/// What changed since `version`, the oldest changes first, up to as many as fit in an answer; 0 asks for everything.
+/// `ledger` is the asking gateway's. What changes between two answers has a version beyond both, and so is told at last.
 ///
 /// # Errors
 /// When the database fails or holds an entitlement that this program cannot read.
@@ -32,25 +36,71 @@ pub async fn changes_since(domain: &Domain, ledger: &str, version: i64) -> Resul
                            (SELECT max(version) FROM routing_state),
                            (SELECT max(version) FROM cache_purges), 0) AS "newest!",
                   (SELECT version FROM routing_state) AS "routing!",
-                  coalesce((SELECT shipped_through FROM ledgers WHERE id = $1), 0) AS "shipped!""#,
+                  coalesce((SELECT shipped_through FROM ledgers WHERE id = $1), 0) AS "shipped!",
+                  least((SELECT version FROM keys WHERE version > $2 ORDER BY version OFFSET $3 LIMIT 1),
+                        (SELECT version FROM entitlements WHERE version > $2 ORDER BY version OFFSET $4 LIMIT 1))
+                  AS left_out"#,
         ledger,
+        version,
+        KEYS_MOST,
+        ENTITLEMENTS_MOST,
     )
     .fetch_one(&mut *tx)
     .await?;
+    let through = newest.left_out.map_or(newest.newest, |first| first - 1);
+    let told = Versions {
+        after: version,
+        through,
+    };
     let changes = Changes {
-        version: newest.newest,
-        routing: if newest.routing > version {
+        version: through,
+        more: newest.left_out.is_some(),
+        routing: if told.contains(newest.routing) {
             Some(routing(domain, &mut tx).await?)
         } else {
             None
         },
-        keys: keys(&mut tx, version, domain.clock.now()).await?,
-        entitlements: entitlements(&mut tx, version, domain.clock.now()).await?,
-        purges: purges::since(&mut tx, version).await?,
+        keys: keys(&mut tx, told, domain.clock.now()).await?,
+        entitlements: entitlements(&mut tx, told, domain.clock.now()).await?,
+        purges: purges::told(&mut tx, told).await?,
         shipped_through: u64::try_from(newest.shipped).unwrap_or(0),
     };
     tx.commit().await?;
     Ok(changes)
+}
+
+/// Everything there is, in one piece: for commands that end with it. What changed while it was read may be in it twice, as
+/// it was and then as it is.
+///
+/// # Errors
+/// As [`changes_since`].
+pub async fn everything(domain: &Domain, ledger: &str) -> Result<Changes> {
+    let mut all = changes_since(domain, ledger, 0).await?;
+    while all.more {
+        let part = changes_since(domain, ledger, all.version).await?;
+        all.version = part.version;
+        all.more = part.more;
+        all.routing = part.routing.or(all.routing);
+        all.keys.extend(part.keys);
+        all.entitlements.extend(part.entitlements);
+        all.purges.extend(part.purges);
+    }
+    Ok(all)
+}
+
+/// The changes that an answer tells.
+#[derive(Clone, Copy)]
+pub(crate) struct Versions {
+    /// They come after this one.
+    pub(crate) after: i64,
+    /// The last of them.
+    pub(crate) through: i64,
+}
+
+impl Versions {
+    fn contains(self, version: i64) -> bool {
+        self.after < version && version <= self.through
+    }
 }
 
 fn number(n: i16) -> Result<u16> {
@@ -146,15 +196,16 @@ async fn token_plans(connection: &mut PgConnection, issuers: &[IssuerRecord], no
     Ok(plans)
 }
 
-async fn keys(connection: &mut PgConnection, version: i64, now: Time) -> Result<Vec<KeyRecord>> {
+async fn keys(connection: &mut PgConnection, told: Versions, now: Time) -> Result<Vec<KeyRecord>> {
     // A slug that no route has any more allows nothing: the list gets shorter, never absent.
     let mut rows = sqlx::query!(
         r#"SELECT id, consumer_id, environment, lookup, mac, pepper, revoked_at IS NOT NULL AS "revoked!", expires_at,
                   CASE WHEN routes IS NOT NULL
                        THEN ARRAY (SELECT r.number FROM routes r WHERE r.slug = ANY(keys.routes) ORDER BY 1) END
                   AS "routes?: Vec<i16>", quota_units, budget_minor
-           FROM keys WHERE version > $1"#,
-        version,
+           FROM keys WHERE version > $1 AND version <= $2"#,
+        told.after,
+        told.through,
     )
     .fetch(&mut *connection);
     let mut keys = Vec::new();
@@ -189,10 +240,14 @@ async fn keys(connection: &mut PgConnection, version: i64, now: Time) -> Result<
     Ok(keys)
 }
 
-async fn entitlements(connection: &mut PgConnection, version: i64, now: Time) -> Result<Vec<Entitlement>> {
-    let records = sqlx::query_scalar!("SELECT record FROM entitlements WHERE version > $1", version)
-        .fetch_all(&mut *connection)
-        .await?;
+async fn entitlements(connection: &mut PgConnection, told: Versions, now: Time) -> Result<Vec<Entitlement>> {
+    let records = sqlx::query_scalar!(
+        "SELECT record FROM entitlements WHERE version > $1 AND version <= $2",
+        told.after,
+        told.through,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
     let records = records
         .into_iter()
         .map(serde_json::from_value)

@@ -93,7 +93,9 @@
 //! in an environment) has its terms behind an atomic pointer, its rate limiter in one atomic, and per meter two
 //! counters: *taken* (recorded and in flight) and *recorded*, which moves in the instant a ledger record is written.
 //!
-//! Changes come by version: at every hint, and every [`Limits::poll_interval`]. While the period's start stays the same
+//! Changes come by version: at every hint, and every [`Limits::poll_interval`]; many come in parts, in the order of versions,
+//! so that whoever is interrupted goes on from there (`sync`). A gateway that knows nothing gets its routes with the last
+//! part, and serves nobody before. While the period's start stays the same
 //! the local count is authoritative and only ever raised; a new period starts from `used` and what our own ledger holds
 //! beyond `shipped_through`. Past the period's end counting goes on from zero in a period of equal length. A meter that
 //! the plan does not mention is recorded, but neither limited nor priced.

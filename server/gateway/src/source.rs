@@ -19,7 +19,7 @@ impl SourceError {
 /// Where routes, keys and entitlements come from.
 #[async_trait]
 pub trait SnapshotSource: Send + Sync {
-    /// Everything that changed after `version` (0: everything there is). `ledger` names the asking gateway, so that
+    /// What changed after `version` (0: everything there is), or the oldest part of it. `ledger` names the asking gateway, so that
     /// `shipped_through` can be its own; both are read in one transaction with `used`.
     ///
     /// # Errors

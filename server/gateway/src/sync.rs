@@ -1,9 +1,14 @@
 //! Keeps the snapshot up to date: asks for what changed at every hint and from time to time, and copies it to disk.
+//!
+//! Much is told in parts, each with the version that it leads to, so a part that does not come in time costs itself alone.
+//! Whoever knows nothing yet serves nothing before the last part: the routes are held back until then. Everything is
+//! told again part by part, too, and news go first.
 
 use crate::disk;
 use crate::source::SnapshotSource;
 use crate::stop::Stop;
 use crate::worker::Shared;
+use model::snapshot::Routing;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,8 +16,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Longest wait for an answer of the source.
+/// Longest wait for an answer of the source. It doubles with each that does not come in time, so that a slow source gets
+/// through, up to [`ASK_TIMEOUT_MOST`]; once all is told it is this again.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+const ASK_TIMEOUT_MOST: Duration = Duration::from_secs(60);
+/// Shortest time between two words on how far a long answer is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// First wait after a failure; it doubles up to the poll interval.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Shortest time between two questions, whatever the hints say.
@@ -32,14 +41,19 @@ pub(crate) async fn run(
     mut through: watch::Receiver<bool>,
 ) {
     let mut copy = Copy::new(dir);
+    let mut course = Course::new(&shared);
     let mut retry = RETRY_FIRST;
     loop {
         let asked = Instant::now();
-        let pause = match ask(&shared, &*source).await {
-            Ok(changed) => {
+        let pause = match step(&shared, &*source, &mut course).await {
+            Ok(Step { changed, more }) => {
                 copy.dirty |= changed;
                 retry = RETRY_FIRST;
-                shared.limits.poll_interval
+                if more {
+                    Duration::ZERO
+                } else {
+                    shared.limits.poll_interval
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "the snapshot cannot be brought up to date");
@@ -48,9 +62,14 @@ pub(crate) async fn run(
                 retry
             }
         };
-        let pause = copy.save_if_due(&shared).await.map_or(pause, |due| due.min(pause));
+        let pause = if course.first {
+            // What is held back would be missing in a copy.
+            pause
+        } else {
+            copy.save_if_due(&shared).await.map_or(pause, |due| due.min(pause))
+        };
         tokio::select! {
-            () = source.hint() => tokio::time::sleep(ASK_SPACING.saturating_sub(asked.elapsed())).await,
+            () = source.hint() => tokio::time::sleep(ASK_SPACING.min(pause).saturating_sub(asked.elapsed())).await,
             () = tokio::time::sleep(pause) => {}
             Ok(()) = stop.changed() => {
                 if stop.borrow().is_some_and(|stop| stop.handed_over) {
@@ -60,35 +79,173 @@ pub(crate) async fn run(
             _ = through.changed() => break,
         }
     }
+    if course.first {
+        return;
+    }
     copy.dirty = true;
     copy.due = Instant::now();
     copy.save_if_due(&shared).await;
 }
 
-/// Asks once; whether anything changed.
-async fn ask(shared: &Arc<Shared>, source: &dyn SnapshotSource) -> Result<bool, String> {
-    let version = shared.tables.version_known();
-    let asked = timeout(ASK_TIMEOUT, source.changes_since(shared.ledger.id(), version)).await;
-    let changes = asked
-        .map_err(|_| "no answer in time".to_owned())?
-        .map_err(|e| e.to_string())?;
-    let changed = changes.version != version || changes.routing.is_some();
+/// What is asked for, and how far that is.
+struct Course {
+    /// Nothing was known at the start, and not everything is told yet.
+    first: bool,
+    /// The routes, where they are held back.
+    routing: Option<Routing>,
+    /// Everything is told again.
+    again: Option<Again>,
+    /// Longest wait for the next answer.
+    patience: Duration,
+    long: Option<Long>,
+}
+
+/// Everything is told again, up to what was known when that began; what is newer is news.
+struct Again {
+    reached: i64,
+    until: i64,
+}
+
+/// An answer of many parts.
+struct Long {
+    begun: Instant,
+    told: Instant,
+    keys: usize,
+    entitlements: usize,
+}
+
+/// What came of a step.
+struct Step {
+    changed: bool,
+    /// There is more to ask for at once.
+    more: bool,
+}
+
+impl Course {
+    fn new(shared: &Shared) -> Self {
+        Self {
+            first: shared.tables.version() == 0,
+            routing: None,
+            again: None,
+            patience: ASK_TIMEOUT,
+            long: None,
+        }
+    }
+
+    /// Begins to ask for everything again, where that is wanted. At the first time everything is asked for as it is.
+    fn look_for_wishes(&mut self, shared: &Shared) {
+        if !self.first && shared.tables.all_anew() {
+            shared.tables.ask_all_anew(false);
+            self.again = Some(Again {
+                reached: 0,
+                until: shared.tables.version(),
+            });
+        }
+    }
+
+    /// Says how far a long answer is.
+    fn note(&mut self, answer: &Answer, more: bool) {
+        if !more && self.long.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let long = self.long.get_or_insert(Long {
+            begun: now,
+            told: now,
+            keys: 0,
+            entitlements: 0,
+        });
+        long.keys += answer.keys;
+        long.entitlements += answer.entitlements;
+        let (keys, entitlements) = (long.keys, long.entitlements);
+        if !more {
+            let took_ms = long.begun.elapsed().as_millis();
+            tracing::info!(keys, entitlements, took_ms, "the control plane has told all it knows");
+            self.long = None;
+        } else if long.told.elapsed() > TELL_EVERY {
+            long.told = now;
+            tracing::info!(keys, entitlements, "the control plane is telling what it knows");
+        }
+    }
+}
+
+/// Asks for news, and, when there are none left, for the next part of everything where that is told again.
+async fn step(shared: &Arc<Shared>, source: &dyn SnapshotSource, course: &mut Course) -> Result<Step, String> {
+    course.look_for_wishes(shared);
+    let version = shared.tables.version();
+    let news = ask(shared, source, course, version).await?;
+    let changed = news.version != version || news.routing;
+    if course.again.is_none() || news.more {
+        course.note(&news, news.more);
+    }
+    if news.more {
+        // What it does not know may be in the next part.
+        shared.tables.set_connected(false);
+        return Ok(Step { changed, more: true });
+    }
+    course.first = false;
+    let now_ms = shared.clock.security_now().unix_ms();
+    shared.tables.synced_ms.store(now_ms, Ordering::Relaxed);
+    shared.tables.set_connected(true);
+    let Some(Again { reached, until }) = course.again else {
+        course.patience = ASK_TIMEOUT;
+        return Ok(Step { changed, more: false });
+    };
+    let part = ask(shared, source, course, reached).await?;
+    let more = part.more && part.version < until;
+    course.note(&part, more);
+    course.again = more.then_some(Again {
+        reached: part.version,
+        until,
+    });
+    Ok(Step { changed: true, more })
+}
+
+/// What an answer was.
+struct Answer {
+    version: i64,
+    routing: bool,
+    more: bool,
+    keys: usize,
+    entitlements: usize,
+}
+
+/// Asks once and takes the answer over.
+async fn ask(
+    shared: &Arc<Shared>,
+    source: &dyn SnapshotSource,
+    course: &mut Course,
+    version: i64,
+) -> Result<Answer, String> {
+    let asked = timeout(course.patience, source.changes_since(shared.ledger.id(), version)).await;
+    let Ok(answered) = asked else {
+        course.patience = (course.patience * 2).min(ASK_TIMEOUT_MOST);
+        return Err("no answer in time".to_owned());
+    };
+    let mut changes = answered.map_err(|e| e.to_string())?;
+    let answer = Answer {
+        version: changes.version,
+        routing: changes.routing.is_some(),
+        more: changes.more,
+        keys: changes.keys.len(),
+        entitlements: changes.entitlements.len(),
+    };
     for purge in &changes.purges {
         shared.cache.forget(purge.route, &purge.path_prefix);
+    }
+    if course.first {
+        course.routing = changes.routing.take().or(course.routing.take());
+        if !changes.more {
+            changes.routing = course.routing.clone();
+        }
     }
     let now = shared.clock.now();
     let applying = Arc::clone(shared);
     let apply = move || applying.tables.apply(changes, &applying.ledger, now);
-    // A first load of a million keys takes long; other tasks of this runtime go on meanwhile.
+    // Many keys take long; other tasks of this runtime go on meanwhile.
     let applied = tokio::task::spawn_blocking(apply).await.map_err(|e| e.to_string())?;
     applied.map_err(|e| e.to_string())?;
-    if version == 0 {
-        shared.tables.ask_all_anew(false);
-    }
-    let now_ms = shared.clock.security_now().unix_ms();
-    shared.tables.synced_ms.store(now_ms, Ordering::Relaxed);
-    shared.tables.set_connected(true);
-    Ok(changed)
+    Ok(answer)
 }
 
 struct Copy {

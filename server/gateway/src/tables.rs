@@ -213,16 +213,12 @@ impl Tables {
     pub(crate) fn version(&self) -> i64 {
         self.version.load(Ordering::Acquire)
     }
-    /// The version to ask for changes since.
-    pub(crate) fn version_known(&self) -> i64 {
-        if self.all_anew.load(Ordering::Acquire) {
-            0
-        } else {
-            self.version()
-        }
+    /// Whether everything is to be asked for again.
+    pub(crate) fn all_anew(&self) -> bool {
+        self.all_anew.load(Ordering::Acquire)
     }
 
-    /// Makes the next question one for everything.
+    /// Whether everything is to be asked for again, from now on.
     pub(crate) fn ask_all_anew(&self, wanted: bool) {
         self.all_anew.store(wanted, Ordering::Release);
     }

@@ -191,7 +191,7 @@ async fn fill(context: &Context, past: &Past) -> Result<(), Failure> {
         routes: None,
     };
     let key = domain::keys::create(domain, &manager, new).await?.id;
-    let changes = domain::snapshot::changes_since(domain, "", 0).await?;
+    let changes = domain::snapshot::everything(domain, "").await?;
     let own = |e: &Entitlement| e.consumer == consumer && e.environment == Environment::Live;
     let routes = changes.routing.map(|r| r.routes).unwrap_or_default();
     let (Some(record), false) = (changes.entitlements.into_iter().find(own), routes.is_empty()) else {

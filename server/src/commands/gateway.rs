@@ -118,7 +118,7 @@ impl Drop for Scratch {
 pub(crate) async fn run(context: &Context, Gateway::Explain(asked): Gateway) -> Result<(), Failure> {
     tracing::warn!("no gateway answers; the database knows quotas and not how full rate limits are");
     let domain = &context.domain;
-    let changes = domain::snapshot::changes_since(domain, "explain", 0).await?;
+    let changes = domain::snapshot::everything(domain, "explain").await?;
     let scratch = Scratch(std::env::temp_dir().join(format!("turnpike-explain-{}", std::process::id())));
     let question = asked.question();
     let explanation =

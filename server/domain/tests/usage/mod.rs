@@ -8,6 +8,7 @@ mod late;
 mod marks;
 mod outbox;
 mod paid;
+mod scale;
 mod snapshot;
 
 use crate::world::World;

@@ -101,6 +101,12 @@ impl Account {
         }
     }
 
+    /// Whether nothing was told of it yet.
+    pub(crate) fn is_unknown(&self) -> bool {
+        let period = self.terms.load().period;
+        period.start == period.end
+    }
+
     /// Terms as they were last told, whatever the time.
     pub(crate) fn told(&self) -> Arc<Terms> {
         self.terms.load_full()

@@ -13,6 +13,13 @@ const RETRY_AFTER_S: u64 = 5;
 /// The caller behind a key that works now.
 pub(super) fn caller(tables: &Tables, peppers: &Peppers, text: &[u8], now: Time) -> Result<Caller, NotLetIn> {
     let caller = identify(tables, peppers, text).map_err(|r| (None, r))?;
+    if !tables.connected() && caller.key.account.is_unknown() {
+        // The key was told, and what it may do comes with a later part.
+        return Err((
+            None,
+            away("This key is new to the gateway, which is being told what it may do."),
+        ));
+    }
     alive(caller, now)
 }
 
@@ -35,6 +42,10 @@ fn unknown() -> Refused {
     Refused::new(Refusal::KeyUnknown, "The key is mistyped, or it does not exist.")
 }
 
+fn away(why: &'static str) -> Refused {
+    Refused::new(Refusal::KeysUnavailable, why).retry_after(RETRY_AFTER_S)
+}
+
 fn identify(tables: &Tables, peppers: &Peppers, text: &[u8]) -> Result<Caller, Refused> {
     let (environment, lookup) = key::parse(text).ok_or_else(unknown)?;
     let lookup = lookup.0;
@@ -45,17 +56,12 @@ fn identify(tables: &Tables, peppers: &Peppers, text: &[u8]) -> Result<Caller, R
         return if tables.connected() || same {
             Err(unknown())
         } else {
-            let refused = Refused::new(
-                Refusal::KeysUnavailable,
-                "This key is new to the gateway, and the key store is away.",
-            );
-            Err(refused.retry_after(RETRY_AFTER_S))
+            Err(away("This key is new to the gateway, and the key store is away."))
         };
     };
     let Some(mac) = peppers.mac(entry.pepper, text) else {
         tracing::error!(pepper = entry.pepper, "a key's pepper is not configured");
-        let refused = Refused::new(Refusal::KeysUnavailable, "The gateway cannot check this key.");
-        return Err(refused.retry_after(RETRY_AFTER_S));
+        return Err(away("The gateway cannot check this key."));
     };
     let right = bool::from(mac.ct_eq(&entry.mac)) && entry.account.environment == environment;
     if right {

@@ -25,6 +25,7 @@ mod idempotency;
 mod key_limits;
 mod kill;
 mod limits;
+mod loading;
 mod metrics;
 mod money;
 mod overload;

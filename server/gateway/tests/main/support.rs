@@ -13,7 +13,7 @@ use model::*;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -81,6 +81,14 @@ pub(crate) struct Plane {
     pub(crate) away: AtomicBool,
     /// Take the batch, then claim to have failed: an answer lost on the way.
     pub(crate) lose_answers: AtomicBool,
+    /// Most keys and entitlements in an answer; 0 for any number.
+    pub(crate) most: AtomicUsize,
+    /// Answers given.
+    pub(crate) answers: AtomicUsize,
+    /// It goes away after so many answers; 0 for never.
+    pub(crate) away_after: AtomicUsize,
+    /// What an answer takes, in milliseconds.
+    pub(crate) slow_ms: AtomicU64,
     hint: Notify,
 }
 
@@ -126,6 +134,12 @@ impl Plane {
             f(&mut slot.1);
         });
     }
+    /// Usage changes no version.
+    pub(crate) fn use_up(&self, consumer: ConsumerId, units: u64) {
+        let mut s = self.state.lock().unwrap();
+        let slot = s.entitlements.get_mut(&(consumer, Environment::Live)).unwrap();
+        slot.1.meters[0].used += units;
+    }
     pub(crate) fn version(&self) -> i64 {
         self.state.lock().unwrap().version
     }
@@ -139,12 +153,27 @@ impl Plane {
 impl SnapshotSource for Plane {
     async fn changes_since(&self, ledger: &str, version: i64) -> Result<Changes, SourceError> {
         self.here()?;
+        let last = self.away_after.load(Ordering::SeqCst);
+        if last > 0 && self.answers.load(Ordering::SeqCst) >= last {
+            return Err(SourceError("away".to_owned()));
+        }
+        let slow = Duration::from_millis(self.slow_ms.load(Ordering::SeqCst));
+        tokio::time::sleep(slow).await;
+        self.answers.fetch_add(1, Ordering::SeqCst);
         let s = self.state.lock().unwrap();
         let rows = s.ledgers.get(ledger).map_or(&[][..], Vec::as_slice);
+        let mut versions: Vec<i64> = s.keys.values().map(|k| k.0).collect();
+        versions.extend(s.entitlements.values().map(|e| e.0));
+        versions.retain(|v| *v > version);
+        versions.sort_unstable();
+        let most = self.most.load(Ordering::SeqCst);
+        let left_out = versions.get(most).filter(|_| most > 0);
+        let through = left_out.map_or(s.version, |v| v - 1);
+        let told = |v: i64| v > version && v <= through;
         let mut entitlements: Vec<Entitlement> = s
             .entitlements
             .values()
-            .filter(|e| e.0 > version)
+            .filter(|e| told(e.0))
             .map(|e| e.1.clone())
             .collect();
         for e in &mut entitlements {
@@ -159,11 +188,12 @@ impl SnapshotSource for Plane {
             }
         }
         Ok(Changes {
-            version: s.version,
-            routing: (s.routing.0 > version).then(|| s.routing.1.clone()),
-            keys: s.keys.values().filter(|k| k.0 > version).map(|k| k.1.clone()).collect(),
+            version: through,
+            more: left_out.is_some(),
+            routing: told(s.routing.0).then(|| s.routing.1.clone()),
+            keys: s.keys.values().filter(|k| told(k.0)).map(|k| k.1.clone()).collect(),
             entitlements,
-            purges: s.purges.iter().filter(|p| p.0 > version).map(|p| p.1.clone()).collect(),
+            purges: s.purges.iter().filter(|p| told(p.0)).map(|p| p.1.clone()).collect(),
             shipped_through: rows.last().map_or(0, |r| r.seq),
         })
     }
