@@ -6,6 +6,7 @@ use domain::settings::{DisputePolicy, Secret, Settings};
 use model::policy::AddressRange;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where the data is and how to reach it: for every command.
 #[derive(Args, Clone)]
@@ -233,6 +234,15 @@ pub(crate) struct Serving {
     /// there is no room for another, requests with new keys are refused.
     #[arg(long, env = "TURNPIKE_GATEWAY_IDEMPOTENCY_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
     pub(crate) gateway_idempotency_bytes: usize,
+    /// Seconds without a word of the database after which the gateway refuses calls that are paid for or take of an
+    /// allowance, because a key may have been revoked meanwhile; 0 never does.
+    #[arg(
+        long,
+        env = "TURNPIKE_GATEWAY_STALE_AFTER_S",
+        default_value_t = 900,
+        value_name = "SECONDS"
+    )]
+    pub(crate) gateway_stale_after_s: u32,
     /// Longest time that requests in flight get at the end, in seconds.
     #[arg(long, env = "TURNPIKE_DRAIN_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_seconds: u64,
@@ -291,6 +301,8 @@ impl Serving {
         config.limits.in_flight_per_thread = self.gateway_in_flight;
         config.limits.cache_bytes = self.gateway_cache_bytes;
         config.limits.idempotency_bytes = self.gateway_idempotency_bytes;
+        let stale_after = Duration::from_secs(self.gateway_stale_after_s.into());
+        config.limits.stale_after = (!stale_after.is_zero()).then_some(stale_after);
         config.tls = self.gateway_tls();
         config.access_log = self.access_log.clone().map(|to| gateway::AccessLogConfig {
             to,

@@ -188,6 +188,10 @@ pub struct Limits {
     pub cache_wait: Duration,
     /// Longest time between two questions to the snapshot source.
     pub poll_interval: Duration,
+    /// Time without a word of the control plane after which calls are refused that take units of somebody's: who was
+    /// suspended, has cancelled or revoked a key may be served until then. None serves for ever; the program's default is a
+    /// quarter of an hour.
+    pub stale_after: Option<Duration>,
     /// Longest time a record waits before it is shipped.
     pub ship_interval: Duration,
     /// Records in a ledger segment (128 bytes each).
@@ -220,6 +224,7 @@ impl Default for Limits {
             idempotency_bytes: 64 << 20,
             cache_wait: Duration::from_secs(3),
             poll_interval: Duration::from_secs(2),
+            stale_after: None,
             ship_interval: Duration::from_millis(200),
             segment_records: 1 << 16,
             retention: Duration::from_secs(7 * 24 * 3600),

@@ -19,6 +19,8 @@ const MAGIC: &[u8; 8] = b"TPSNAP01";
 const HEAD_LEN: usize = 8 + 8 + 4;
 const NEWEST: &str = "snapshot";
 const PREVIOUS: &str = "snapshot.previous";
+/// When the control plane last had told all it knows, by the machine's clock, in milliseconds since 1970.
+const CONFIRMED: &str = "snapshot.confirmed";
 /// Bytes of a key before its routes.
 const KEY_LEN: usize = 8 + 32 + 16 + 16 + 2 + 1 + 8 + 2;
 const REVOKED: u8 = 1;
@@ -147,9 +149,23 @@ fn get_key(from: &mut &[u8]) -> io::Result<KeyRecord> {
     })
 }
 
+/// Notes when the copy was last known to be all there is. It is not synced: what a power cut takes of it costs nothing but
+/// the time since.
+pub(crate) fn confirm(dir: &Path, now: Time) -> io::Result<()> {
+    let new = dir.join("snapshot.confirmed.new");
+    std::fs::write(&new, now.unix_ms().to_string())?;
+    std::fs::rename(&new, dir.join(CONFIRMED))
+}
+
+/// When the copy was last known to be all there is; none when that is not known.
+pub(crate) fn confirmed(dir: &Path) -> Option<Time> {
+    let text = std::fs::read_to_string(dir.join(CONFIRMED)).ok()?;
+    Some(Time::from_unix_ms(text.trim().parse().ok()?))
+}
+
 /// Removes the copies: another gateway knows more by now.
 pub(crate) fn forget(dir: &Path) -> io::Result<()> {
-    for name in [NEWEST, PREVIOUS] {
+    for name in [NEWEST, PREVIOUS, CONFIRMED] {
         match std::fs::remove_file(dir.join(name)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}

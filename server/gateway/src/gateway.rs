@@ -20,7 +20,7 @@ use crate::tables::Tables;
 use crate::trace::Tracer;
 use crate::worker::{self, Shared, Worker};
 use crate::{shipper, sync, token};
-use model::{Clock, Random, Time};
+use model::{Clock, Random};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -80,7 +80,7 @@ impl Gateway {
         let ledger = Ledger::open(&config.data_dir.join(LEDGER_FOLDER), segment, &*random).map_err(data)?;
         let tables = Arc::new(Tables::new());
         tables.seed.store(seed(&*random), Ordering::Relaxed);
-        begin_tables(&config, &tables, &ledger, clock.now()).map_err(data)?;
+        begin_tables(&config, &tables, &ledger, &*clock).map_err(data)?;
         let listening_on = sockets(&config).and_then(|(all, at)| Ok((copies(&all)?, all, at)));
         let (kept, listeners, local_addr) = listening_on.map_err(|e| StartError::Listen(config.listen, e))?;
         let listening = Listening::new(&config)?;
@@ -331,12 +331,22 @@ fn follow_the_world(shared: &Arc<Shared>, stop: &watch::Sender<Option<Stop>>) {
     tokio::spawn(targets::watch(Arc::clone(shared), stop.subscribe()));
 }
 
-/// The stored snapshot, except where the process that is taken over from knows more.
-fn begin_tables(config: &Config, tables: &Tables, ledger: &Ledger, now: Time) -> io::Result<()> {
+/// The stored snapshot, except where the process that is taken over from knows more. It is as old as its last confirmation.
+fn begin_tables(config: &Config, tables: &Tables, ledger: &Ledger, clock: &dyn Clock) -> io::Result<()> {
+    let mut heard_ns = clock.steady_ns();
     match config.take_over {
-        None => disk::load(&config.data_dir, tables, ledger, now).map(drop),
-        Some(_) => disk::forget(&config.data_dir),
+        None => {
+            disk::load(&config.data_dir, tables, ledger, clock.now())?;
+            if let Some(confirmed) = disk::confirmed(&config.data_dir) {
+                let age_ms = confirmed.ms_until(clock.security_now());
+                let age_ns = u64::try_from(age_ms).unwrap_or(0).saturating_mul(1_000_000);
+                heard_ns = heard_ns.saturating_sub(age_ns);
+            }
+        }
+        Some(_) => disk::forget(&config.data_dir)?,
     }
+    tables.heard_ns.store(heard_ns, Ordering::Relaxed);
+    Ok(())
 }
 
 fn seed(random: &dyn Random) -> u64 {

@@ -37,7 +37,9 @@
 //! * A client that went away before the answer: status 499, units 0. After the answer's head it counts as its status
 //!   says, because the upstream did the work.
 //!
-//! Requests without a known caller are counted in [`Running::metrics`] alone.
+//! Requests without a known caller are counted in [`Running::metrics`] alone. While the ledger takes nothing, and when the control
+//! plane was not heard for [`Limits::stale_after`], calls with units that are somebody's (`Open::is_billed`) are refused with
+//! 503; the others go on, in the first case without a record.
 //!
 //! # Upstreams
 //!
@@ -102,7 +104,8 @@
 //!
 //! A copy goes to `{data_dir}/snapshot` (checksummed, by rename, the one before kept), each entitlement with the units
 //! recorded and the sequence number they hold for; with it and the ledger a gateway starts without the control plane and
-//! knows what was used to the unit. Open streams end when their key is revoked or their consumer suspended.
+//! knows what was used to the unit. When it was last known to be all there is stands beside it (`snapshot.confirmed`), and
+//! [`Limits::stale_after`] counts from then. Open streams end when their key is revoked or their consumer suspended.
 //!
 //! # What a request costs
 //!

@@ -179,7 +179,14 @@ impl Open {
         }
     }
 
-    /// Writes the record, once.
+    /// Whether its units are somebody's: they are paid for, or an allowance is less by them. Test keys are never billed, what
+    /// strangers use is nobody's, and a meter that the plan does not mention has neither price nor limit.
+    pub(crate) fn is_billed(&self) -> bool {
+        let (live, known) = (self.environment == Environment::Live, self.key != KeyId::NONE);
+        live && known && self.terms.limit(self.meter).is_some()
+    }
+
+    /// Writes the record, once. While the ledger takes nothing, what has no units that are anybody's goes on without.
     ///
     /// # Errors
     /// When the ledger takes no more; then the answer must not be finished.

@@ -109,6 +109,8 @@ refusals! {
     RouteBusy = 31, SERVICE_UNAVAILABLE, "route-busy", "Too many requests are in flight to this route", "/docs";
     /// More is asked for than can be served, and others go first.
     Overloaded = 32, SERVICE_UNAVAILABLE, "overloaded", "There is more to do than can be done just now", "/pricing";
+    /// The control plane was not heard for too long.
+    SnapshotStale = 33, SERVICE_UNAVAILABLE, "snapshot-stale", "Plans and keys are not certain any more", "/docs";
     /// A credential is where the route takes none.
     CredentialMisplaced = 40, UNAUTHORIZED, "credential-misplaced", "The credential is in the wrong place", "/docs";
     /// Too many wrong credentials came from one network.

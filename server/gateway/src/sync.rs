@@ -28,6 +28,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const ASK_SPACING: Duration = Duration::from_millis(10);
 /// Shortest time between two copies on disk.
 const SAVE_SPACING: Duration = Duration::from_secs(1);
+/// How often it is noted that the copy is all there is: a gateway that starts without the control plane counts from then.
+const CONFIRM_EVERY: Duration = Duration::from_secs(10);
 /// A copy may take this part of the time at most: one that takes long is made seldom.
 const SAVE_SHARE: u32 = 20;
 
@@ -58,6 +60,13 @@ pub(crate) async fn run(
             Err(error) => {
                 tracing::warn!(%error, "the snapshot cannot be brought up to date");
                 shared.tables.set_connected(false);
+                let stale = shared.is_stale(shared.clock.steady_ns());
+                if stale && !course.stale {
+                    tracing::error!(
+                        "the control plane was not heard for too long: calls that are paid for are refused"
+                    );
+                }
+                course.stale = stale;
                 retry = (retry * 2).min(shared.limits.poll_interval.max(RETRY_FIRST));
                 retry
             }
@@ -66,7 +75,9 @@ pub(crate) async fn run(
             // What is held back would be missing in a copy.
             pause
         } else {
-            copy.save_if_due(&shared).await.map_or(pause, |due| due.min(pause))
+            let due = copy.save_if_due(&shared).await;
+            copy.confirm_if_due(&shared).await;
+            due.map_or(pause, |due| due.min(pause))
         };
         tokio::select! {
             () = source.hint() => tokio::time::sleep(ASK_SPACING.min(pause).saturating_sub(asked.elapsed())).await,
@@ -95,6 +106,8 @@ struct Course {
     routing: Option<Routing>,
     /// Everything is told again.
     again: Option<Again>,
+    /// The control plane was not heard for too long, and that is told.
+    stale: bool,
     /// Longest wait for the next answer.
     patience: Duration,
     long: Option<Long>,
@@ -127,6 +140,7 @@ impl Course {
             first: shared.tables.version() == 0,
             routing: None,
             again: None,
+            stale: false,
             patience: ASK_TIMEOUT,
             long: None,
         }
@@ -184,8 +198,11 @@ async fn step(shared: &Arc<Shared>, source: &dyn SnapshotSource, course: &mut Co
         return Ok(Step { changed, more: true });
     }
     course.first = false;
-    let now_ms = shared.clock.security_now().unix_ms();
-    shared.tables.synced_ms.store(now_ms, Ordering::Relaxed);
+    course.stale = false;
+    shared
+        .tables
+        .heard_ns
+        .store(shared.clock.steady_ns(), Ordering::Relaxed);
     shared.tables.set_connected(true);
     let Some(Again { reached, until }) = course.again else {
         course.patience = ASK_TIMEOUT;
@@ -254,6 +271,8 @@ struct Copy {
     wanted: bool,
     dirty: bool,
     due: Instant,
+    /// When it was last noted that it is all there is.
+    confirmed: Option<Instant>,
 }
 
 impl Copy {
@@ -263,6 +282,21 @@ impl Copy {
             wanted: true,
             dirty: false,
             due: Instant::now(),
+            confirmed: None,
+        }
+    }
+
+    /// Notes that the copy is all there is, where it is.
+    async fn confirm_if_due(&mut self, shared: &Arc<Shared>) {
+        let lately = self.confirmed.is_some_and(|then| then.elapsed() < CONFIRM_EVERY);
+        if lately || self.dirty || !self.wanted || !shared.tables.connected() {
+            return;
+        }
+        self.confirmed = Some(Instant::now());
+        let (dir, now) = (self.dir.clone(), shared.clock.security_now());
+        let noted = tokio::task::spawn_blocking(move || disk::confirm(&dir, now)).await;
+        if let Ok(Err(error)) = noted {
+            tracing::warn!(%error, "it cannot be noted how old the copy of the snapshot is");
         }
     }
 

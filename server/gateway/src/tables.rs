@@ -125,8 +125,8 @@ pub(crate) struct Tables {
     all_anew: AtomicBool,
     /// Whether the control plane answered the last question.
     connected: AtomicBool,
-    /// When it last answered, in milliseconds since 1970.
-    pub(crate) synced_ms: AtomicI64,
+    /// When it last had told all it knows, in nanoseconds of steady time.
+    pub(crate) heard_ns: AtomicU64,
     pub(crate) rejected: AtomicU64,
     /// For chances that shall differ between gateways.
     pub(crate) seed: AtomicU64,
@@ -162,7 +162,7 @@ impl Tables {
             version: AtomicI64::new(0),
             all_anew: AtomicBool::new(false),
             connected: AtomicBool::new(false),
-            synced_ms: AtomicI64::new(0),
+            heard_ns: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
             seed: AtomicU64::new(0),
             compiling: Mutex::new(()),
@@ -230,6 +230,10 @@ impl Tables {
     /// Notes whether the control plane answered.
     pub(crate) fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Relaxed);
+    }
+    /// How long ago all was heard, in nanoseconds.
+    pub(crate) fn age_ns(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.heard_ns.load(Ordering::Relaxed))
     }
     /// Keys known.
     pub(crate) fn key_count(&self) -> usize {

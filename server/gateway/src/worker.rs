@@ -65,6 +65,12 @@ impl Shared {
         }
     }
 
+    /// Whether the control plane was last heard too long ago for calls that take units of somebody's. `now_ns` is steady time.
+    pub(crate) fn is_stale(&self, now_ns: u64) -> bool {
+        let most = self.limits.stale_after;
+        most.is_some_and(|most| u128::from(self.tables.age_ns(now_ns)) > most.as_nanos())
+    }
+
     pub(crate) fn known(&self) -> Known<'_> {
         Known {
             tables: &self.tables,

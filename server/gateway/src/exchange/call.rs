@@ -23,8 +23,11 @@ use http::{Response, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Seconds after which a call may be tried again that was refused because the control plane is away.
+const STALE_RETRY_S: u64 = 5;
+
 impl Exchange<'_> {
-    /// Phase two: who calls, and whether what they do can be written down.
+    /// Phase two: who calls.
     pub(super) fn caller(
         &self,
         client: &Client,
@@ -42,11 +45,29 @@ impl Exchange<'_> {
         let who = authenticate::authenticate(shared.known(), &route.auth, parts, arrival);
         let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, route)), r))?;
         let open = self.open(&caller, route);
-        if !shared.ledger.writable() {
-            let refused = Refused::new(Refusal::LedgerUnavailable, "Usage cannot be written down just now.");
-            return Err(Early::new(Some(open), refused.retry_after(1)));
-        }
         Ok((caller, open, arrival.now_ns))
+    }
+
+    /// Whether what the call takes can be counted, for somebody who is known to be entitled to it. One that takes nothing of
+    /// anybody's passes always.
+    fn countable(&self, open: &Open, route: &Route, now_ns: u64) -> Result<(), Refused> {
+        let shared = &self.worker.shared;
+        if route.weight == 0 || !open.is_billed() {
+            return Ok(());
+        }
+        if !shared.ledger.writable() {
+            let detail = "Usage cannot be written down just now. Calls that cost nothing go on.";
+            return Err(Refused::new(Refusal::LedgerUnavailable, detail).retry_after(1));
+        }
+        if shared.is_stale(now_ns) {
+            let minutes = shared.tables.age_ns(now_ns) / 60_000_000_000;
+            let detail = format!(
+                "The gateway has not heard of its control plane for {minutes} minutes, so it cannot tell any more who may \
+                 call. Calls that cost nothing go on."
+            );
+            return Err(Refused::new(Refusal::SnapshotStale, detail).retry_after(STALE_RETRY_S));
+        }
+        Ok(())
     }
 
     /// Says what the call would cost, in place of making it. The record says that it was asked: 200, and no units.
@@ -60,10 +81,13 @@ impl Exchange<'_> {
             address: client.address,
             parts: &parts,
         };
-        let foresight = match admit::foresee(&asked, &shared.tables, self.now, now_ns) {
+        let mut foresight = match admit::foresee(&asked, &shared.tables, self.now, now_ns) {
             Ok(foresight) => foresight,
             Err(refused) => return Err(Early::new(Some(open), refused)),
         };
+        if let Err(refused) = self.countable(&open, route, now_ns) {
+            foresight.refused = Some(refused);
+        }
         let routes = shared.tables.routes.load();
         let told = routes.as_ref().map(|r| &r.told);
         let meter = told.and_then(|t| t.meters.iter().find(|m| m.number == route.meter));
@@ -98,6 +122,9 @@ impl Exchange<'_> {
     ) -> Result<Ready, Early> {
         let shared = &self.worker.shared;
         let (caller, mut open, now_ns) = self.caller(client, &route, &mut parts)?;
+        if let Err(refused) = self.countable(&open, &route, now_ns) {
+            return Err(Early::new(Some(open), refused));
+        }
         self.passed(Phase::Authenticate, Instant::now());
         let length = match body.as_ref().map(ClientBody::left) {
             None => BodyLength::Absent,

@@ -156,7 +156,7 @@ fn times(text: &mut Text, all: &[Arc<Metrics>], routes: Option<&Routes>) {
 
 /// The ledger and the snapshot.
 fn state(text: &mut Text, shared: &Shared, shipped: u64) {
-    let age_ms = shared.clock.security_now().unix_ms() - shared.tables.synced_ms.load(Ordering::Relaxed);
+    let age_ms = shared.tables.age_ns(shared.clock.steady_ns()) / 1_000_000;
     let (ledger, tables) = (&shared.ledger, &shared.tables);
     let mut say = |name, kind, help, value: &dyn Display| text.family(name, kind, help).sample(&[], value);
     say("ledger_records", "gauge", "Records in the ledger.", &ledger.committed());
@@ -190,8 +190,15 @@ fn state(text: &mut Text, shared: &Shared, shipped: u64) {
     say(
         "snapshot_age_milliseconds",
         "gauge",
-        "Since the control plane last answered.",
+        "Since the control plane last had told all it knows.",
         &age_ms,
+    );
+    let stale = u8::from(shared.is_stale(shared.clock.steady_ns()));
+    say(
+        "snapshot_stale",
+        "gauge",
+        "Whether that is so long ago that calls which are paid for are refused.",
+        &stale,
     );
     let connected = u8::from(tables.connected());
     say(

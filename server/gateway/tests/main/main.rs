@@ -39,6 +39,7 @@ mod request_ids;
 mod routing;
 mod scripted;
 mod smuggling;
+mod stale;
 mod streams;
 mod strict;
 mod stub;
