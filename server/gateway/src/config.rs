@@ -1,5 +1,6 @@
 //! What a gateway is started with.
 
+use crate::ledger::BeforeSync;
 use crate::listen::TlsFiles;
 use crate::trace::TraceConfig;
 use hmac::{Hmac, KeyInit, Mac};
@@ -36,6 +37,8 @@ pub struct Config {
     pub access_log: Option<AccessLogConfig>,
     /// Where traces of requests are sent; none switches that off.
     pub trace: Option<TraceConfig>,
+    /// What comes before every sync of the ledger, in tests of disks that fail.
+    pub before_sync: Option<BeforeSync>,
     /// Bounds on time and size.
     pub limits: Limits,
 }
@@ -132,6 +135,7 @@ impl Config {
             uncounted: PRIVATE.iter().filter_map(|range| range.parse().ok()).collect(),
             access_log: None,
             trace: None,
+            before_sync: None,
             limits: Limits::default(),
         }
     }

@@ -77,7 +77,8 @@ impl Gateway {
     ) -> Result<Running, StartError> {
         let data = |e| StartError::Data(config.data_dir.display().to_string(), e);
         let segment = config.limits.segment_records.max(1);
-        let ledger = Ledger::open(&config.data_dir.join(LEDGER_FOLDER), segment, &*random).map_err(data)?;
+        let folder = config.data_dir.join(LEDGER_FOLDER);
+        let ledger = Ledger::open_on(&folder, segment, &*random, config.before_sync.clone()).map_err(data)?;
         let tables = Arc::new(Tables::new());
         tables.seed.store(seed(&*random), Ordering::Relaxed);
         begin_tables(&config, &tables, &ledger, &*clock).map_err(data)?;

@@ -83,7 +83,9 @@
 //! places agree and at most the last record can be torn. The page cache keeps it when the process dies. A thread syncs
 //! every 10 ms when something was written: a power cut takes at most what is younger. Only synced records are
 //! shipped, so the control plane never knows more than the disk. On start the first bad checksum in the last two
-//! segments is the end; everything behind it is zeroed.
+//! segments is the end; everything behind it is zeroed. A file whose sync
+//! failed is not synced again: what is not on the disk for certain goes from memory into a new segment, and the old one ends
+//! before it (`ledger::rescue`).
 //!
 //! The shipper reads from the sink's cursor. [`UsageSink::ship`] counts a batch and moves the cursor in one transaction;
 //! after any failure the cursor is asked for again, so nothing is lost or counted twice. Segments go once they are
@@ -393,6 +395,7 @@ mod worker;
 pub use config::{AccessLogConfig, AccessLogTo, Config, Limits, Peppers, Share};
 pub use explain::{Decision, Explanation, Question, Verdict, explain_snapshot};
 pub use gateway::{Gateway, Running, StartError};
+pub use ledger::BeforeSync;
 pub use listen::{TlsError, TlsFiles};
 pub use refusal::Refusal;
 pub use rest::{is_free, ship_rest};

@@ -1,7 +1,8 @@
 //! Phase five: what happened is written down, always, and before the last byte of the answer leaves.
 //!
 //! An [`Open`] exists from the moment the caller is known. However the request ends (answered, refused, broken off, or
-//! dropped because the client went away), exactly one ledger record comes of it.
+//! dropped because the client went away), exactly one ledger record comes of it. While the ledger takes none, what costs
+//! nobody anything goes on without, and is counted.
 
 use crate::account::Terms;
 use crate::admit::Admission;
@@ -228,12 +229,19 @@ impl Open {
         let of_key = of_key.map(|s| (&s.recorded, u64::from(self.reserved)));
         let ledger = &self.worker.shared.ledger;
         let written = ledger.append(ledger::encode(&record), [counted, of_key]);
-        if let Err(error) = written {
-            tracing::error!(%error, "a request could not be recorded");
-            self.release();
-            return Err(error);
+        match written {
+            Err(_) if self.reserved == 0 || !self.is_billed() => {
+                ledger.pass_unrecorded();
+                self.release();
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, "a request could not be recorded");
+                self.release();
+                Err(error)
+            }
+            Ok(_) => Ok(()),
         }
-        Ok(())
     }
 }
 

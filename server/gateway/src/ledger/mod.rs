@@ -4,12 +4,18 @@
 //! come to lie strictly in order: after `kill -9` at most the last one is torn, and the first bad checksum is the end.
 //! A thread syncs what was written every [`SYNC_EVERY`]; only synced records are shipped, so the control plane never
 //! knows more than the disk does and no sequence number is given out twice, whatever the power does.
+//!
+//! A sync that failed is never tried again: the second time the kernel may say that all is well, having given up what it
+//! could not write. The segment ends behind the last record that is known to be on the disk, and what came after it goes
+//! from memory into a new one. While there is none, and while there is no room for a next one, nothing is taken.
 
 mod mapping;
 mod mark;
 pub(crate) mod record;
 mod recover;
+mod rescue;
 mod segment;
+mod sync;
 
 use mapping::Mapping;
 use model::access::Environment;
@@ -24,10 +30,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+pub use sync::BeforeSync;
+use sync::Syncing;
 
 /// What a power cut may take: records younger than this.
 pub(crate) const SYNC_EVERY: Duration = Duration::from_millis(10);
+/// Time after which a segment that could not be made is tried again: each try writes all of one.
+const MAKE_RETRY: Duration = Duration::from_millis(500);
+/// Shortest time between two words about the same trouble.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 const ID_FILE: &str = "id";
 pub(crate) const LOCK_FILE: &str = "lock";
 
@@ -47,13 +59,26 @@ pub(crate) struct Ledger {
     committed: AtomicU64,
     synced: AtomicU64,
     dirty: AtomicBool,
-    /// No room for a next segment; mended when there is.
+    /// No room for a next segment, or none after one that could not be synced; mended when there is.
     broken: AtomicBool,
-    /// A sync failed; for good.
+    /// A sync failed, and what it was for is in no new segment yet.
+    leaving: AtomicBool,
+    /// What was not synced cannot be read any more; for good.
     failed: AtomicBool,
+    /// Requests that cost nothing and that it did not take.
+    unrecorded: AtomicU64,
+    syncing: Syncing,
+    trouble: Mutex<Trouble>,
     syncer: std::sync::OnceLock<std::thread::Thread>,
     stopping: AtomicBool,
     _lock: File,
+}
+
+/// When a segment could not be made, and when that was last told.
+#[derive(Default)]
+struct Trouble {
+    failed: Option<Instant>,
+    told: Option<Instant>,
 }
 
 struct Writer {
@@ -92,6 +117,20 @@ impl Ledger {
     /// # Errors
     /// When the folder is another process's, or cannot be read or written.
     pub(crate) fn open(dir: &Path, capacity: u32, random: &dyn Random) -> io::Result<Arc<Self>> {
+        Self::open_on(dir, capacity, random, None)
+    }
+
+    /// The same, with what comes before every sync.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub(crate) fn open_on(
+        dir: &Path,
+        capacity: u32,
+        random: &dyn Random,
+        before: Option<BeforeSync>,
+    ) -> io::Result<Arc<Self>> {
+        let syncing = Syncing(before);
         std::fs::create_dir_all(dir)?;
         let held = File::create(dir.join(LOCK_FILE))?;
         held.try_lock().map_err(|e| {
@@ -103,7 +142,7 @@ impl Ledger {
         let mut segments: BTreeMap<u64, Segment> = segments.into_iter().map(|s| (s.first, s)).collect();
         let current = match segments.values().find(|s| s.first <= next && next <= s.last()) {
             Some(segment) => segment.clone(),
-            None => Segment::create(dir, next, capacity)?,
+            None => Segment::create(dir, next, capacity, &syncing)?,
         };
         segments.insert(current.first, current.clone());
         Ok(Arc::new(Self {
@@ -121,7 +160,11 @@ impl Ledger {
             synced: AtomicU64::new(next - 1),
             dirty: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            unrecorded: AtomicU64::new(0),
+            syncing,
+            trouble: Mutex::default(),
             syncer: std::sync::OnceLock::new(),
             stopping: AtomicBool::new(false),
             _lock: held,
@@ -145,17 +188,29 @@ impl Ledger {
         !self.broken.load(Ordering::Relaxed) && !self.failed.load(Ordering::Relaxed)
     }
 
+    /// Requests that cost nothing and that it did not take.
+    pub(crate) fn unrecorded(&self) -> u64 {
+        self.unrecorded.load(Ordering::Relaxed)
+    }
+    /// A request that costs nothing goes on without a record.
+    pub(crate) fn pass_unrecorded(&self) {
+        self.unrecorded.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Appends a record made by [`encode`] and adds its units to `counted` in the same instant. When this returns,
     /// `kill -9` cannot take the record back.
     ///
     /// # Errors
-    /// When a new segment is needed and cannot be made.
+    /// When a new segment is needed and cannot be made; from then on until there is one, at once.
     pub(crate) fn append(
         &self,
         mut record: record::Encoded,
         counted: [Option<(&AtomicU64, u64)>; 2],
     ) -> io::Result<u64> {
         let mut writer = lock(&self.writer);
+        if !self.writable() {
+            return Err(io::Error::other("the ledger takes nothing just now"));
+        }
         let seq = writer.next;
         if seq > writer.current.segment.last() {
             self.roll(&mut writer)?;
@@ -201,7 +256,7 @@ impl Ledger {
 
     /// Makes a segment; to be called with `prepared` held.
     fn make(&self, first: u64) -> io::Result<Current> {
-        let segment = Segment::create(&self.dir, first, self.capacity)?;
+        let segment = Segment::create(&self.dir, first, self.capacity, &self.syncing)?;
         let current = Current::open(segment.clone())?;
         lock(&self.segments).insert(first, segment);
         Ok(current)
@@ -251,6 +306,9 @@ impl Ledger {
         if self.failed.load(Ordering::Relaxed) {
             return;
         }
+        if self.leaving.load(Ordering::Relaxed) {
+            return self.leave();
+        }
         self.dirty.store(false, Ordering::Release);
         let (through, files, filled, prepare) = {
             let mut writer = lock(&self.writer);
@@ -266,12 +324,10 @@ impl Ledger {
                 wanted.then(|| writer.current.segment.last() + 1),
             )
         };
-        if let Some(error) = files.iter().find_map(|f| f.sync_data().err()) {
-            // After a failed sync the kernel may have dropped the pages: nothing more is taken until a restart has read
-            // what is really there.
-            tracing::error!(%error, "the ledger cannot be synced; requests are refused");
-            self.failed.store(true, Ordering::Relaxed);
-            return;
+        if let Some(error) = files.iter().find_map(|f| self.syncing.data(f).err()) {
+            tracing::error!(%error, "a ledger segment cannot be synced; it is left for a new one");
+            self.leaving.store(true, Ordering::Relaxed);
+            return self.leave();
         }
         self.synced.fetch_max(through, Ordering::AcqRel);
         if let Some(filled) = filled
@@ -280,9 +336,37 @@ impl Ledger {
             // Without it the next start looks for a torn end further back than it must.
             tracing::warn!(%error, "cannot note how far the ledger is whole");
         }
-        match prepare.map_or(Ok(()), |first| self.prepare(first)) {
-            Ok(()) => self.broken.store(false, Ordering::Relaxed),
-            Err(error) => tracing::error!(%error, "no room for the next ledger segment"),
+        if let Some(first) = prepare.filter(|_| self.may_make()) {
+            let prepared = self.prepare(first);
+            if self.made(prepared, "no room for the next ledger segment").is_some() {
+                self.broken.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whether enough time has gone by since a segment could not be made.
+    fn may_make(&self) -> bool {
+        let trouble = lock(&self.trouble);
+        trouble.failed.is_none_or(|then| then.elapsed() >= MAKE_RETRY)
+    }
+
+    /// Notes whether a segment could be made; says so from time to time when it could not.
+    fn made<T>(&self, made: io::Result<T>, otherwise: &'static str) -> Option<T> {
+        let mut trouble = lock(&self.trouble);
+        match made {
+            Ok(made) => {
+                *trouble = Trouble::default();
+                Some(made)
+            }
+            Err(error) => {
+                let now = Instant::now();
+                trouble.failed = Some(now);
+                if trouble.told.is_none_or(|then| now - then >= TELL_EVERY) {
+                    trouble.told = Some(now);
+                    tracing::error!(%error, otherwise);
+                }
+                None
+            }
         }
     }
 
@@ -412,24 +496,24 @@ mod tests {
     use model::{KeyId, RequestId};
     use std::os::unix::fs::FileExt;
 
-    struct Counting(AtomicU64);
+    pub(super) struct Counting(pub(super) AtomicU64);
     impl Random for Counting {
         fn fill(&self, bytes: &mut [u8]) {
             bytes.fill(self.0.fetch_add(1, Ordering::Relaxed).to_le_bytes()[0]);
         }
     }
 
-    struct Folder(PathBuf);
+    pub(super) struct Folder(pub(super) PathBuf);
     impl Folder {
-        fn new(name: &str) -> Self {
+        pub(super) fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("ledger-{name}-{}", std::process::id()));
             let _ = std::fs::remove_dir_all(&path);
             Self(path)
         }
-        fn open(&self, capacity: u32) -> Arc<Ledger> {
+        pub(super) fn open(&self, capacity: u32) -> Arc<Ledger> {
             Ledger::open(&self.0, capacity, &Counting(AtomicU64::new(1))).unwrap()
         }
-        fn segments(&self) -> Vec<Segment> {
+        pub(super) fn segments(&self) -> Vec<Segment> {
             Segment::list(&self.0).unwrap()
         }
     }
@@ -439,7 +523,7 @@ mod tests {
         }
     }
 
-    fn record(n: u64) -> UsageRecord {
+    pub(super) fn record(n: u64) -> UsageRecord {
         UsageRecord {
             seq: n,
             request: RequestId::from_bits(u128::from(n)),
@@ -462,7 +546,7 @@ mod tests {
         }
     }
 
-    fn fill(ledger: &Ledger, from: u64, to: u64) {
+    pub(super) fn fill(ledger: &Ledger, from: u64, to: u64) {
         for n in from..=to {
             assert_eq!(ledger.append(encode(&record(n)), [None, None]).unwrap(), n);
         }

@@ -1,6 +1,7 @@
 //! Segment files: a head of one record's length, then records, all preallocated with zeros.
 
 use super::record::{Encoded, RECORD_LEN, check};
+use super::sync::Syncing;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -42,32 +43,48 @@ impl Segment {
 
     /// Makes a segment: filled with zeros and synced, so that later stores need no new blocks, then renamed into
     /// place, so that a half-made one is never seen.
-    pub(super) fn create(dir: &Path, first: u64, capacity: u32) -> io::Result<Self> {
+    pub(super) fn create(dir: &Path, first: u64, capacity: u32, syncing: &Syncing) -> io::Result<Self> {
         let segment = Self {
             path: dir.join(format!("{first:020}.{EXTENSION}")),
             first,
             capacity,
         };
         let made = dir.join(format!("{first:020}.new"));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&made)?;
+        let filled = segment.fill(&made, syncing);
+        if filled.is_err() {
+            // What it takes may be the last room there is, and others need some, too.
+            let _ = std::fs::remove_file(&made);
+        }
+        filled?;
+        std::fs::rename(&made, &segment.path)?;
+        File::open(dir)?.sync_all()?;
+        Ok(segment)
+    }
+
+    /// Writes the head and zeros.
+    fn fill(&self, made: &Path, syncing: &Syncing) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(made)?;
         let mut head = [0u8; RECORD_LEN];
         head[4..12].copy_from_slice(MAGIC);
-        head[12..20].copy_from_slice(&first.to_le_bytes());
-        head[20..24].copy_from_slice(&capacity.to_le_bytes());
+        head[12..20].copy_from_slice(&self.first.to_le_bytes());
+        head[20..24].copy_from_slice(&self.capacity.to_le_bytes());
         let crc = crc32fast::hash(&head[4..]);
         head[..4].copy_from_slice(&crc.to_le_bytes());
         file.write_all(&head)?;
         let zeros = vec![0u8; 1 << 16];
-        let mut left = segment.len() - RECORD_LEN;
+        let mut left = self.len() - RECORD_LEN;
         while left > 0 {
             let now = left.min(zeros.len());
             file.write_all(&zeros[..now])?;
             left -= now;
         }
-        file.sync_all()?;
-        std::fs::rename(&made, &segment.path)?;
-        File::open(dir)?.sync_all()?;
-        Ok(segment)
+        syncing.all(&file)
+    }
+
+    /// Ends it where another begins.
+    pub(super) fn end_before(&mut self, first: u64) {
+        let kept = u32::try_from(first.saturating_sub(self.first)).unwrap_or(u32::MAX);
+        self.capacity = self.capacity.min(kept);
     }
 
     /// Reads a segment's head; `None` when the file is not a whole segment.
@@ -90,7 +107,8 @@ impl Segment {
         Ok((whole && segment.capacity > 0 && segment.first > 0).then_some(segment))
     }
 
-    /// Every whole segment of a folder, oldest first; files left half-made are removed.
+    /// Every whole segment of a folder, oldest first; files left half-made are removed. One that could not be synced was left
+    /// in its midst, and ends where the next begins.
     pub(super) fn list(dir: &Path) -> io::Result<Vec<Self>> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(dir)? {
@@ -110,6 +128,10 @@ impl Segment {
             }
         }
         found.sort_by_key(|s| s.first);
+        let begins: Vec<u64> = found.iter().skip(1).map(|s| s.first).collect();
+        for (segment, next) in found.iter_mut().zip(begins) {
+            segment.end_before(next);
+        }
         Ok(found)
     }
 
@@ -142,8 +164,10 @@ impl Segment {
         let file = self.open()?;
         let zeros = vec![0u8; 1 << 16];
         let mut at = self.offset(seq);
-        while at < self.len() {
-            let now = (self.len() - at).min(zeros.len());
+        // All of the file, also where the segment ends before it does.
+        let end = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        while at < end {
+            let now = (end - at).min(zeros.len());
             file.write_all_at(&zeros[..now], u64::try_from(at).unwrap_or(u64::MAX))?;
             at += now;
         }

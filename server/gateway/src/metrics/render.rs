@@ -182,6 +182,12 @@ fn state(text: &mut Text, shared: &Shared, shipped: u64) {
         &writable,
     );
     say(
+        "ledger_unrecorded_total",
+        "counter",
+        "Requests that cost nothing and went on while usage could not be written down.",
+        &ledger.unrecorded(),
+    );
+    say(
         "snapshot_version",
         "gauge",
         "The version of the snapshot.",

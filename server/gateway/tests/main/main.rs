@@ -38,6 +38,7 @@ mod refusals;
 mod request_ids;
 mod routing;
 mod scripted;
+mod sick_disk;
 mod smuggling;
 mod stale;
 mod streams;
