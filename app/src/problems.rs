@@ -87,7 +87,7 @@ problems! {
     23 "not-ready" 503 "The gateway is starting"
         "The gateway has no routes yet." "Try again in a moment." NOWHERE;
     24 "ledger-unavailable" 503 "The gateway cannot record usage just now"
-        "What cannot be recorded is not let through, so that no bill is ever wrong." "Try again in a moment." NOWHERE;
+        "What is paid for and cannot be recorded is not let through, so that no bill is ever wrong." "Try again in a moment. Calls that cost nothing go on." NOWHERE;
     25 "body-timeout" 408 "The request's body came too slowly"
         "The gateway stopped waiting for the rest of the body." "Send it again." NOWHERE;
     26 "body-broken" 400 "The request's body is malformed or broke off"

@@ -165,6 +165,15 @@ impl Process {
         assert!(killed.unwrap().success());
     }
 
+    /// Bounds the length of files that it writes, in bytes: beyond it is as a full disk.
+    pub(crate) fn bound_files(&self, most: &str) {
+        let pid = self.child.id().to_string();
+        let set = Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--fsize={most}:")])
+            .status();
+        assert!(set.unwrap().success());
+    }
+
     /// Waits until it has ended by itself.
     pub(crate) async fn ended(&mut self) {
         until(|| self.child.try_wait().unwrap().is_some()).await;
