@@ -12,6 +12,7 @@ mod database;
 mod handover;
 mod listeners;
 mod logs;
+mod machine;
 mod notify;
 mod operations;
 mod output;

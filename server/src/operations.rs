@@ -1,5 +1,6 @@
 //! The listener for operators: alive, ready, measured. It has an address of its own and no secrets.
 
+use crate::machine;
 use axum::Json;
 use axum::Router;
 use axum::extract::{ConnectInfo, State};
@@ -9,6 +10,7 @@ use axum::routing::{get, post};
 use domain::Domain;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -21,10 +23,29 @@ const PING_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) struct Operations {
     /// For the database.
     pub(crate) domain: Domain,
+    /// Whose disk is looked at.
+    pub(crate) data_dir: PathBuf,
     /// The gateway, where this process has one.
     pub(crate) gateway: Option<Weak<gateway::Running>>,
     /// Set at SIGTERM: not ready any more, so that a balancer looks elsewhere before requests are refused.
     pub(crate) draining: Arc<AtomicBool>,
+}
+
+impl Operations {
+    /// Looks at these. The gateway is held for the length of an answer alone.
+    pub(crate) fn new(
+        domain: &Domain,
+        data_dir: &Path,
+        gateway: Option<&Arc<gateway::Running>>,
+        draining: &Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            domain: domain.clone(),
+            data_dir: data_dir.to_owned(),
+            gateway: gateway.map(Arc::downgrade),
+            draining: draining.clone(),
+        }
+    }
 }
 
 /// `/healthz`, `/readyz`, `/metrics`, and `/explain` for this machine.
@@ -115,5 +136,6 @@ async fn metrics(State(operations): State<Operations>) -> Response {
         text,
         "# HELP turnpike_database_connections Open connections.\n# TYPE turnpike_database_connections gauge\nturnpike_database_connections {connections}"
     );
+    machine::render(&mut text, &operations.data_dir);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

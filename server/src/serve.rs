@@ -10,7 +10,7 @@ use crate::handover::{self, Heir, Named, READY_LIMIT, Successor};
 use crate::listeners::{self, Doors};
 use crate::operations::Operations;
 use crate::output::Failure;
-use crate::{assets, logs, notify, operations, slots};
+use crate::{assets, logs, machine, notify, operations, slots};
 use app::site::Site;
 use axum::Router;
 use clap::ValueEnum as _;
@@ -46,6 +46,7 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
     let database = Database::open(&storage, true).await?;
     let clock = MachineClock::start(portal.clock_offset_file.clone());
     let domain = crate::commands::domain(&database, &portal, settings, clock.clone())?;
+    tokio::spawn(machine::watch(domain.clone(), storage.data_dir.clone()));
     let (stop, doors) = (CancellationToken::new(), Doors::default());
     // The gateway starts from its own copy: it waits for no database, least of all for one that is away.
     let (tried, migration_tried) = watch::channel(false);
@@ -71,11 +72,7 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
         stop.clone(),
     ));
     let draining = Arc::new(AtomicBool::new(false));
-    let checks = Operations {
-        domain: domain.clone(),
-        gateway: gateway.as_ref().map(Arc::downgrade),
-        draining: draining.clone(),
-    };
+    let checks = Operations::new(&domain, &storage.data_dir, gateway.as_ref(), &draining);
     let (tasks, sockets) = open_listeners(checks, &portal, &serving, heir.as_mut(), &doors, &migration_tried)?;
     if let Some(heir) = heir {
         succeed(heir, gateway.clone(), migration_tried, &doors).await?;

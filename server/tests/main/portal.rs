@@ -55,6 +55,10 @@ async fn every_answer_of_the_portal_is_guarded() {
         "turnpike_database_up 1\n",
         "turnpike_jobs{state=\"dead\"} 0\n",
         "turnpike_database_notification_queue 0",
+        "turnpike_data_free_bytes ",
+        "turnpike_data_size_bytes ",
+        "turnpike_open_files ",
+        "turnpike_open_files_limit ",
     ] {
         assert!(metrics.contains(name), "{name} in {metrics}");
     }
