@@ -15,6 +15,8 @@ const STEADY_BEGIN: Duration = Duration::from_secs(400 * 86_400);
 /// Business time is the machine's time plus an offset that follows a file; security time is the machine's.
 pub(crate) struct MachineClock {
     offset_ms: AtomicI64,
+    /// How far it was ahead of the database's when that was last looked at.
+    skew_ms: AtomicI64,
     began: Instant,
 }
 
@@ -24,6 +26,7 @@ impl MachineClock {
     pub(crate) fn start(file: Option<PathBuf>) -> Arc<Self> {
         let clock = Arc::new(Self {
             offset_ms: AtomicI64::new(0),
+            skew_ms: AtomicI64::new(0),
             began: Instant::now(),
         });
         if let Some(file) = file {
@@ -37,6 +40,11 @@ impl MachineClock {
             });
         }
         clock
+    }
+
+    /// Notes how far it is ahead of the database's.
+    pub(crate) fn note_skew(&self, skew_ms: i64) {
+        self.skew_ms.store(skew_ms, Ordering::Relaxed);
     }
 
     fn read(&self, file: &std::path::Path) {
@@ -66,6 +74,9 @@ impl Clock for MachineClock {
     }
     fn security_now(&self) -> Time {
         machine_now()
+    }
+    fn skew_ms(&self) -> i64 {
+        self.skew_ms.load(Ordering::Relaxed)
     }
     fn steady_ns(&self) -> u64 {
         let since = STEADY_BEGIN.saturating_add(self.began.elapsed());

@@ -1,21 +1,28 @@
-//! What the machine lends: room on the disk of the data folder, and file descriptors. Looked at from time to time, so that
-//! operators hear of trouble before requests do.
+//! What the machine lends: room on the disk of the data folder, file descriptors, and a clock. Looked at from time to time, so
+//! that operators hear of trouble before requests do.
 
+use crate::clock::MachineClock;
 use domain::Domain;
 use rustix::fs::statvfs;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_secs(10);
+/// Longest wait for the database's clock.
+const CLOCK_LIMIT: Duration = Duration::from_secs(5);
 /// Shortest time between two words about the same trouble.
 const TELL_EVERY: Duration = Duration::from_secs(600);
 /// Parts of a hundred in use from which the disk and the descriptors are trouble.
 const DISK_ALARM: u64 = 80;
 const FILES_ALARM: u64 = 90;
+/// A clock that differs by more than this is trouble, in milliseconds.
+const SKEW_ALARM_MS: i64 = 30_000;
+
 /// How much of something there is, and how much of it is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Share {
@@ -59,7 +66,7 @@ fn files() -> Option<Share> {
 }
 
 /// Adds the gauges to the metrics.
-pub(crate) fn render(text: &mut String, data_dir: &Path) {
+pub(crate) fn render(text: &mut String, data_dir: &Path, skew_ms: i64) {
     let mut say = |name: &str, help: &str, value: &dyn std::fmt::Display| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
@@ -81,6 +88,11 @@ pub(crate) fn render(text: &mut String, data_dir: &Path) {
             &of,
         );
     }
+    say(
+        "turnpike_clock_skew_milliseconds",
+        "How far this machine's clock is ahead of the database's.",
+        &skew_ms,
+    );
 }
 
 /// Trouble of one kind, told when it begins, from time to time while it lasts, and when it is over.
@@ -115,9 +127,22 @@ impl Trouble {
 }
 
 /// Looks until the pool is closed.
-pub(crate) async fn watch(domain: Domain, data_dir: PathBuf) {
-    let (mut full, mut many) = (Trouble::default(), Trouble::default());
+pub(crate) async fn watch(domain: Domain, clock: Arc<MachineClock>, data_dir: PathBuf) {
+    let (mut full, mut many, mut wrong) = (Trouble::default(), Trouble::default(), Trouble::default());
     while !domain.pool.is_closed() {
+        // While the database is away, what was measured last holds.
+        if let Ok(Ok(skew_ms)) = tokio::time::timeout(CLOCK_LIMIT, domain::skew::measure(&domain)).await {
+            clock.note_skew(skew_ms);
+            match wrong.look(skew_ms.abs() > SKEW_ALARM_MS, Instant::now()) {
+                Word::Lasts => tracing::warn!(
+                    skew_ms,
+                    "this machine's clock differs from the database's: set it right. Beyond four minutes tokens get no leeway \
+                     and no usage goes to Stripe"
+                ),
+                Word::Over => tracing::info!(skew_ms, "this machine's clock agrees with the database's again"),
+                Word::Nothing => {}
+            }
+        }
         if let Some(Share { used, of }) = disk(&data_dir) {
             let free = of.saturating_sub(used);
             match full.look(Share { used, of }.is_beyond(DISK_ALARM), Instant::now()) {

@@ -136,6 +136,6 @@ async fn metrics(State(operations): State<Operations>) -> Response {
         text,
         "# HELP turnpike_database_connections Open connections.\n# TYPE turnpike_database_connections gauge\nturnpike_database_connections {connections}"
     );
-    machine::render(&mut text, &operations.data_dir);
+    machine::render(&mut text, &operations.data_dir, operations.domain.clock.skew_ms());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -46,7 +46,7 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
     let database = Database::open(&storage, true).await?;
     let clock = MachineClock::start(portal.clock_offset_file.clone());
     let domain = crate::commands::domain(&database, &portal, settings, clock.clone())?;
-    tokio::spawn(machine::watch(domain.clone(), storage.data_dir.clone()));
+    tokio::spawn(machine::watch(domain.clone(), clock.clone(), storage.data_dir.clone()));
     let (stop, doors) = (CancellationToken::new(), Doors::default());
     // The gateway starts from its own copy: it waits for no database, least of all for one that is away.
     let (tried, migration_tried) = watch::channel(false);

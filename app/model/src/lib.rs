@@ -20,7 +20,7 @@ pub mod usage;
 
 pub use id::*;
 pub use money::{Currency, Money};
-pub use time::{Clock, Period, Time};
+pub use time::{Clock, Period, SKEW_MOST_MS, Time};
 
 /// A source of random bytes, injected so that tests are repeatable.
 pub trait Random: Send + Sync {

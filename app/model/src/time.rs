@@ -118,6 +118,10 @@ impl std::fmt::Debug for Time {
     }
 }
 
+/// Where the machine's clock and the database's differ by more than this, in milliseconds, nothing is told to others that hangs on
+/// the time, and nobody gets leeway: Stripe takes no usage of more than five minutes ahead, and a token may allow as much.
+pub const SKEW_MOST_MS: i64 = 240_000;
+
 /// Where the time comes from. Business time may be ahead of the machine's (a Stripe test clock); the time that
 /// sessions and one-time links expire by never is.
 pub trait Clock: Send + Sync {
@@ -131,6 +135,11 @@ pub trait Clock: Send + Sync {
     /// the machine's clock.
     fn steady_ns(&self) -> u64 {
         u64::try_from(self.security_now().jiff().as_nanosecond()).unwrap_or(0)
+    }
+    /// How far the machine's clock is ahead of the database's, in milliseconds, as far as that is known; negative when it is
+    /// behind.
+    fn skew_ms(&self) -> i64 {
+        0
     }
 }
 

@@ -37,6 +37,7 @@ pub mod purges;
 pub mod recurring;
 pub mod sessions;
 pub mod settings;
+pub mod skew;
 pub mod snapshot;
 pub mod stripe_inbox;
 pub mod subscriptions;

@@ -263,6 +263,7 @@ impl Running {
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
                 now: shared.clock.now(),
                 machine_now: shared.clock.security_now(),
+                skew_ms: shared.clock.skew_ms(),
                 now_ns: shared.clock.steady_ns(),
             },
             live: true,

@@ -59,6 +59,7 @@ async fn every_answer_of_the_portal_is_guarded() {
         "turnpike_data_size_bytes ",
         "turnpike_open_files ",
         "turnpike_open_files_limit ",
+        "turnpike_clock_skew_milliseconds 0\n",
     ] {
         assert!(metrics.contains(name), "{name} in {metrics}");
     }

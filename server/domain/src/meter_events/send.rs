@@ -6,7 +6,7 @@ use super::{
 };
 use crate::jobs::{self, Job};
 use crate::payments::{NewMeterEvent, PaymentsError};
-use crate::{Domain, DomainError, Result};
+use crate::{Domain, DomainError, Result, skew};
 use futures::future::try_join_all;
 use model::{ConsumerId, SubscriptionId, Time};
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,8 @@ impl Job for SendMeterEvents {
 
 async fn send_all(domain: &Domain) -> Result<()> {
     collect(domain, None).await?;
+    // Stripe would count it in another period, or refuse it for good.
+    skew::check(domain)?;
     try_join_all((0..SENDERS).map(|_| send_some(domain, None))).await?;
     Ok(())
 }
@@ -67,6 +69,9 @@ pub async fn flush(domain: &Domain, stripe_subscription: &str) -> Result<()> {
     .await?;
     let Some(id) = id else { return Ok(()) };
     collect(domain, Some(id)).await?;
+    if let Err(error) = skew::check(domain) {
+        return Err(DomainError::PaymentsUnavailable(error.chain().into()));
+    }
     send_some(domain, Some(id)).await?;
     let open = sqlx::query_scalar!(
         r#"SELECT count(*) AS "open!" FROM meter_events

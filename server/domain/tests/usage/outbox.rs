@@ -183,3 +183,41 @@ async fn many_senders_at_once_send_each_row_once() {
     assert_eq!(paid.states().await, ["acknowledged"; 12]);
     assert_eq!(paid.at_stripe().await, 120);
 }
+
+/// F11: what a clock says that is far off would be billed in another period.
+#[tokio::test]
+async fn nothing_is_sent_while_the_clock_is_far_off() {
+    let paid = Paid::new("small").await;
+    paid.uses(9).await;
+    for skew_ms in [300_000, -300_000] {
+        paid.world.clock.set_skew_ms(skew_ms);
+        run_after(&paid, 30).await;
+        assert_eq!(paid.states().await, ["pending"]);
+        let subscription = paid.subscription().await.stripe_subscription.unwrap();
+        let flushed = flush(&paid.domain, &subscription).await;
+        assert!(
+            matches!(flushed, Err(DomainError::PaymentsUnavailable(_))),
+            "{flushed:?}"
+        );
+    }
+    assert_eq!(paid.at_stripe().await, 0);
+    paid.world.clock.set_skew_ms(200_000);
+    run_after(&paid, 30).await;
+    assert_eq!(paid.states().await, ["acknowledged"], "less is no matter");
+    assert_eq!(paid.at_stripe().await, 9);
+}
+
+#[tokio::test]
+async fn the_clock_is_measured_against_the_databases() {
+    let world = crate::world::World::new().await;
+    let theirs: model::Time = sqlx::query_scalar("SELECT clock_timestamp()")
+        .fetch_one(world.database.pool())
+        .await
+        .unwrap();
+    world.clock.set(theirs.plus_s(600));
+    let skew_ms = domain::skew::measure(&world.domain).await.unwrap();
+    assert!((500_000..=600_000).contains(&skew_ms), "{skew_ms}");
+    world.clock.set(theirs.plus_s(-600));
+    let skew_ms = domain::skew::measure(&world.domain).await.unwrap();
+    assert!((-700_000..=-600_000).contains(&skew_ms), "{skew_ms}");
+}

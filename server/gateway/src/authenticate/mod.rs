@@ -19,13 +19,13 @@ use crate::account::{Account, Terms, TokenPlan};
 use crate::config::Peppers;
 use crate::refusal::{Refusal, Refused};
 use crate::tables::{KeyEntry, Tables};
-use crate::token::Granted;
+use crate::token::{Granted, Moment};
 use anonymous::Strangers;
 use failures::Failures;
 use http::StatusCode;
 use http::header::{HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
-use model::{KeyId, Time};
+use model::{KeyId, SKEW_MOST_MS, Time};
 use present::Presented;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -132,6 +132,8 @@ pub(crate) struct Arrival {
     pub(crate) now: Time,
     /// The machine's time, that tokens expire by.
     pub(crate) machine_now: Time,
+    /// How far that is ahead of the database's, in milliseconds.
+    pub(crate) skew_ms: i64,
     /// Steady time in nanoseconds, that rates are counted in.
     pub(crate) now_ns: u64,
 }
@@ -155,8 +157,11 @@ pub(crate) fn authenticate(
     let found = presented.and_then(|presented| match presented {
         Presented::Key(text) => key::caller(known.tables, known.peppers, text.as_bytes(), arrival.now),
         Presented::Token(text) => {
-            let now_s = arrival.machine_now.unix_s();
-            known.callers.tokens.caller(known, text.as_bytes(), now_s)
+            let at = Moment {
+                now_s: arrival.machine_now.unix_s(),
+                lenient: arrival.skew_ms.abs() <= SKEW_MOST_MS,
+            };
+            known.callers.tokens.caller(known, text.as_bytes(), at)
         }
         Presented::Nothing => match &accepted.anonymous {
             Some(plan) => {

@@ -5,7 +5,7 @@ use crate::account::{Account, TokenPlan};
 use crate::bounded::Bounded;
 use crate::refusal::{Refusal, Refused};
 use crate::tables::{KeyEntry, Tables};
-use crate::token::{Denied, Granted, PlanClaim, Proven, verify};
+use crate::token::{Denied, Granted, Moment, PlanClaim, Proven, verify};
 use http::header::{HeaderValue, WWW_AUTHENTICATE};
 use model::access::ConsumerName;
 use model::{ConsumerId, KeyId};
@@ -48,8 +48,9 @@ impl Tokens {
         Self(Bounded::new(TOKENS_MOST))
     }
 
-    /// The caller that a token names. `now_s` is the machine's time, in seconds since 1970.
-    pub(super) fn caller(&self, known: Known<'_>, text: &[u8], now_s: i64) -> Result<Caller, NotLetIn> {
+    /// The caller that a token names.
+    pub(super) fn caller(&self, known: Known<'_>, text: &[u8], at: Moment) -> Result<Caller, NotLetIn> {
+        let now_s = at.now_s;
         let hash: [u8; 32] = Sha256::digest(text).into();
         let trust = known.tables.trust();
         let remembered = self.0.get(&hash);
@@ -57,7 +58,7 @@ impl Tokens {
             return verified.caller();
         }
         let issuers = known.tables.issuers.load();
-        let proven = verify(text, &issuers, now_s).map_err(|denied| (None, refused(denied)))?;
+        let proven = verify(text, &issuers, at).map_err(|denied| (None, refused(denied)))?;
         let account = account(known.tables, &proven).map_err(|r| (None, r))?;
         let verified = Arc::new(Verified {
             key: proven.key,

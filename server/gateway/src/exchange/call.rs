@@ -40,6 +40,7 @@ impl Exchange<'_> {
             client: client.address,
             now: self.now,
             machine_now: self.machine_now,
+            skew_ms: shared.clock.skew_ms(),
             now_ns: shared.clock.steady_ns(),
         };
         let who = authenticate::authenticate(shared.known(), &route.auth, parts, arrival);

@@ -38,6 +38,7 @@ pub fn explain_snapshot(
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
             now: clock.now(),
             machine_now: clock.security_now(),
+            skew_ms: clock.skew_ms(),
             now_ns: clock.steady_ns(),
         },
         live: false,

@@ -1,7 +1,7 @@
 //! What must hold of a token's claims, once its signature is good.
 
 use super::compact::Object;
-use super::verify::{Denied, PlanClaim};
+use super::verify::{Denied, Moment, PlanClaim};
 use model::issuer::IssuerFile;
 use serde_json::Value;
 
@@ -23,8 +23,10 @@ fn instant(claims: &Object, name: &str) -> Result<Option<i64>, Denied> {
 }
 
 /// Compares audience and times; when the token ends, in seconds since 1970.
-pub(super) fn check(claims: &Object, issuer: &IssuerFile, now_s: i64) -> Result<i64, Denied> {
-    let (leeway, life) = (i64::from(issuer.leeway_s), i64::from(issuer.max_lifetime_s));
+pub(super) fn check(claims: &Object, issuer: &IssuerFile, at: Moment) -> Result<i64, Denied> {
+    let now_s = at.now_s;
+    let leeway = if at.lenient { i64::from(issuer.leeway_s) } else { 0 };
+    let life = i64::from(issuer.max_lifetime_s);
     let (exp, nbf, iat) = (
         instant(claims, "exp")?,
         instant(claims, "nbf")?,

@@ -1,7 +1,7 @@
 //! Tokens read from bytes alone, for the fuzz targets.
 
 use super::keys::KeySet;
-use super::{Issuers, compact, verify};
+use super::{Issuers, Moment, compact, verify};
 use model::KeyId;
 use model::access::TokenAlgorithm;
 use model::issuer::IssuerFile;
@@ -30,5 +30,6 @@ pub(crate) fn caller(token: &[u8], issuer: IssuerFile, secret: &[u8], now_s: i64
     issuers
         .get(&name)?
         .put(KeySet::of_secret(secret).ok()?, secret.to_vec(), now_s);
-    verify(token, &issuers, now_s).ok().map(|proven| proven.consumer.1)
+    let at = Moment { now_s, lenient: true };
+    verify(token, &issuers, at).ok().map(|proven| proven.consumer.1)
 }

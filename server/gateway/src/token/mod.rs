@@ -28,4 +28,4 @@ mod verify;
 pub(crate) use granted::Granted;
 pub(crate) use issuer::Issuers;
 pub(crate) use keeper::run as keep;
-pub(crate) use verify::{Denied, PlanClaim, Proven, verify};
+pub(crate) use verify::{Denied, Moment, PlanClaim, Proven, verify};

@@ -43,8 +43,18 @@ pub(crate) struct Proven {
     pub(crate) until_s: i64,
 }
 
-/// Checks a token. `now_s` is the machine's time, in seconds since 1970.
-pub(crate) fn verify(text: &[u8], issuers: &Issuers, now_s: i64) -> Result<Proven, Denied> {
+/// When a token is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    /// The machine's time, in seconds since 1970.
+    pub(crate) now_s: i64,
+    /// Whether issuers' leeway holds: it is for clocks that differ a little, not for one of ours that is wrong.
+    pub(crate) lenient: bool,
+}
+
+/// Checks a token.
+pub(crate) fn verify(text: &[u8], issuers: &Issuers, at: Moment) -> Result<Proven, Denied> {
+    let now_s = at.now_s;
     let token = compact::parse(text)?;
     let named = token.claims.get("iss").and_then(Value::as_str);
     let issuer = named.and_then(|name| issuers.get(name));
@@ -67,7 +77,7 @@ pub(crate) fn verify(text: &[u8], issuers: &Issuers, now_s: i64) -> Result<Prove
     if !key.made(token.signature, token.signed) {
         return Err(Denied::Invalid("Its signature is wrong."));
     }
-    let until_s = claims::check(&token.claims, file, now_s)?;
+    let until_s = claims::check(&token.claims, file, at)?;
     let features = if file.may_grant.contains(&Grant::Features) {
         claims::features(&token.claims, file)?
     } else {

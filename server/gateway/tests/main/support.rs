@@ -26,8 +26,9 @@ pub(crate) const DAY_MS: i64 = 86_400_000;
 pub(crate) const PORTAL: &str = "https://portal.example";
 pub(crate) const PEPPER: &[u8] = b"a pepper for tests";
 
-/// Milliseconds since 1970, and how many of them are jumps of the machine's clock.
-pub(crate) struct TestClock(AtomicI64, AtomicI64);
+/// Milliseconds since 1970, how many of them are jumps of the machine's clock, and how far that is said to be ahead of the
+/// database's.
+pub(crate) struct TestClock(AtomicI64, AtomicI64, AtomicI64);
 impl Clock for TestClock {
     fn now(&self) -> Time {
         Time::from_unix_ms(self.0.load(Ordering::SeqCst))
@@ -36,10 +37,17 @@ impl Clock for TestClock {
         let steady = self.0.load(Ordering::SeqCst) - self.1.load(Ordering::SeqCst);
         u64::try_from(steady).unwrap() * 1_000_000
     }
+    fn skew_ms(&self) -> i64 {
+        self.2.load(Ordering::SeqCst)
+    }
 }
 impl TestClock {
     pub(crate) fn at(ms: i64) -> Self {
-        Self(AtomicI64::new(ms), AtomicI64::new(0))
+        Self(AtomicI64::new(ms), AtomicI64::new(0), AtomicI64::new(0))
+    }
+    /// Says how far it is ahead of the database's.
+    pub(crate) fn set_skew_ms(&self, skew_ms: i64) {
+        self.2.store(skew_ms, Ordering::SeqCst);
     }
     /// Time goes by.
     pub(crate) fn advance(&self, ms: i64) {

@@ -324,6 +324,44 @@ async fn clocks_may_differ_by_the_leeway() {
     assert_eq!(call(&world, &short).await.problem(), "token-expired");
 }
 
+/// F11: the leeway is for clocks that differ a little. With one of ours that is far off nobody gets any.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_far_off_gives_no_leeway() {
+    let world = world(json!({"algorithms": ["EdDSA"], "public_key": ED_PUBLIC, "leeway_s": 300})).await;
+    let now = world.clock.security_now().unix_s();
+    let token = |nbf: i64, exp: i64, skew_ms: i64| {
+        let mut claims = claims(&world);
+        (claims["nbf"], claims["iat"], claims["exp"]) = (json!(nbf), json!(nbf), json!(exp));
+        // A token for each question: those that proved good are remembered.
+        claims["jti"] = json!(skew_ms);
+        ed(ED).token(json!({}), &claims)
+    };
+    for (skew_ms, status) in [
+        (0, 200),
+        (239_000, 200),
+        (-239_000, 200),
+        (241_000, 401),
+        (-241_000, 401),
+    ] {
+        world.clock.set_skew_ms(skew_ms);
+        assert_eq!(
+            call(&world, &token(now + 200, now + 600, skew_ms)).await.status,
+            status,
+            "{skew_ms}"
+        );
+        assert_eq!(
+            call(&world, &token(now - 60, now - 10, skew_ms)).await.status,
+            status,
+            "{skew_ms}"
+        );
+        assert_eq!(
+            call(&world, &token(now - 1, now + 60, skew_ms)).await.status,
+            200,
+            "{skew_ms}"
+        );
+    }
+}
+
 /// T39: what is encrypted, nested, compressed or huge is refused before anything is computed with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn monsters_are_cheap_to_refuse() {
