@@ -135,14 +135,27 @@ pub(crate) fn foresee(request: &Request<'_>, tables: &Tables, now: Time, now_ns:
     let refused = refused.or_else(|| others.map(|l| over_rate(&l)));
     let refused = refused.or_else(|| {
         let limit = terms.limit(route.meter)?;
-        if let Err(over) = terms.peek(limit, route.weight, now) {
-            return Some(over_limit(over, &terms, limit, now));
-        }
-        let own = request.caller.key.limit.as_ref()?;
-        let over = own.peek(&terms, route.meter, route.weight).err()?;
-        Some(over_key(over, request.caller, &terms, now))
+        let within = peek_limit(request, &terms, limit, now).and_then(|()| peek_key(request, &terms, now));
+        within.err()
     });
     Ok(Foresight { terms, refused, left })
+}
+
+/// Refuses what a meter's quota or the spend cap would not let through just now.
+pub(crate) fn peek_limit(request: &Request<'_>, terms: &Terms, limit: &Limit, now: Time) -> Result<(), Refused> {
+    let over = |over| over_limit(over, terms, limit, now);
+    terms.peek(limit, request.route.weight, now).map_err(over)
+}
+
+/// Refuses what the key's owner would not let through just now; what would be left of the key's budget, in minor units.
+/// Nothing of it holds on a route whose meter the plan does not mention.
+pub(crate) fn peek_key(request: &Request<'_>, terms: &Terms, now: Time) -> Result<Option<i64>, Refused> {
+    let Request { caller, route, .. } = *request;
+    let Some(own) = caller.key.limit.as_ref().filter(|_| terms.limit(route.meter).is_some()) else {
+        return Ok(None);
+    };
+    let peeked = own.peek(terms, route.meter, route.weight);
+    peeked.map_err(|over| over_key(over, caller, terms, now))
 }
 
 impl Foresight {
@@ -248,7 +261,7 @@ pub(crate) fn check_state(terms: &Terms) -> Result<(), Refused> {
 }
 
 /// The refusal by a meter's ceiling.
-pub(crate) fn over_limit(over: Over, terms: &Terms, limit: &Limit, now: Time) -> Refused {
+fn over_limit(over: Over, terms: &Terms, limit: &Limit, now: Time) -> Refused {
     match over {
         Over::Quota => {
             let seconds = u64::try_from(now.ms_until(terms.period.end) / 1000 + 1).unwrap_or(1);

@@ -11,6 +11,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
 use crate::timer::Timer;
 use crate::tunnel::Tunnel;
+use crate::upstream::BodyLength;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use std::future::poll_fn;
@@ -53,8 +54,16 @@ pub(crate) enum BodyError {
 }
 
 /// The refusal of a body over the limit.
-pub(crate) fn too_large() -> Refused {
+fn too_large() -> Refused {
     Refused::new(Refusal::BodyTooLarge, "The body is larger than this gateway takes.")
+}
+
+/// Refuses a body that is said to be longer than `most` bytes; one whose length is not said is counted as it comes.
+pub(crate) fn check_length(length: BodyLength, most: u64) -> Result<(), Refused> {
+    match length {
+        BodyLength::Exact(bytes) if bytes > most => Err(too_large().closing()),
+        _ => Ok(()),
+    }
 }
 
 /// How far a request's body has come; shared by the body and by the request's record.

@@ -3,10 +3,12 @@
 
 use crate::headers;
 use crate::refusal::{Refusal, Refused};
+use crate::route::{Route, Routes};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use model::policy;
+use std::sync::Arc;
 
 /// Request headers that every page may send: what carries a key, and what a body needs.
 const ALWAYS_ASKED: [&str; 5] = [
@@ -86,7 +88,7 @@ impl Cors {
     }
 
     /// The answer to a preflight for a method that the route takes.
-    pub(crate) fn preflight(&self, origin: &HeaderValue, method: &Method) -> Result<Response<()>, Refused> {
+    fn preflight(&self, origin: &HeaderValue, method: &Method) -> Result<Response<()>, Refused> {
         if !origin.to_str().is_ok_and(|o| self.told.allows(o)) {
             let detail = "The provider does not let pages of this origin call this route.";
             return Err(Refused::new(Refusal::OriginRefused, detail));
@@ -101,6 +103,18 @@ impl Cors {
         out.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(self.told.max_age_s));
         Ok(answer)
     }
+}
+
+/// What a page is told that asks whether it may call.
+pub(crate) type Permission = Result<Response<()>, Refused>;
+
+/// The answer to a preflight, with the route that it is about; none when the request is no preflight, or no route that lets
+/// pages call takes what it asks for.
+pub(crate) fn preflight(routes: &Routes, parts: &Parts) -> Option<(Arc<Route>, Permission)> {
+    let (method, origin) = asked(parts)?;
+    let route = routes.find(&method, &parts.uri, &parts.headers).ok()?;
+    let answer = route.cors.as_ref()?.preflight(origin, &method);
+    Some((route, answer))
 }
 
 /// The method a preflight asks for, with its origin; none when the request is not one.

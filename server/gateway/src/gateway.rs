@@ -257,6 +257,8 @@ impl Running {
         let knowledge = Knowledge {
             known: shared.known(),
             trusted: &shared.listening.trusted,
+            limits: &shared.limits,
+            ledger: &shared.ledger,
             gates: &shared.gates,
             arrival: Arrival {
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -37,7 +37,23 @@ pub(crate) struct Given {
     pub(crate) budget_left_minor: Option<i64>,
 }
 
+/// Units of a meter that a key is about to be given.
+#[derive(Clone, Copy)]
+struct More {
+    meter: u16,
+    units: u64,
+    /// Whether they are in the consumer's count already.
+    counted: bool,
+}
+
 impl Counts {
+    fn starting_at(period_start: Time) -> Self {
+        Self {
+            period_start,
+            meters: Vec::new(),
+        }
+    }
+
     fn slot(&mut self, meter: u16) -> Arc<Slot> {
         if let Some((_, slot)) = self.meters.iter().find(|(m, _)| *m == meter) {
             return Arc::clone(slot);
@@ -51,19 +67,19 @@ impl Counts {
         self.meters.iter().map(|(_, s)| s.taken()).sum()
     }
 
-    /// The key's part of the bill, in minor units, when `more` units of a meter are its own that are in the consumer's
-    /// count already; none where it does not fit.
-    fn cost_minor(&self, terms: &Terms, more: Option<(u16, u64)>) -> Option<i64> {
+    /// The key's part of the bill, in minor units, with `more` units of its own; none where it does not fit.
+    fn cost_minor(&self, terms: &Terms, more: More) -> Option<i64> {
         let part = |cost: i64, own: u64, all: u64| {
             let all = i128::from(all.max(own).max(1));
             i64::try_from(i128::from(cost) * i128::from(own) / all).ok()
         };
-        let more = |meter: u16| more.filter(|(m, _)| *m == meter).map_or(0, |(_, n)| n);
+        let own_more = |meter: u16| if meter == more.meter { more.units } else { 0 };
+        let all_more = |meter: u16| if more.counted { 0 } else { own_more(meter) };
         let (mut cost, mut own_of_all, mut all_of_all) = (0i64, 0u64, 0u64);
         for limit in &terms.limits {
             let own = self.meters.iter().find(|(m, _)| *m == limit.meter);
-            let own = own.map_or(0, |(_, s)| s.taken()).saturating_add(more(limit.meter));
-            let all = limit.slot.taken();
+            let own = own.map_or(0, |(_, s)| s.taken()).saturating_add(own_more(limit.meter));
+            let all = limit.slot.taken().saturating_add(all_more(limit.meter));
             own_of_all = own_of_all.saturating_add(own);
             all_of_all = all_of_all.saturating_add(all);
             if let Some(prices) = terms.meter(limit.meter).filter(|_| own > 0 && limit.priced) {
@@ -81,12 +97,7 @@ impl KeyLimit {
     /// are not in what is told, by meter and period start.
     pub(crate) fn told(told: &KeyLimits, before: Option<&Self>, own: impl Fn(u16, Time) -> u64) -> Self {
         let counts = before.map_or_else(
-            || {
-                Arc::new(Mutex::new(Counts {
-                    period_start: told.period_start,
-                    meters: Vec::new(),
-                }))
-            },
+            || Arc::new(Mutex::new(Counts::starting_at(told.period_start))),
             |b| Arc::clone(&b.counts),
         );
         let limit = Self {
@@ -132,7 +143,12 @@ impl KeyLimit {
             counts.period_start = terms.period.start;
             counts.meters.clear();
         }
-        let budget_left_minor = self.check(&counts, terms, meter, units)?;
+        let counted = More {
+            meter,
+            units: units.into(),
+            counted: true,
+        };
+        let budget_left_minor = self.check(&counts, terms, counted)?;
         let slot = counts.slot(meter);
         slot.reserve(units.into());
         Ok(Given {
@@ -143,15 +159,30 @@ impl KeyLimit {
 
     /// Whether units would be given just now; what would be left of the budget then.
     pub(crate) fn peek(&self, terms: &Terms, meter: u16, units: u32) -> Result<Option<i64>, KeyOver> {
+        let more = More {
+            meter,
+            units: units.into(),
+            counted: false,
+        };
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if terms.period.start > counts.period_start {
-            return Ok(self.budget_minor);
+            return self.check(&Counts::starting_at(terms.period.start), terms, more);
         }
-        self.check(&counts, terms, meter, units)
+        self.check(&counts, terms, more)
     }
 
-    fn check(&self, counts: &Counts, terms: &Terms, meter: u16, units: u32) -> Result<Option<i64>, KeyOver> {
-        let units = u64::from(units);
+    /// Units that it was given in the period of these terms.
+    pub(crate) fn units(&self, terms: &Terms) -> u64 {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if terms.period.start > counts.period_start {
+            0
+        } else {
+            counts.units()
+        }
+    }
+
+    fn check(&self, counts: &Counts, terms: &Terms, more: More) -> Result<Option<i64>, KeyOver> {
+        let units = more.units;
         if let Some(quota) = self.quota
             && units > 0
             && counts.units().saturating_add(units) > quota
@@ -162,7 +193,7 @@ impl KeyLimit {
             return Ok(None);
         };
         let left = counts
-            .cost_minor(terms, Some((meter, units)))
+            .cost_minor(terms, more)
             .map_or(-1, |cost| budget.saturating_sub(cost));
         if units > 0 && left < 0 {
             return Err(KeyOver::Budget(budget));

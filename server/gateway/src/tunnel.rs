@@ -9,6 +9,7 @@ use crate::balance::Lease;
 use crate::body::Cut;
 use crate::flight::Places;
 use crate::refusal::{Refusal, Refused};
+use crate::route::Route;
 use crate::timer::Timer;
 use crate::upstream::Connection;
 use bytes::BytesMut;
@@ -18,6 +19,7 @@ use http::{Method, Version};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -32,8 +34,23 @@ pub(crate) fn is_asked_for(parts: &Parts) -> bool {
     parts.headers.contains_key(header::UPGRADE) || parts.method == Method::CONNECT
 }
 
+/// The route of a request, where that takes what the request asks for beyond an answer.
+pub(crate) fn choose(found: Result<Arc<Route>, Refused>, parts: &Parts, has_body: bool) -> Result<Arc<Route>, Refused> {
+    if !is_asked_for(parts) {
+        return found;
+    }
+    let unsupported = || {
+        let detail = "This path takes no WebSocket, and nothing takes other upgrades.";
+        Refused::new(Refusal::UpgradeUnsupported, detail).closing()
+    };
+    let route = found.ok().filter(|r| r.websocket && parts.method != Method::CONNECT);
+    let route = route.ok_or_else(unsupported)?;
+    check(parts, has_body)?;
+    Ok(route)
+}
+
 /// Refuses what is no handshake of RFC 6455, section 4.2.1.
-pub(crate) fn check(parts: &Parts, has_body: bool) -> Result<(), Refused> {
+fn check(parts: &Parts, has_body: bool) -> Result<(), Refused> {
     let token = |name: HeaderName, wanted: &str| {
         let values = parts.headers.get_all(name).iter();
         let mut tokens = values.flat_map(|v| v.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii));

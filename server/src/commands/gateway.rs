@@ -150,6 +150,7 @@ fn words(explanation: &Explanation) -> String {
     }
     let _ = match (&explanation.refusal, explanation.status) {
         (Some(refusal), Some(status)) => writeln!(text, "It would be refused: {status} {refusal}."),
+        (None, Some(status)) => writeln!(text, "The gateway would answer it by itself: {status}."),
         _ => writeln!(text, "It would be forwarded."),
     };
     if !explanation.live {

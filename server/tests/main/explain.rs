@@ -57,6 +57,11 @@ async fn a_request_is_explained_by_the_gateway_and_without_one_by_the_database()
         .await
         .ok();
     assert!(words.contains("It would be refused: 404 no-route."), "{words}");
+    let words = program
+        .run(&["gateway", "explain", "GET", "/.well-known/turnpike/jwks.json"])
+        .await
+        .ok();
+    assert!(words.contains("The gateway would answer it by itself: 200."), "{words}");
     let wrong = program
         .run(&["gateway", "explain", "GET", "/v1/data", "--header", "no colon"])
         .await;

@@ -4,7 +4,7 @@
 //! address is let in all the while: behind one address there may be many people, and no guess among 190 bits succeeds.
 
 use crate::bounded::Bounded;
-use crate::rate::Gcra;
+use crate::rate::{Gcra, Rate};
 use crate::refusal::{Refusal, Refused};
 use model::catalogue::RateLimit;
 use std::net::{IpAddr, Ipv6Addr};
@@ -37,11 +37,20 @@ impl Failures {
 
     /// Counts a failure; what is answered in its place when there were too many. `now_ns` is steady time.
     pub(super) fn judge(&self, refused: Refused, client: IpAddr, now_ns: u64) -> Refused {
+        self.decide(refused, client, |allowed, arrival| allowed.take(arrival, now_ns))
+    }
+
+    /// What would be answered in place of a failure just now.
+    pub(super) fn peek(&self, refused: Refused, client: IpAddr, now_ns: u64) -> Refused {
+        self.decide(refused, client, |allowed, arrival| allowed.peek(arrival, now_ns))
+    }
+
+    fn decide(&self, refused: Refused, client: IpAddr, rate: impl Fn(Gcra, &AtomicU64) -> Rate) -> Refused {
         if !matches!(refused.refusal(), Refusal::KeyUnknown | Refusal::TokenInvalid) {
             return refused;
         }
         let arrival = self.0.get_or_put(network(client), Arc::default);
-        let rate = Gcra::from(ALLOWED).take(&arrival, now_ns);
+        let rate = rate(Gcra::from(ALLOWED), &arrival);
         if rate.allowed {
             return refused;
         }

@@ -151,6 +151,33 @@ pub(crate) fn authenticate(
     parts: &mut Parts,
     arrival: Arrival,
 ) -> Result<Caller, NotLetIn> {
+    let judge = |refused| {
+        let failures = &known.callers.failures;
+        failures.judge(refused, arrival.client, arrival.now_ns)
+    };
+    find(known, accepted, parts, (arrival, &judge))
+}
+
+/// The same without counting a failure.
+pub(crate) fn peek(
+    known: Known<'_>,
+    accepted: &Accepted,
+    parts: &mut Parts,
+    arrival: Arrival,
+) -> Result<Caller, NotLetIn> {
+    let judge = |refused| {
+        let failures = &known.callers.failures;
+        failures.peek(refused, arrival.client, arrival.now_ns)
+    };
+    find(known, accepted, parts, (arrival, &judge))
+}
+
+fn find(
+    known: Known<'_>,
+    accepted: &Accepted,
+    parts: &mut Parts,
+    (arrival, judge): (Arrival, &dyn Fn(Refused) -> Refused),
+) -> Result<Caller, NotLetIn> {
     let presented = present::take(parts, accepted).map_err(|r| (None, r));
     let found = presented.and_then(|presented| match presented {
         Presented::Key(text) => key::caller(known.tables, known.peppers, text.as_bytes(), arrival.now),
@@ -166,10 +193,7 @@ pub(crate) fn authenticate(
             None => Err((None, present::missing(accepted))),
         },
     });
-    found.map_err(|(caller, refused)| {
-        let refused = known.callers.failures.judge(refused, arrival.client, arrival.now_ns);
-        (caller, challenge(refused, accepted))
-    })
+    found.map_err(|(caller, refused)| (caller, challenge(judge(refused), accepted)))
 }
 
 /// The caller behind the text of a key, for benches.

@@ -110,6 +110,31 @@ impl Balance {
         self.choose_in(0..self.usual, tried, now)
     }
 
+    /// Refuses when no target would take a request just now.
+    pub(crate) fn peek(&self, canary: bool, now: Instant) -> Result<(), Unavailable> {
+        let all = self.members.len();
+        if (all == 1 && self.trip.is_none()) || (canary && self.peek_in(self.usual..all, now).is_ok()) {
+            return Ok(());
+        }
+        self.peek_in(0..self.usual, now)
+    }
+
+    fn peek_in(&self, group: Range<usize>, now: Instant) -> Result<(), Unavailable> {
+        let mut wait = u64::MAX;
+        if group.is_empty() {
+            return Err(Unavailable::Tried);
+        }
+        if self.least(&group, 0, now, &mut wait).is_none() && self.is_closed(&group, wait) {
+            return Err(Unavailable::Open(wait));
+        }
+        Ok(())
+    }
+
+    /// Whether a group of which no target takes requests takes none as a whole, rather than all.
+    fn is_closed(&self, group: &Range<usize>, wait: u64) -> bool {
+        wait < u64::MAX && self.may_go_whole(group)
+    }
+
     fn choose_in(&self, group: Range<usize>, tried: u128, now: Instant) -> Result<Chosen, Unavailable> {
         let mut skipped = tried;
         let mut wait = u64::MAX;
@@ -128,7 +153,7 @@ impl Balance {
             }
             skipped |= 1 << place;
         }
-        if wait < u64::MAX && self.may_go_whole(&group) {
+        if self.is_closed(&group, wait) {
             return Err(Unavailable::Open(wait));
         }
         // Rather a target that may fail than none: they may all look ill for a reason that is not theirs.

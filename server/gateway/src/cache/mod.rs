@@ -142,6 +142,11 @@ impl Ask {
         }
     }
 
+    /// Whether it takes nothing but an answer that is kept.
+    pub(crate) fn wants_only_kept(&self) -> bool {
+        self.wanted.only_if_cached
+    }
+
     /// Why it goes by.
     pub(crate) fn goes_by(&self) -> Option<&'static str> {
         self.by

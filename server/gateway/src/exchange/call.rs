@@ -8,6 +8,7 @@ use crate::cache::Ask;
 use crate::client::ClientBody;
 use crate::gate::{Passes, Shed};
 use crate::headers;
+use crate::ledger::Ledger;
 use crate::listen::Client;
 use crate::memory::Taken;
 use crate::metrics::Phase;
@@ -42,9 +43,8 @@ impl Exchange<'_> {
         let who = authenticate::authenticate(shared.known(), &route.auth, parts, arrival);
         let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, route)), r))?;
         let open = self.open(&caller, route);
-        if !shared.ledger.writable() {
-            let refused = Refused::new(Refusal::LedgerUnavailable, "Usage cannot be written down just now.");
-            return Err(Early::new(Some(open), refused.retry_after(1)));
+        if let Err(refused) = check_ledger(&shared.ledger) {
+            return Err(Early::new(Some(open), refused));
         }
         Ok((caller, open, arrival.now_ns))
     }
@@ -104,9 +104,9 @@ impl Exchange<'_> {
             Some(None) => BodyLength::Chunked,
             Some(Some(bytes)) => BodyLength::Exact(bytes),
         };
-        let most = route.max_request_bytes.unwrap_or(shared.limits.body_bytes);
-        if matches!(length, BodyLength::Exact(bytes) if bytes > most) {
-            return Err(Early::new(Some(open), body::too_large().closing()));
+        let most = route.body_bytes(&shared.limits);
+        if let Err(refused) = body::check_length(length, most) {
+            return Err(Early::new(Some(open), refused));
         }
         let asked = admit::Request {
             caller: &caller,
@@ -175,6 +175,15 @@ impl Exchange<'_> {
         ready.open.let_in(passes);
         Ok(())
     }
+}
+
+/// Refuses everything while usage cannot be written down.
+pub(crate) fn check_ledger(ledger: &Ledger) -> Result<(), Refused> {
+    if ledger.writable() {
+        return Ok(());
+    }
+    let refused = Refused::new(Refusal::LedgerUnavailable, "Usage cannot be written down just now.");
+    Err(refused.retry_after(1))
 }
 
 /// Reads and checks a body in which something may need a feature that the caller has not.

@@ -6,6 +6,8 @@ mod call;
 mod forward;
 mod once;
 
+pub(crate) use call::check_ledger;
+
 use crate::admit::Admission;
 use crate::authenticate::Caller;
 use crate::body::{Answer, Upload};
@@ -25,7 +27,7 @@ use crate::worker::Worker;
 use crate::{cors, grpc, quote, tunnel};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Response, StatusCode};
 use model::{RequestId, Time};
 use once::Turn;
 use std::sync::Arc;
@@ -221,9 +223,7 @@ impl<'a> Exchange<'a> {
     /// The answer to a page's question whether it may call, where the route lets pages call; it needs no key and counts
     /// for nothing. Every other `OPTIONS` is a request like others.
     fn preflight(&self, routes: &Routes, parts: &Parts) -> Option<Response<Answer>> {
-        let (method, origin) = cors::asked(parts)?;
-        let route = routes.find(&method, &parts.uri, &parts.headers).ok()?;
-        let answered = route.cors.as_ref()?.preflight(origin, &method);
+        let (_, answered) = cors::preflight(routes, parts)?;
         Some(match answered {
             Ok(answer) => self.plain(answer.map(|()| Answer::Whole(None))),
             Err(refused) => self.refuse(refused, None, &routes.portal_url),
@@ -282,15 +282,5 @@ impl<'a> Exchange<'a> {
 fn find(routes: &Routes, parts: &Parts, has_body: bool) -> Result<Arc<Route>, Refused> {
     route::check_host(parts.version, &parts.uri, &parts.headers)?;
     let found = routes.find(&parts.method, &parts.uri, &parts.headers);
-    if !tunnel::is_asked_for(parts) {
-        return found;
-    }
-    let unsupported = || {
-        let detail = "This path takes no WebSocket, and nothing takes other upgrades.";
-        Refused::new(Refusal::UpgradeUnsupported, detail).closing()
-    };
-    let route = found.ok().filter(|r| r.websocket && parts.method != Method::CONNECT);
-    let route = route.ok_or_else(unsupported)?;
-    tunnel::check(parts, has_body)?;
-    Ok(route)
+    tunnel::choose(found, parts, has_body)
 }

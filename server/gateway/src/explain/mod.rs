@@ -3,7 +3,10 @@
 //! The decisions are those of the request path itself; this asks each of them in turn and goes on behind a refusal as far
 //! as that makes sense. Nothing secret is said: no key, no token, and of headers that a route sets the names alone.
 
+mod admission;
 mod ask;
+mod forwarding;
+mod notes;
 mod offline;
 
 pub(crate) use ask::{Knowledge, explain};
@@ -13,7 +16,7 @@ use model::KeyId;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// A request that is asked about.
+/// A request over HTTP/1.1 that is asked about.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
@@ -21,7 +24,7 @@ pub struct Question {
     pub method: String,
     /// With or without scheme and host.
     pub url: String,
-    /// Names and values, as the caller would send them.
+    /// Names and values, as the caller would send them; `Content-Length` says how long its body is.
     #[serde(default)]
     pub headers: Vec<(String, String)>,
     /// The id of the key it would be sent with; none for a caller without a credential.
@@ -62,9 +65,10 @@ pub struct Decision {
 pub struct Explanation {
     /// In the order in which they are made.
     pub decisions: Vec<Decision>,
-    /// The slug of the first refusal; none when the request would be forwarded.
+    /// The slug of the first refusal; none when the request would be forwarded, or answered by the gateway itself.
     pub refusal: Option<String>,
-    /// The status of that refusal.
+    /// The status of that refusal, or of the gateway's own answer (to a page that asks whether it may call, to whoever asks
+    /// for the price); none when the request would be forwarded.
     pub status: Option<u16>,
     /// Whether limits are as they are in a running gateway.
     pub live: bool,

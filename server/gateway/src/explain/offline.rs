@@ -1,9 +1,10 @@
-//! Explains from a snapshot, where no gateway can be asked: limits that only a gateway counts are whole then.
+//! Explains from a snapshot, where no gateway can be asked: limits that only a gateway counts are whole then, and its
+//! settings are the defaults.
 
 use super::ask::{Knowledge, explain};
 use super::{Explanation, Question};
 use crate::authenticate::{Arrival, Callers, Known};
-use crate::config::Peppers;
+use crate::config::{Limits, Peppers};
 use crate::ledger::Ledger;
 use crate::tables::Tables;
 use model::snapshot::Changes;
@@ -33,6 +34,8 @@ pub fn explain_snapshot(
             callers: &Callers::new(),
         },
         trusted: &[],
+        limits: &Limits::default(),
+        ledger: &ledger,
         gates: &[],
         arrival: Arrival {
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -26,6 +26,14 @@ use std::sync::Arc;
 
 /// Where the public keys are.
 pub(crate) const JWKS_PATH: &str = "/.well-known/turnpike/jwks.json";
+/// What who asks there is answered.
+pub(crate) fn status(method: &Method) -> StatusCode {
+    match *method {
+        Method::GET | Method::HEAD => StatusCode::OK,
+        _ => StatusCode::METHOD_NOT_ALLOWED,
+    }
+}
+
 /// Life of a token, in seconds.
 const LIFE_S: i64 = 300;
 /// How long a token is used, in seconds: the upstream has the rest of its life to look at it.
@@ -117,9 +125,10 @@ impl Identities {
     pub(crate) fn answer(&self, method: &Method, now_s: i64) -> Response<Bytes> {
         let mut answer = Response::new(Bytes::new());
         let headers = answer.headers_mut();
-        if !matches!(*method, Method::GET | Method::HEAD) {
+        let status = status(method);
+        if status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            *answer.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            *answer.status_mut() = status;
             return answer;
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));

@@ -23,6 +23,7 @@ pub(crate) use upstream::{Heritage, Upstream};
 
 use crate::authenticate::{Accepted, AnonymousPlan};
 use crate::cache::Rule as CacheRule;
+use crate::config::Limits;
 use crate::cors::Cors;
 use crate::edits::Edits;
 use crate::feature_gates::Gates;
@@ -122,6 +123,11 @@ impl Route {
             allow: policy.allow_addresses.clone(),
             deny: policy.deny_addresses.clone(),
         })
+    }
+
+    /// Largest body of a request, in bytes.
+    pub(crate) fn body_bytes(&self, limits: &Limits) -> u64 {
+        self.max_request_bytes.unwrap_or(limits.body_bytes)
     }
 
     /// Refuses clients whose address may not come here.

@@ -151,7 +151,8 @@ impl Attempts {
     }
 }
 
-fn unavailable(upstream: &Upstream, why: Unavailable) -> Refused {
+/// The refusal where no target takes a request.
+pub(crate) fn unavailable(upstream: &Upstream, why: Unavailable) -> Refused {
     let wait_ms = match why {
         Unavailable::Open(wait_ms) => wait_ms,
         Unavailable::Tried => 0,

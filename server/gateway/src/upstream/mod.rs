@@ -24,6 +24,7 @@ mod sending;
 mod tls;
 
 pub(crate) use answer::Incoming;
+pub(crate) use attempts::unavailable;
 pub(crate) use call::Call;
 pub(crate) use check::check;
 pub(crate) use connection::Connection;

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod access_log;
+mod agreement;
 mod answers;
 mod bodies;
 mod cache;
