@@ -4,6 +4,9 @@
 //!
 //! 1. **Frame** (`client`). Heads and bodies are read strictly: nothing passes that two parsers could frame differently.
 //!    A violation is answered 400 and the connection closed; the upstream never sees a byte of it.
+//!    Heads have the same bounds over HTTP/2, and what is beyond them the same problem; only one of more than twice
+//!    [`Limits::head_bytes`] is refused by the HTTP/2 library itself (431 without a problem and an id, or the end of the
+//!    connection), which tells nobody, so it is in no metric and no log.
 //! 2. **Route** (`route`). One plain `Host`; the path's escapes are decoded for matching and ambiguous ones refused;
 //!    the path and the query are forwarded byte for byte.
 //! 3. **Authenticate** (`authenticate`). What the route takes, where it takes it, and at most one of it: a key (form and

@@ -128,14 +128,18 @@ pub(crate) async fn handle(
     answer
 }
 
-/// The answer to what is no request.
-pub(crate) fn malformed(worker: &Arc<Worker>, peer: &Peer, why: Invalid) -> Response<Answer> {
+/// The answer to what is no request; `parts` is its head, where it could be read. Without one nobody knows where the next
+/// request begins, and the connection is closed.
+pub(crate) fn malformed(worker: &Arc<Worker>, peer: &Peer, parts: Option<&Parts>, why: Invalid) -> Response<Answer> {
     let routes = worker.shared.tables.routes.load_full();
     let portal = routes.as_ref().map_or("", |r| r.portal_url.as_str());
     let detail = format!("This cannot be read as a request: {why}.");
     let mut exchange = Exchange::new(worker);
-    exchange.watch(peer, None);
-    exchange.refuse(Refused::new(Refusal::BadRequest, detail).closing(), None, portal)
+    exchange.watch(peer, parts);
+    exchange.grpc = parts.is_some_and(grpc::is_call);
+    let refused = Refused::new(Refusal::BadRequest, detail);
+    let refused = if parts.is_some() { refused } else { refused.closing() };
+    exchange.refuse(refused, None, portal)
 }
 
 /// A refusal, with what there is to record of it.

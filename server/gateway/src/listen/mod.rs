@@ -6,6 +6,7 @@
 mod certificates;
 mod client;
 mod crowd;
+mod head;
 pub(crate) mod proxy_header;
 
 pub use certificates::{TlsError, TlsFiles};
@@ -134,7 +135,7 @@ impl Handler for Http1 {
         exchange::handle(&self.worker, &self.peer, parts, body).await
     }
     fn malformed(&self, why: Invalid) -> Response<Answer> {
-        exchange::malformed(&self.worker, &self.peer, why)
+        exchange::malformed(&self.worker, &self.peer, None, why)
     }
     fn date(&self) -> [u8; 29] {
         self.worker.date.text()
@@ -163,6 +164,9 @@ async fn handle_http2(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let (parts, body) = request.into_parts();
+    if let Err(why) = head::check(&parts, &worker.shared.limits) {
+        return Ok(exchange::malformed(&worker, &peer, Some(&parts), why));
+    }
     Ok(exchange::handle(&worker, &peer, parts, ClientBody::from_http2(body)).await)
 }
 
@@ -173,12 +177,12 @@ async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     mut stop: watch::Receiver<Option<Stop>>,
 ) {
     let limits = &worker.shared.limits;
-    let (streams, head_bytes) = (limits.streams_per_connection, limits.head_bytes);
+    let (streams, head_bytes) = (limits.streams_per_connection, head::library_bytes(limits));
     let service = service_fn(move |request| handle_http2(Arc::clone(&worker), peer.clone(), request));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
-        .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(head_bytes)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
