@@ -8,6 +8,7 @@ mod bodies;
 mod cache;
 mod clients;
 mod concurrency;
+mod connects;
 mod credentials;
 mod crossing;
 mod differential;
