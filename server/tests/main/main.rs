@@ -10,6 +10,7 @@ mod bad_input;
 mod cli;
 mod crash;
 mod explain;
+mod kept;
 mod matrix;
 mod outage;
 mod overrides;

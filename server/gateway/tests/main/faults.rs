@@ -1,5 +1,6 @@
 //! What happens when parts die: processes, disks, clocks, upstreams, descriptors, and news from the control plane.
 
+use crate::metrics::metrics;
 use crate::process::*;
 use crate::recorder::*;
 use crate::support::*;
@@ -535,12 +536,16 @@ async fn bad_news_leave_the_last_good() {
         |r| r.routes[0].upstream = 999,
         |r| r.upstreams[0].url = "ftp://127.0.0.1:1".to_owned(),
     ];
+    let rejected = || metrics(&world).sum("snapshot_rejected_total", &[]);
+    assert_eq!(rejected(), 0.0);
     for (n, spoil) in spoil.iter().enumerate() {
+        let before = rejected();
         let mut bad = good();
         spoil(&mut bad);
         world.plane.put_routing(bad);
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(world.get("/v1/ok").await.status, 200, "bad news {n}");
+        until(|| rejected() > before).await;
         // A key that comes with or after them still arrives.
         let key = PlainKey::generate("tp", Environment::Live, &*world.random);
         world.plane.put_key(key_record(&key, world.consumer));
@@ -558,4 +563,9 @@ async fn bad_news_leave_the_last_good() {
     world.synced().await;
     assert_eq!(world.get("/v9/ok").await.status, 200);
     assert_eq!(world.get("/v1/ok").await.status, 404);
+    // What operators are alarmed by stands still once the news are good again.
+    let then = rejected();
+    world.plane.put_routing(good());
+    world.synced().await;
+    assert_eq!(rejected(), then);
 }

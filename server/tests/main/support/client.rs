@@ -65,6 +65,24 @@ impl Connection {
         Ok(tokio::time::timeout(LIMIT, sent).await??)
     }
 
+    /// A form, as a browser sends it from a page of the same site.
+    pub(crate) async fn post_form(&mut self, path: &str, cookie: &str, form: &str) -> Result<Answer, Lost> {
+        let request = Request::post(path)
+            .header("host", &self.host)
+            .header("cookie", cookie)
+            .header("sec-fetch-site", "same-origin")
+            .header("content-type", "application/x-www-form-urlencoded");
+        self.sender.ready().await?;
+        let sent = self.sender.send_request(request.body(Full::from(form.to_owned()))?);
+        let (head, body) = tokio::time::timeout(LIMIT, sent).await??.into_parts();
+        let body = tokio::time::timeout(LIMIT, body.collect()).await??.to_bytes();
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body,
+        })
+    }
+
     /// A GET, to the answer's last byte.
     pub(crate) async fn get(&mut self, path: &str, key: Option<&str>) -> Result<Answer, Lost> {
         let (head, body) = self.begin(path, key).await?.into_parts();
