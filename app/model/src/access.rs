@@ -1,5 +1,7 @@
 //! The small words that describe what a consumer may do: interval, environment, role, state, method.
 
+pub use crate::method::{METHODS_PER_ROUTE_MOST, Method, MethodError};
+
 /// Makes an enum with one lower-case word per variant: `Display`, `FromStr`, serde, sqlx `text`.
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)+ })+) => {$(
@@ -108,19 +110,6 @@ words! {
         Hard = "hard",
         /// Requests go on; they cost what the plan's price says, and nothing where it has none.
         Soft = "soft",
-    }
-    /// An HTTP method a route can be bound to.
-    Method {
-        /// GET, and HEAD with it.
-        Get = "GET",
-        /// POST.
-        Post = "POST",
-        /// PUT.
-        Put = "PUT",
-        /// PATCH.
-        Patch = "PATCH",
-        /// DELETE.
-        Delete = "DELETE",
     }
     /// What a rate limit is counted over.
     Window {

@@ -9,6 +9,7 @@ pub mod feature;
 pub mod id;
 pub mod issuer;
 pub mod key;
+mod method;
 pub mod money;
 pub mod overrides;
 pub mod policy;

@@ -7,8 +7,9 @@
 //!    Heads have the same bounds over HTTP/2, and what is beyond them the same problem; only one of more than twice
 //!    [`Limits::head_bytes`] is refused by the HTTP/2 library itself (431 without a problem and an id, or the end of the
 //!    connection), which tells nobody, so it is in no metric and no log.
-//! 2. **Route** (`route`). One plain `Host`; the path's escapes are decoded for matching and ambiguous ones refused;
-//!    the path and the query are forwarded byte for byte.
+//! 2. **Route** (`route`). Any method that the catalogue names; HEAD is GET where no route takes it alone. One plain
+//!    `Host`; the path's escapes are decoded for matching and ambiguous ones refused; the path and the query are
+//!    forwarded byte for byte.
 //! 3. **Authenticate** (`authenticate`). What the route takes, where it takes it, and at most one of it: a key (form and
 //!    checksum, one lookup in the key table, one HMAC-SHA-256 under the key's pepper, one constant-time compare; unknown
 //!    ids cost the same), a key as the user name of basic authentication, a signed token of an issuer (`token`), or
@@ -241,8 +242,8 @@
 //! cookie or `Authorization` of the client's own go by. HEAD, `If-None-Match` and `If-Modified-Since` are answered from
 //! what is kept; what is stale is confirmed by its `ETag` or `Last-Modified` (fetched anew when the upstream
 //! confirms another version), and never given when the upstream fails.
-//! A request that changes something (any other method, answered 2xx or 3xx) makes what is kept about the same address,
-//! however that is spelled and for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
+//! A request that changes something (any method that is not safe, answered 2xx or 3xx) makes what is kept about the same
+//! address, however that is spelled and for all callers, useless. Who shares an answer, and what the upstream is therefore not told, is said in
 //! [`model::policy::CachePolicy`].
 //!
 //! The cache is asked behind authentication, gates and every limit, and before a request queues for its upstream. A hit
@@ -259,7 +260,7 @@
 //! idempotency = { required = true, keep_s = 86400, max_answer_bytes = 65536 }
 //! ```
 //!
-//! On a route with `idempotency` a request with an `Idempotency-Key` and any method but GET and HEAD is done once: a
+//! On a route with `idempotency` a request with an `Idempotency-Key` and a method that is not safe is done once: a
 //! repeat gets the first answer, with `Idempotent-Replayed: true`, and is recorded with no units. A key belongs to the
 //! consumer, the environment and the route; it is good for one method, host, path, query, content type and body (of at most 1
 //! MiB), and with another 422 is answered. While the first is under way, a repeat gets 409 with `Retry-After`. The
@@ -366,6 +367,7 @@ mod ledger;
 mod limit;
 mod listen;
 mod memory;
+mod methods;
 mod metrics;
 mod once;
 mod own;

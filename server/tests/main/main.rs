@@ -12,6 +12,7 @@ mod crash;
 mod explain;
 mod kept;
 mod matrix;
+mod methods;
 mod outage;
 mod overrides;
 mod partition;

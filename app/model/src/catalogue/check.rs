@@ -4,7 +4,7 @@ use super::{
     CatalogueError, CatalogueFile, PRIORITY_MOST, PlanTerms, RouteFile, StatusSet, UpstreamFile, check_slug, known,
     slugs, wrong,
 };
-use crate::access::Credential;
+use crate::access::{Credential, METHODS_PER_ROUTE_MOST, Method};
 use crate::policy::{
     HostPattern, IdentityForm, PolicyError, ServiceUrl, check_gates, check_in_flight, check_rate_rules, segments, shape,
 };
@@ -65,6 +65,9 @@ impl CatalogueFile {
             check_policy(&place, check_gates(&r.policy.gates, &r.methods, &features))?;
             if r.methods.is_empty() || r.weight > 1_000_000 {
                 return wrong(place, "needs a method, and a weight of at most 1,000,000");
+            }
+            if r.methods.len() > METHODS_PER_ROUTE_MOST {
+                return wrong(format!("{place}.methods"), format!("at most {METHODS_PER_ROUTE_MOST}"));
             }
         }
         check_overlaps(&self.routes)?;
@@ -168,7 +171,8 @@ fn check_overlaps(routes: &[RouteFile]) -> Result<(), CatalogueError> {
         for host in hosts.chain(route.policy.hosts.is_empty().then_some(None)) {
             let others = seen.entry((host, shape(&path))).or_default();
             let twin = others.iter().find(|o| {
-                o.methods.iter().any(|m| route.methods.contains(m))
+                let shares = |some: &[Method], others: &[Method]| some.iter().any(|m| m.is_among(others));
+                (shares(&o.methods, &route.methods) || shares(&route.methods, &o.methods))
                     && o.policy.match_headers == route.policy.match_headers
                     && o.policy.priority == route.policy.priority
             });

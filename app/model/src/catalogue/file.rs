@@ -127,7 +127,7 @@ impl FeatureFile {
 pub struct RouteFile {
     /// Name in usage and on keys.
     pub slug: String,
-    /// Methods; GET answers HEAD too.
+    /// Methods, any but CONNECT and TRACE; GET answers HEAD too, unless a route with a greater priority does.
     #[serde(default = "default_methods")]
     pub methods: Vec<Method>,
     /// `/v1/countries/{code}`; a last segment `{*rest}` takes the rest.

@@ -128,11 +128,40 @@ fn two_routes_for_the_same_requests_need_something_to_choose_by() {
         ),
         ("path = \"/v1/{code}\"\npolicy = { hosts = [\"a.example\"] }", true),
         ("path = \"/v1/{code}\"\nmethods = [\"POST\"]", true),
+        ("path = \"/v1/{code}\"\nmethods = [\"PROPFIND\", \"OPTIONS\"]", true),
+        ("path = \"/v1/{code}\"\nmethods = [\"HEAD\"]", false),
+        (
+            "path = \"/v1/{code}\"\nmethods = [\"HEAD\"]\npolicy = { priority = 1 }",
+            true,
+        ),
         ("path = \"/v1/special\"", true),
     ] {
         let checked = check(&format!("{first}{}", route("second", second)));
         assert_eq!(checked.is_ok(), good, "{second}: {checked:?}");
     }
+}
+
+#[test]
+fn a_method_that_cannot_be_sold_is_named_with_the_reason() {
+    for (method, told) in [
+        ("CONNECT", "CONNECT cannot be sold: it asks for a tunnel"),
+        ("TRACE", "TRACE cannot be sold: its answer is the request"),
+        ("propfind", "write it in capitals, \"PROPFIND\""),
+        ("*", "is no method"),
+    ] {
+        let text = format!(
+            "{FILE}{}",
+            route("first", &format!("path = \"/a\"\nmethods = [\"GET\", {method:?}]"))
+        );
+        let refused = toml::from_str::<CatalogueFile>(&text).unwrap_err().to_string();
+        assert!(refused.contains(told), "{method}: {refused}");
+    }
+    let all: Vec<String> = (0..40).map(|n| format!("\"M{n}\"")).collect();
+    let many = |count: usize| {
+        let methods = all[..count].join(", ");
+        check(&route("first", &format!("path = \"/a\"\nmethods = [{methods}]")))
+    };
+    assert!(many(32).is_ok() && many(33).is_err());
 }
 
 #[test]

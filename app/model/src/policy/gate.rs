@@ -71,7 +71,7 @@ impl Gate {
         if !features.contains(&self.feature.as_str()) {
             return place(format!("is none of the features {}", features.join(", ")));
         }
-        if let Some(method) = self.methods.iter().find(|m| !route_methods.contains(m)) {
+        if let Some(method) = self.methods.iter().find(|m| !m.is_among(route_methods)) {
             return place(format!("the route does not take {method}"));
         }
         let words = self.query.iter().chain(&self.query_values);
@@ -124,6 +124,7 @@ mod tests {
     fn a_gate_guards_something_that_is_there() {
         for good in [
             "feature = \"history\"\nmethods = [\"POST\"]",
+            "feature = \"history\"\nmethods = [\"HEAD\"]",
             "feature = \"history\"\nquery = \"expand\"\nquery_values = [\"history\"]",
             "feature = \"history\"\nrequest_fields = [\"a.b\"]\nresponse_fields = [\"a[*].b\", \"*.c\"]",
         ] {
@@ -133,6 +134,10 @@ mod tests {
             ("feature = \"history\"", "name what it guards"),
             ("feature = \"other\"\nquery = \"a\"", "none of the features"),
             ("feature = \"history\"\nmethods = [\"DELETE\"]", "does not take"),
+            (
+                "feature = \"history\"\nmethods = [\"PROPFIND\"]",
+                "does not take PROPFIND",
+            ),
             ("feature = \"history\"\nquery_values = [\"a\"]", "needs query"),
             ("feature = \"history\"\nquery = \"a b\"", "must be letters"),
             ("feature = \"history\"\nresponse_fields = [\"a..b\"]", "must have names"),

@@ -11,6 +11,7 @@ use crate::headers;
 use crate::ledger::Ledger;
 use crate::listen::Client;
 use crate::memory::Taken;
+use crate::methods;
 use crate::metrics::Phase;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
@@ -121,7 +122,7 @@ impl Exchange<'_> {
         };
         let has_body = !matches!(length, BodyLength::Absent | BodyLength::Exact(0)) || self.websocket;
         let ask = route.cache.as_ref().map(|_| Box::new(Ask::of(&parts, has_body)));
-        let touches = (route.changes && !parts.method.is_safe())
+        let touches = (route.changes && !methods::is_safe(&parts.method))
             .then(|| shared.cache.place(caller.key.account.environment, &parts));
         if route.gates.hides(admission.closed) {
             route.gates.ask_plainly(admission.closed, &mut parts.headers);

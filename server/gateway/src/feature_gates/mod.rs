@@ -185,8 +185,9 @@ impl Closable {
     /// Whether it is there for the request's method, or one that the upstream might be talked into.
     fn is_there(&self, request: &Parts) -> bool {
         let there = |word: &str| {
-            let word = if word.eq_ignore_ascii_case("HEAD") { "GET" } else { word };
-            self.methods.iter().any(|m| m.word().eq_ignore_ascii_case(word))
+            let is = |m: &access::Method| m.word().eq_ignore_ascii_case(word);
+            let of_get = word.eq_ignore_ascii_case("HEAD") && self.methods.contains(&access::Method::Get);
+            of_get || self.methods.iter().any(is)
         };
         if self.methods.is_empty() || there(request.method.as_str()) {
             return true;

@@ -40,8 +40,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-/// What an HTTP/2 client sends first; no HTTP/1.1 method begins like this.
-const HTTP2_BEGIN: &[u8; 3] = b"PRI";
+/// What an HTTP/2 client sends first; no request of HTTP/1.1 has this method.
+const HTTP2_BEGIN: &[u8; 4] = b"PRI ";
 /// How often a silent HTTP/2 connection is asked whether it is still there.
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// Longest wait for the answer to that.

@@ -12,6 +12,7 @@ mod shard;
 pub(crate) use kept::{Claim, Claimed, Once};
 
 use crate::authenticate::network;
+use crate::methods;
 use crate::refusal::{Refusal, Refused};
 use crate::route;
 use bytes::Bytes;
@@ -56,7 +57,7 @@ pub(crate) struct Owner {
 /// # Errors
 /// When it has none and needs one, or it is no key.
 pub(crate) fn key<'a>(policy: &Idempotency, parts: &'a Parts) -> Result<Option<&'a [u8]>, Refused> {
-    if parts.method.is_safe() {
+    if methods::is_safe(&parts.method) {
         return Ok(None);
     }
     let mut given = parts.headers.get_all(IDEMPOTENCY_KEY).iter();
@@ -198,6 +199,8 @@ mod tests {
         assert_eq!(read(true, "GET", &["a"]), Ok(None));
         assert_eq!(read(false, "POST", &[]), Ok(None));
         assert_eq!(read(true, "DELETE", &[]), Ok(None));
+        assert_eq!(read(true, "PROPFIND", &["a"]), Ok(None), "safe: nothing is done twice");
+        assert_eq!(read(true, "MKCOL", &["a"]), Ok(Some(b"a".to_vec())));
         assert_eq!(read(true, "PATCH", &[]), Err(Refusal::IdempotencyKeyMissing));
         for bad in [&[""][..], &["\"\""], &["a", "a"], &["x".repeat(256).as_str()]] {
             assert_eq!(read(false, "POST", bad), Err(Refusal::BadRequest), "{bad:?}");

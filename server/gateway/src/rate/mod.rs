@@ -87,7 +87,7 @@ impl Rule {
     }
 
     fn holds(&self, asked: &Asked<'_>) -> bool {
-        let method = self.methods.is_empty() || asked.method.is_some_and(|m| self.methods.contains(&m));
+        let method = self.methods.is_empty() || asked.method.is_some_and(|m| m.is_among(&self.methods));
         method && (self.routes.is_empty() || self.routes.contains(&asked.route.slug))
     }
 
@@ -103,7 +103,7 @@ impl Rule {
             account,
             key: by(Partition::Key).then_some(asked.key),
             route: by(Partition::Route).then_some(asked.route.number),
-            method: asked.method.filter(|_| by(Partition::Method)),
+            method: asked.method.filter(|_| by(Partition::Method)).map(Method::counted),
             address: (by(Partition::Address) || stranger).then(|| table::address(asked.address)),
         }
     }

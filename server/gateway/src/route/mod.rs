@@ -273,7 +273,7 @@ impl Routes {
                     watch(&candidate.route, Fit::OtherHeaders);
                     return None;
                 }
-                if wanted.is_some_and(|w| candidate.methods.contains(&w)) {
+                if wanted.is_some_and(|w| w.is_among(&candidate.methods)) {
                     watch(&candidate.route, Fit::Taken);
                     return Some(Arc::clone(&candidate.route));
                 }
@@ -305,15 +305,16 @@ impl Routes {
     }
 }
 
-/// The method as routes and limits know it; HEAD is GET.
+/// The method as routes and limits know it; none when no route can be bound to it.
 pub(crate) fn known_method(method: &Method) -> Option<access::Method> {
     match *method {
-        Method::GET | Method::HEAD => Some(access::Method::Get),
+        Method::GET => Some(access::Method::Get),
+        Method::HEAD => Some(access::Method::Head),
         Method::POST => Some(access::Method::Post),
         Method::PUT => Some(access::Method::Put),
         Method::PATCH => Some(access::Method::Patch),
         Method::DELETE => Some(access::Method::Delete),
-        _ => None,
+        _ => method.as_str().parse().ok(),
     }
 }
 
@@ -339,12 +340,12 @@ fn candidate(record: &RouteRecord, route: &Arc<Route>) -> Result<Candidate, Rout
 }
 
 fn other_method(mut allowed: Vec<access::Method>) -> Refused {
+    if allowed.contains(&access::Method::Get) {
+        allowed.push(access::Method::Head);
+    }
     allowed.sort();
     allowed.dedup();
-    let mut words: Vec<&str> = allowed.iter().map(|m| m.word()).collect();
-    if words.contains(&"GET") {
-        words.push("HEAD");
-    }
+    let words: Vec<&str> = allowed.iter().map(access::Method::word).collect();
     let words = words.join(", ");
     let refused = Refused::new(Refusal::MethodNotAllowed, format!("Allowed here: {words}."));
     refused.with(header::ALLOW, crate::headers::value(&words))

@@ -8,6 +8,7 @@ use super::head::{AnswerHead, BodyLength, RequestHead};
 use super::http2::Http2Call;
 use super::sending::Sending;
 use crate::body::Upload;
+use crate::methods;
 use crate::refusal::{Refusal, Refused};
 use crate::route::Upstream;
 use crate::seen::Entry;
@@ -98,7 +99,7 @@ impl Http1Call {
     fn send(&mut self, head: &RequestHead<'_>, upload: Option<Upload>) {
         self.websocket = head.websocket;
         head.write(&mut self.exchange.connection.write);
-        self.repeatable = upload.is_none() && head.method.is_idempotent();
+        self.repeatable = upload.is_none() && methods::is_idempotent(head.method);
         self.exchange.head_request = *head.method == Method::HEAD;
         if upload.is_some() {
             self.exchange.begun = None;

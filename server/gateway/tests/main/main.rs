@@ -27,6 +27,7 @@ mod idempotency;
 mod key_limits;
 mod kill;
 mod limits;
+mod methods;
 mod metrics;
 mod money;
 mod overload;

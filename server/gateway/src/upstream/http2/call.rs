@@ -11,6 +11,7 @@ use super::{AnswerBody, Links};
 use crate::body::Upload;
 use crate::config::Limits;
 use crate::headers;
+use crate::methods;
 use crate::refusal::{Refusal, Refused};
 use crate::seen::TRACEPARENT;
 use crate::trace::Left;
@@ -87,7 +88,7 @@ impl Http2Call {
             return Err(Refused::new(Refusal::BadRequest, "The request has no form in HTTP/2."));
         };
         let whole = self.upload.is_none();
-        let repeatable = whole && request.method().is_idempotent();
+        let repeatable = whole && methods::is_idempotent(request.method());
         let (mut place, mut replaced) = (self.place.take(), false);
         loop {
             let held = match place.take() {
