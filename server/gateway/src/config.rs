@@ -144,7 +144,7 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Largest request head, in bytes, as it is or would be written over HTTP/1.1; at least 8192.
     pub head_bytes: usize,
-    /// Most header lines in a request; over HTTP/2 all cookies are one.
+    /// Most header lines in a request.
     pub headers: usize,
     /// Longest wait for a request's head, and the longest life of an idle connection.
     pub head_timeout: Duration,

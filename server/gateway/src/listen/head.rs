@@ -2,7 +2,7 @@
 
 use crate::config::Limits;
 use crate::http1::Invalid;
-use http::header::{COOKIE, HOST, HeaderMap};
+use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
 /// So many times [`Limits::head_bytes`] the library takes before it refuses by itself, without an id and unseen: what lies
@@ -29,21 +29,27 @@ pub(super) fn check(parts: &Parts, limits: &Limits) -> Result<(), Invalid> {
         _ => (0, 0),
     };
     let target = parts.uri.path_and_query().map_or(1, |p| p.as_str().len());
-    let line = |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + LINE;
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + LINE;
     let fields: usize = parts.headers.iter().map(line).sum();
     if parts.method.as_str().len() + target + REQUEST_LINE + host + fields + END > limits.head_bytes {
         return Err(Invalid("the head is too long"));
     }
-    lines += parts.headers.len() - crumbs(&parts.headers);
+    lines += parts.headers.len();
     if lines > limits.headers {
         return Err(Invalid("the head has too many lines"));
     }
     Ok(())
 }
 
-/// Cookies beyond the first: over HTTP/1.1 all are in one line (RFC 9113, section 8.2.3).
-fn crumbs(headers: &HeaderMap) -> usize {
-    headers.get_all(COOKIE).iter().count().saturating_sub(1)
+/// Makes one line of the cookies, which HTTP/2 lets clients send apart and HTTP/1.1 does not (RFC 9113, section 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if all.len() < 2 {
+        return;
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 #[cfg(test)]
@@ -58,7 +64,9 @@ mod tests {
             for _ in 0..cookies {
                 request = request.header("cookie", "a=b");
             }
-            request.body(()).unwrap().into_parts().0
+            let mut parts = request.body(()).unwrap().into_parts().0;
+            join_cookies(&mut parts.headers);
+            parts
         };
         let written = "GET /b?c HTTP/1.1\r\nhost: a.example\r\nx-a: yyy\r\n\r\n";
         let limits = |head_bytes, headers| Limits {
@@ -75,5 +83,7 @@ mod tests {
             "cookies are one line"
         );
         assert!(check(&parts("yyy", 9), &limits(1_000, 2)).is_err());
+        assert_eq!(parts("y", 3).headers["cookie"], "a=b; a=b; a=b");
+        assert_eq!(parts("y", 1).headers["cookie"], "a=b");
     }
 }

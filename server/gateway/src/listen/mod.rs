@@ -163,7 +163,8 @@ async fn handle_http2(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    head::join_cookies(&mut parts.headers);
     if let Err(why) = head::check(&parts, &worker.shared.limits) {
         return Ok(exchange::malformed(&worker, &peer, Some(&parts), why));
     }

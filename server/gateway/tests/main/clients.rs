@@ -81,6 +81,26 @@ async fn http2_without_tls_is_spoken_with_who_begins_so() {
     assert_eq!(world.get("/v1/ok").await.status, 200, "HTTP/1.1 goes on beside it");
 }
 
+/// Clients send cookies apart over HTTP/2; HTTP/1.1 has one line for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn cookies_of_http2_are_one_line_to_the_upstream() {
+    let world = World::new().await;
+    let stream = TcpStream::connect(world.addr).await.unwrap();
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get("http://api.example/v1/ok")
+        .header("x-api-key", world.key.reveal())
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    let seen = world.upstream.last().to_ascii_lowercase();
+    let lines: Vec<&str> = seen.lines().filter(|l| l.starts_with("cookie:")).collect();
+    assert_eq!(lines, ["cookie: a=1; b=2"]);
+}
+
 fn certificate(world: &World, name: &str) -> (TlsFiles, CertificateDer<'static>) {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let files = TlsFiles {
