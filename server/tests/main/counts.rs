@@ -12,7 +12,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Calls until one is refused, at most twice as often as the quota lets; how many passed.
 async fn passed(gateway: SocketAddr, key: &str, pause: Duration) -> usize {
     for n in 0..2 * QUOTA {
-        match call(gateway, "/v1/data", Some(key)).await.unwrap().status {
+        match call(gateway, "/v1/data", Some(key)).await.unwrap().status.as_u16() {
             200 => tokio::time::sleep(pause).await,
             429 => return n,
             other => panic!("{other}"),

@@ -126,20 +126,12 @@ async fn heard(listener: &mut PgListener) -> usize {
     count
 }
 
-/// F21: a consumer with very many keys is suspended, and then all its keys are revoked by one statement.
-#[tokio::test(flavor = "multi_thread")]
-async fn very_many_keys_are_refused_soon() {
-    let long = std::env::var_os("TURNPIKE_LONG_TESTS").is_some();
-    let many = if long { MANY * 10 } else { MANY };
-    let database = Database::new().await;
-    let upstream = Upstream::start().await;
-    let program = Program::new(Some(&database));
-    program.publish(&catalogue(upstream.address())).await;
-    let consumer: ConsumerId = program.consumer("many@example.com").await.parse().unwrap();
-    let other = program.consumer("other@example.com").await;
-    let other = program.key(&other).await;
-    let serving = program.serve().await;
-    let domain = beside(&database);
+/// Gives a consumer many keys, and waits until the gateway knows them; some to ask with.
+async fn put_keys(
+    (program, database, domain): (&Program, &Database, &domain::Domain),
+    consumer: ConsumerId,
+    many: i64,
+) -> Vec<String> {
     let manager = Provider::console().key_manager(consumer);
     let mut keys = Vec::new();
     for number in 0..ASKED {
@@ -149,7 +141,7 @@ async fn very_many_keys_are_refused_soon() {
             expires_at: None,
             routes: None,
         };
-        let made = domain::keys::create(&domain, &manager, new).await.unwrap();
+        let made = domain::keys::create(domain, &manager, new).await.unwrap();
         keys.push(made.plain.reveal().to_owned());
     }
     sqlx::query(
@@ -171,6 +163,24 @@ async fn very_many_keys_are_refused_soon() {
         (known.parse::<i64>().ok()? > many).then_some(())
     })
     .await;
+    keys
+}
+
+/// F21: a consumer with very many keys is suspended, and then all its keys are revoked by one statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_keys_are_refused_soon() {
+    let long = std::env::var_os("TURNPIKE_LONG_TESTS").is_some();
+    let many = if long { MANY * 10 } else { MANY };
+    let database = Database::new().await;
+    let upstream = Upstream::start().await;
+    let program = Program::new(Some(&database));
+    program.publish(&catalogue(upstream.address())).await;
+    let consumer: ConsumerId = program.consumer("many@example.com").await.parse().unwrap();
+    let other = program.consumer("other@example.com").await;
+    let other = program.key(&other).await;
+    let serving = program.serve().await;
+    let domain = beside(&database);
+    let keys = put_keys((&program, &database, &domain), consumer, many).await;
     all_get(&program, &keys, None).await;
     let before_kib = memory_kib(serving.id());
     let mut listener = PgListener::connect_with(database.pool()).await.unwrap();
