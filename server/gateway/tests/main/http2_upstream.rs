@@ -106,9 +106,12 @@ impl Server {
                 let mut stream = respond.send_response(ok("echo").body(()).unwrap(), false).unwrap();
                 while let Some(Ok(data)) = body.data().await {
                     let _ = body.flow_control().release_capacity(data.len());
-                    stream.send_data(data, false).unwrap();
+                    if stream.send_data(data, false).is_err() {
+                        return;
+                    }
                 }
-                stream.send_data(Bytes::new(), true).unwrap();
+                // Whoever gave the call up is told nothing more.
+                let _ = stream.send_data(Bytes::new(), true);
             }
             "listens" | "count" => {
                 // Says how much came, when all of it has; with a head before that, or without.
