@@ -135,10 +135,13 @@ impl Others {
         };
         if !parts.is_empty() {
             self.counted_at = Some(now);
+            let first = shared.ledger.first();
             let asked = timeout(ASK_TIMEOUT, source.counts(shared.ledger.id(), &parts)).await;
-            let counts = asked
+            let mut counts = asked
                 .map_err(|_| "no answer in time".to_owned())?
                 .map_err(|e| e.to_string())?;
+            // Of what was gone from our ledger before nothing can be added; `sync` says so.
+            counts.shipped_through = counts.shipped_through.max(first.saturating_sub(1));
             told.extend(told_by(&counts));
         }
         if told.is_empty() && parts.is_empty() {
