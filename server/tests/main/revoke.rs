@@ -6,6 +6,7 @@ use domain::settings::{Secret, Settings};
 use domain::{Domain, Inner, Provider};
 use model::ConsumerId;
 use model::access::Environment;
+use sqlx::postgres::PgListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testkit::{Database, FixedClock, SeededRandom};
@@ -81,4 +82,132 @@ async fn a_revoked_key_is_refused_soon() {
         "revoked -> refused over {REVOCATIONS}: median {median:?}, p99 {p99:?}"
     ));
     assert!(p99 < GENEROUS, "{p99:?}");
+}
+
+/// Keys of one consumer; ten times as many with `TURNPIKE_LONG_TESTS=1`.
+const MANY: i64 = 10_000;
+/// Of these, keys that are asked with.
+const ASKED: usize = 20;
+/// Memory that the news of them may take, in KiB.
+const GROWN_MOST_KIB: u64 = 50 << 10;
+
+/// Resident memory of a process, in KiB.
+fn memory_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Asks with each of these keys until it gets this problem (none: until it is let in); how long it took in all.
+async fn all_get(program: &Program, keys: &[String], problem: Option<&str>) -> Duration {
+    let begun = Instant::now();
+    for key in keys {
+        until("the same answer for every key", || async {
+            let answer = crate::support::call(program.gateway(), "/v1/data", Some(key))
+                .await
+                .ok()?;
+            let got = match problem {
+                None => answer.status == 200,
+                Some(slug) => answer.text().contains(&format!("/problems/{slug}")),
+            };
+            got.then_some(())
+        })
+        .await;
+    }
+    begun.elapsed()
+}
+
+/// Notifications so far.
+async fn heard(listener: &mut PgListener) -> usize {
+    let mut count = 0;
+    while let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(300), listener.recv()).await {
+        count += 1;
+    }
+    count
+}
+
+/// Keys that nobody has, by SQL.
+async fn add_keys(database: &Database, consumer: ConsumerId, many: i64) {
+    sqlx::query(
+        "INSERT INTO keys (id, consumer_id, environment, name, lookup, mac, pepper, shown_prefix, last4, created_at)
+         SELECT 'key_' || lpad(n::text, 24, '0'), $1, 'live', 'k', n, sha256(n::text::bytea), 1, 'x', 'y', now()
+         FROM generate_series(1, $2) n",
+    )
+    .bind(consumer)
+    .bind(many)
+    .execute(database.pool())
+    .await
+    .unwrap();
+}
+
+/// F21: a consumer with very many keys is suspended, and then all its keys are revoked by one statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_keys_are_refused_soon() {
+    let long = std::env::var_os("TURNPIKE_LONG_TESTS").is_some();
+    let many = if long { MANY * 10 } else { MANY };
+    let database = Database::new().await;
+    let upstream = Upstream::start().await;
+    let program = Program::new(Some(&database));
+    program.publish(&catalogue(upstream.address())).await;
+    let consumer: ConsumerId = program.consumer("many@example.com").await.parse().unwrap();
+    let other = program.consumer("other@example.com").await;
+    let other = program.key(&other).await;
+    let serving = program.serve().await;
+    let domain = beside(&database);
+    let manager = Provider::console().key_manager(consumer);
+    let mut keys = Vec::new();
+    for number in 0..ASKED {
+        let new = NewKey {
+            name: format!("key {number}"),
+            environment: Environment::Live,
+            expires_at: None,
+            routes: None,
+        };
+        let made = domain::keys::create(&domain, &manager, new).await.unwrap();
+        keys.push(made.plain.reveal().to_owned());
+    }
+    add_keys(&database, consumer, many).await;
+    until("all keys' arrival", || async {
+        let metrics = crate::support::call(program.operations(), "/metrics", None)
+            .await
+            .ok()?
+            .text();
+        let known = metrics.lines().find_map(|l| l.strip_prefix("turnpike_gateway_keys "))?;
+        (known.parse::<i64>().ok()? > many).then_some(())
+    })
+    .await;
+    all_get(&program, &keys, None).await;
+    let before_kib = memory_kib(serving.id());
+    let mut listener = PgListener::connect_with(database.pool()).await.unwrap();
+    listener.listen("snapshot").await.unwrap();
+
+    let provider = Provider::console();
+    domain::consumers::suspend(&domain, &provider, consumer, "a test")
+        .await
+        .unwrap();
+    let suspended = all_get(&program, &keys, Some("suspended")).await;
+    domain::consumers::restore(&domain, &provider, consumer).await.unwrap();
+    all_get(&program, &keys, None).await;
+    let of_suspension = heard(&mut listener).await;
+
+    sqlx::query("UPDATE keys SET revoked_at = now() WHERE consumer_id = $1")
+        .bind(consumer)
+        .execute(database.pool())
+        .await
+        .unwrap();
+    let revoked = all_get(&program, &keys, Some("key-revoked")).await;
+    let of_revocation = heard(&mut listener).await;
+    let grown_kib = memory_kib(serving.id()).saturating_sub(before_kib);
+    say(&format!(
+        "{many} keys: suspended -> refused {suspended:?}, {of_suspension} notifications with the restoring; revoked -> refused \
+         {revoked:?}, {of_revocation} notifications; {grown_kib} KiB more"
+    ));
+    assert!(suspended < GENEROUS && revoked < GENEROUS, "{suspended:?}, {revoked:?}");
+    // One for each transaction, and a few for what a worker does meanwhile.
+    assert!(
+        of_suspension <= 6 && of_revocation <= 3,
+        "{of_suspension}, {of_revocation}"
+    );
+    assert!(grown_kib < GROWN_MOST_KIB, "{grown_kib} KiB");
+    all_get(&program, &[other], None).await;
 }
