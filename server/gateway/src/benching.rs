@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Keys in the tables.
+/// Keys in the tables that work.
 pub const KEY_COUNT: usize = 10_000;
 /// Keys that share a consumer.
 const KEYS_OF_A_CONSUMER: usize = 10;
@@ -45,7 +45,9 @@ impl Random for Counting {
     fn fill(&self, bytes: &mut [u8]) {
         for byte in bytes {
             let n = self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
-            *byte = (n ^ (n >> 29)).to_be_bytes()[0];
+            let n = (n ^ (n >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let n = (n ^ (n >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            *byte = (n ^ (n >> 31)).to_be_bytes()[0];
         }
     }
 }
@@ -108,6 +110,16 @@ impl Bench {
         self.key(number).is_some()
     }
 
+    /// The same for a text; what it is refused with is left out.
+    pub fn check_text(&self, text: &str) -> bool {
+        authenticate::key_caller(&self.tables, &self.peppers, text.as_bytes(), now()).is_some()
+    }
+
+    /// The key with this number. Those from [`KEY_COUNT`] on, as many again, are revoked.
+    pub fn key_text(&self, number: usize) -> Option<&str> {
+        self.keys.get(number).map(String::as_str)
+    }
+
     fn key(&self, number: usize) -> Option<Caller> {
         authenticate::key_caller(&self.tables, &self.peppers, self.keys.get(number)?.as_bytes(), now())
     }
@@ -168,10 +180,10 @@ fn changes(peppers: &Peppers, random: &Counting) -> Result<(Changes, Vec<String>
         routing: Some(serde_json::from_value(routing)?),
         ..Changes::default()
     };
-    let mut keys = Vec::with_capacity(KEY_COUNT);
-    for number in 0..KEY_COUNT {
-        let consumer = ConsumerId::from_bits(u128::try_from(number / KEYS_OF_A_CONSUMER)? + 1);
-        if number % KEYS_OF_A_CONSUMER == 0 {
+    let mut keys = Vec::with_capacity(2 * KEY_COUNT);
+    for number in 0..2 * KEY_COUNT {
+        let consumer = ConsumerId::from_bits(u128::try_from(number % KEY_COUNT / KEYS_OF_A_CONSUMER)? + 1);
+        if number < KEY_COUNT && number % KEYS_OF_A_CONSUMER == 0 {
             changes.entitlements.push(entitlement(consumer)?);
         }
         let key = PlainKey::generate("tp", Environment::Live, random);
@@ -182,7 +194,7 @@ fn changes(peppers: &Peppers, random: &Counting) -> Result<(Changes, Vec<String>
             pepper: 1,
             consumer,
             environment: Environment::Live,
-            revoked: false,
+            revoked: number >= KEY_COUNT,
             expires_at: None,
             routes: None,
             limits: None,

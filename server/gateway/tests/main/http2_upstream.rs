@@ -137,11 +137,8 @@ impl Server {
                 }
             }
             "trailers" => {
-                let answer = ok("trailers")
-                    .header("content-type", "application/grpc")
-                    .body(())
-                    .unwrap();
-                let mut stream = respond.send_response(answer, false).unwrap();
+                let answer = ok("trailers").header("content-type", "application/grpc").body(());
+                let mut stream = respond.send_response(answer.unwrap(), false).unwrap();
                 stream.send_data(Bytes::from_static(b"message"), false).unwrap();
                 let mut trailers = HeaderMap::new();
                 trailers.insert("grpc-status", HeaderValue::from_static("0"));
