@@ -3,8 +3,8 @@
 use app::site::{Assets, Site};
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use domain::Domain;
 use domain::settings::Secret;
+use domain::{Domain, Provider, catalogue};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use payments::{Config, Stripe};
 use std::sync::Arc;
@@ -45,6 +45,16 @@ impl Portal {
             database,
             router,
         }
+    }
+
+    /// One that sells what this catalogue says.
+    pub(crate) async fn selling(text: &str) -> Self {
+        let portal = Self::new().await;
+        let file = catalogue::parse(text).unwrap();
+        catalogue::publish(&portal.domain, &Provider::console(), &file)
+            .await
+            .unwrap();
+        portal
     }
 
     pub(crate) fn browser(&self) -> Browser<'_> {

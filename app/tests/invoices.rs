@@ -1,7 +1,6 @@
 //! What the invoices page says of the next invoice.
 
 use crate::browser::Portal;
-use domain::{Provider, catalogue};
 
 const CATALOGUE: &str = r#"
 [product]
@@ -35,11 +34,7 @@ month = { flat = "29.00", meters = [{ meter = "calls", included = 1000, overage 
 
 #[tokio::test]
 async fn usage_that_came_late_is_named_on_the_next_invoice() {
-    let portal = Portal::new().await;
-    let file = catalogue::parse(CATALOGUE).unwrap();
-    catalogue::publish(&portal.domain, &Provider::console(), &file)
-        .await
-        .unwrap();
+    let portal = Portal::selling(CATALOGUE).await;
     let mut mara = portal.browser();
     mara.sign_up("mara@lumen.dev").await;
     let subscribed = "INSERT INTO subscriptions (id, consumer_id, plan_version_id, interval, status, settlement, period_start,

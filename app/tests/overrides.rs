@@ -1,8 +1,8 @@
 //! Overrides from the provider's page to the consumer's own, without JavaScript.
 
 use crate::browser::{Browser, PASSWORD, Page, Portal};
+use domain::Provider;
 use domain::settings::Secret;
-use domain::{Provider, catalogue};
 use http::StatusCode;
 use model::ConsumerId;
 
@@ -44,11 +44,7 @@ month = { flat = "0.00", meters = [{ meter = "calls", included = 1000 }] }
 const DAY_S: i64 = 86_400;
 
 async fn shop() -> Portal {
-    let portal = Portal::new().await;
-    let file = catalogue::parse(CATALOGUE).unwrap();
-    catalogue::publish(&portal.domain, &Provider::console(), &file)
-        .await
-        .unwrap();
+    let portal = Portal::selling(CATALOGUE).await;
     let password = Secret::new(PASSWORD);
     domain::bootstrap::create_admin(&portal.domain, &Provider::console(), "pia@provider.dev", &password)
         .await

@@ -9,14 +9,6 @@ use crate::{Actor, Domain, DomainError, Provider, Result, audit, locks, password
 use model::MemberId;
 use sqlx::PgConnection;
 
-/// Held by whoever decides on the first admin, until commit.
-async fn lock(connection: &mut PgConnection) -> Result<()> {
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::FIRST_ADMIN)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
 async fn has_admin(connection: &mut PgConnection) -> Result<bool> {
     Ok(
         sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM members WHERE provider_admin) AS "there!""#)
@@ -91,7 +83,7 @@ pub async fn is_open(domain: &Domain) -> Result<bool> {
 /// When the database fails.
 pub async fn setup_address(domain: &Domain) -> Result<Option<String>> {
     let mut tx = domain.pool.begin().await?;
-    lock(&mut tx).await?;
+    locks::hold(&mut tx, locks::FIRST_ADMIN).await?;
     if has_admin(&mut tx).await? {
         return Ok(None);
     }
@@ -142,7 +134,7 @@ pub async fn first_admin(domain: &Domain, token: &Token, email: &str, password: 
     }
     let hash = passwords::hash(domain, password).await?;
     let mut tx = domain.pool.begin().await?;
-    lock(&mut tx).await?;
+    locks::hold(&mut tx, locks::FIRST_ADMIN).await?;
     if has_admin(&mut tx).await? {
         return Err(DomainError::NotFound);
     }

@@ -17,6 +17,14 @@ pub(crate) const FIRST_ADMIN: i64 = 7_770_006;
 /// Meter events are handed out by one at a time.
 pub(crate) const HANDING_OUT: i64 = 7_770_007;
 
+/// Takes one of these locks, when it is free, until commit.
+pub(crate) async fn hold(connection: &mut PgConnection, lock: i64) -> Result<()> {
+    sqlx::query!("SELECT pg_advisory_xact_lock($1)", lock)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Longest pause of a transaction that asks Stripe while it holds a lock, in milliseconds. PostgreSQL ends transactions
 /// that pause, and with them the lock: `server`'s connections let them for 15 s, while one call to Stripe with all its
 /// tries takes 31 s, and a change of plan makes up to six between two statements.

@@ -60,9 +60,7 @@ pub async fn collect(domain: &Domain, subscription: Option<SubscriptionId>) -> R
     late::carry(domain, subscription).await?;
     let now = domain.clock.now();
     let mut tx = domain.pool.begin().await?;
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::COLLECTING)
-        .execute(&mut *tx)
-        .await?;
+    locks::hold(&mut tx, locks::COLLECTING).await?;
     let taken = sqlx::query_as!(
         Unbilled,
         "DELETE FROM unbilled_units

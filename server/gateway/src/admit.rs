@@ -49,12 +49,11 @@ pub(crate) struct Reserved {
 
 impl Reserved {
     fn nothing(caller: &Caller, route: &Route, terms: &Terms) -> Self {
-        let own = caller.key.limit.as_ref();
         Self {
             units: 0,
             taken: 0,
             key_slot: None,
-            key_budget_left: own.and_then(|own| own.peek(terms, route.meter, 0).ok()?),
+            key_budget_left: key_budget_left(caller, route, terms),
         }
     }
 }
@@ -117,6 +116,12 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
     })
 }
 
+/// What is left of the key's own budget just now, in minor units.
+fn key_budget_left(caller: &Caller, route: &Route, terms: &Terms) -> Option<i64> {
+    let own = caller.key.limit.as_ref()?;
+    own.peek(terms, route.meter, 0).ok()?
+}
+
 /// Takes a call's units from the consumer's counter and from the key's. What a key may use holds also for a meter that the
 /// plan does not mention.
 fn reserve(caller: &Caller, route: &Route, terms: &Terms, now: Time) -> Result<Reserved, Refused> {
@@ -175,12 +180,10 @@ pub(crate) fn foresee(request: &Request<'_>, tables: &Tables, now: Time, now_ns:
             .map_or(Ok(()), |limit| peek_limit(request, &terms, limit, now));
         quota.and_then(|()| peek_key(request, &terms, now).map(drop)).err()
     });
-    let own = request.caller.key.limit.as_ref();
-    let key_budget_left = own.and_then(|own| own.peek(&terms, route.meter, 0).ok()?);
     Ok(Foresight {
+        key_budget_left: key_budget_left(request.caller, route, &terms),
         terms,
         refused,
-        key_budget_left,
         left,
     })
 }

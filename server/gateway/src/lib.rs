@@ -429,6 +429,7 @@ mod methods;
 mod metrics;
 mod once;
 mod others;
+mod outgoing;
 mod own;
 mod quote;
 mod rate;

@@ -38,9 +38,7 @@ pub async fn publish(domain: &Domain, provider: &Provider, file: &CatalogueFile)
     let plans = file.check().map_err(|e| DomainError::invalid("file", e.to_string()))?;
     let now = domain.clock.now();
     let mut tx = domain.pool.begin().await?;
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::PUBLISHING)
-        .fetch_one(&mut *tx)
-        .await?;
+    locks::hold(&mut tx, locks::PUBLISHING).await?;
     refuse_other_product(&mut tx, file).await?;
     write_product(&mut tx, file, now).await?;
     write_meters_and_features(&mut tx, file).await?;

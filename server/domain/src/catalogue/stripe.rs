@@ -33,9 +33,7 @@ impl Job for PublishToStripe {
         // Held while Stripe is asked; nothing else waits for this lock but other runs of this job.
         let mut turn = domain.pool.begin().await?;
         locks::wait_for_stripe(&mut turn).await?;
-        sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::CARRYING)
-            .fetch_one(&mut *turn)
-            .await?;
+        locks::hold(&mut turn, locks::CARRYING).await?;
         let terms = super::terms(&mut turn, self.version).await?;
         let product = self.product(domain, &terms.name).await?;
         for offer in &terms.offers {

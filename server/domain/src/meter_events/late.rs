@@ -88,9 +88,7 @@ impl Unsent {
         }
         let mut tx = domain.pool.begin().await?;
         for lock in [locks::COLLECTING, locks::HANDING_OUT] {
-            sqlx::query!("SELECT pg_advisory_xact_lock($1)", lock)
-                .execute(&mut *tx)
-                .await?;
+            locks::hold(&mut tx, lock).await?;
         }
         if fate == Fate::Moves {
             usage::carry_late(domain, &mut tx, self.subscription, self.start).await?;

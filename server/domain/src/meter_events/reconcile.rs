@@ -56,9 +56,7 @@ pub(super) async fn reconcile(domain: &Domain, row: &Claimed) -> Result<Outcome>
 
 async fn split(domain: &Domain, row: &Claimed, arrived: i64) -> Result<()> {
     let mut tx = domain.pool.begin().await?;
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::COLLECTING)
-        .execute(&mut *tx)
-        .await?;
+    locks::hold(&mut tx, locks::COLLECTING).await?;
     sqlx::query!(
         "UPDATE meter_events SET units = $2, state = 'acknowledged' WHERE id = $1",
         row.id,

@@ -185,9 +185,7 @@ pub(super) enum Outcome {
 async fn claim(domain: &Domain, subscription: Option<SubscriptionId>) -> Result<Option<Claimed>> {
     let now = domain.clock.now();
     let mut tx = domain.pool.begin().await?;
-    sqlx::query!("SELECT pg_advisory_xact_lock($1)", locks::HANDING_OUT)
-        .execute(&mut *tx)
-        .await?;
+    locks::hold(&mut tx, locks::HANDING_OUT).await?;
     let row = sqlx::query!(
         r#"SELECT e.id, e.consumer_id, e.subscription_id, e.meter, e.hour, e.period_start, e.plan_version_id, e.units, e.at, e.identifier, e.state,
                   e.first_sent_at, e.attempts, m.event_name, m.stripe_meter, c.stripe_customer,

@@ -172,11 +172,7 @@ pub(crate) fn authenticate(
     parts: &mut Parts,
     arrival: Arrival,
 ) -> Result<Caller, NotLetIn> {
-    let judge = |refused| {
-        let failures = &known.callers.failures;
-        failures.judge(refused, arrival.client, arrival.now_ns)
-    };
-    find(known, accepted, parts, (arrival, &judge))
+    find(known, accepted, parts, (arrival, Failures::judge))
 }
 
 /// The same without counting a failure.
@@ -186,18 +182,17 @@ pub(crate) fn peek(
     parts: &mut Parts,
     arrival: Arrival,
 ) -> Result<Caller, NotLetIn> {
-    let judge = |refused| {
-        let failures = &known.callers.failures;
-        failures.peek(refused, arrival.client, arrival.now_ns)
-    };
-    find(known, accepted, parts, (arrival, &judge))
+    find(known, accepted, parts, (arrival, Failures::peek))
 }
+
+/// What is answered in place of a failure, of a client at a steady time.
+type Judge = fn(&Failures, Refused, IpAddr, u64) -> Refused;
 
 fn find(
     known: Known<'_>,
     accepted: &Accepted,
     parts: &mut Parts,
-    (arrival, judge): (Arrival, &dyn Fn(Refused) -> Refused),
+    (arrival, judge): (Arrival, Judge),
 ) -> Result<Caller, NotLetIn> {
     let presented = present::take(parts, accepted).map_err(|r| (None, r));
     let found = presented.and_then(|presented| match presented {
@@ -217,7 +212,10 @@ fn find(
             None => Err((None, present::missing(accepted))),
         },
     });
-    found.map_err(|(caller, refused)| (caller, challenge(judge(refused), accepted)))
+    found.map_err(|(caller, refused)| {
+        let judged = judge(&known.callers.failures, refused, arrival.client, arrival.now_ns);
+        (caller, challenge(judged, accepted))
+    })
 }
 
 /// The caller behind the text of a key, for benches.

@@ -2,11 +2,12 @@
 
 use super::address::Screened;
 use crate::causes::chain;
+use crate::outgoing;
 use bytes::Bytes;
 use http::header::{ACCEPT, USER_AGENT};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -23,18 +24,11 @@ pub(super) struct Client(Pooled<HttpsConnector<HttpConnector<Screened>>, Empty<B
 
 impl Client {
     pub(super) fn new() -> Self {
-        let mut http = HttpConnector::new_with_resolver(Screened::new());
-        http.enforce_http(false);
-        http.set_connect_timeout(Some(TIMEOUT));
-        let https = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+        let http = HttpConnector::new_with_resolver(Screened::new());
         // Once in five minutes: a connection kept so long is more trouble than a new one.
         let client = Pooled::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
-            .build(https);
+            .build(outgoing::connector(http, TIMEOUT));
         Self(client)
     }
 

@@ -3,11 +3,12 @@
 use super::config::TraceConfig;
 use super::otlp;
 use crate::causes::chain;
+use crate::outgoing;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -42,14 +43,7 @@ impl NotTaken {
 impl Collector {
     pub(super) fn new(config: &TraceConfig) -> Self {
         let mut http = HttpConnector::new();
-        http.enforce_http(false);
         http.set_nodelay(true);
-        http.set_connect_timeout(Some(TIMEOUT));
-        let https = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
         let mut headers = config.headers.map().clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(otlp::JSON));
         headers
@@ -59,7 +53,7 @@ impl Collector {
             // Batches go one after another.
             client: Client::builder(TokioExecutor::new())
                 .pool_max_idle_per_host(1)
-                .build(https),
+                .build(outgoing::connector(http, TIMEOUT)),
             uri: config.endpoint.uri().clone(),
             headers,
         }
