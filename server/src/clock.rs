@@ -1,6 +1,6 @@
 //! The machine's clock and randomness: the one place that reads them.
 
-use model::{Clock, Random, Time};
+use model::{Clock, Random, Reading, Time};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -69,6 +69,14 @@ fn machine_now() -> Time {
 }
 
 impl Clock for MachineClock {
+    fn reading(&self) -> Reading {
+        let security_now = machine_now();
+        Reading {
+            now: security_now.plus_ms(self.offset_ms.load(Ordering::Relaxed)),
+            security_now,
+            steady_ns: self.steady_ns(),
+        }
+    }
     fn now(&self) -> Time {
         machine_now().plus_ms(self.offset_ms.load(Ordering::Relaxed))
     }

@@ -23,11 +23,18 @@ fn generate(now: Time, random: &dyn Random) -> u128 {
     (millis << RANDOM_BITS) | low
 }
 
+/// Bits of a piece that is spelled at once: eight characters, in a register.
+const PIECE_BITS: u32 = 40;
+
 fn encode(value: u128, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
     let mut text = [0u8; ENCODED_LEN];
-    for (i, c) in text.iter_mut().enumerate() {
-        let shift = 5 * (ENCODED_LEN - 1 - i);
-        *c = ALPHABET[usize::from(((value >> shift) & 31).to_le_bytes()[0])];
+    for (i, piece) in (0u32..).zip(text.rchunks_exact_mut(8)) {
+        // The mask leaves 40 bits of it, which fit.
+        let mut bits = u64::try_from((value >> (i * PIECE_BITS)) & ((1 << PIECE_BITS) - 1)).unwrap_or(0);
+        for c in piece.iter_mut().rev() {
+            *c = ALPHABET[usize::from(bits.to_le_bytes()[0] & 31)];
+            bits >>= 5;
+        }
     }
     f.write_str(std::str::from_utf8(&text).unwrap_or_default())
 }
@@ -129,7 +136,9 @@ macro_rules! sqlx_text {
                 &self,
                 buf: &mut sqlx::postgres::PgArgumentBuffer,
             ) -> Result<sqlx::encode::IsNull, sqlx::error::BoxDynError> {
-                <String as sqlx::Encode<sqlx::Postgres>>::encode(self.to_string(), buf)
+                // Its text, without a string in between: writing to a vector cannot fail.
+                let _ = std::io::Write::write_fmt(&mut **buf, format_args!("{self}"));
+                Ok(sqlx::encode::IsNull::No)
             }
         }
         #[cfg(feature = "sqlx")]

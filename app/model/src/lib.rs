@@ -22,7 +22,7 @@ pub mod usage;
 
 pub use id::*;
 pub use money::{Currency, Money};
-pub use time::{Clock, Period, SKEW_MOST_MS, Time};
+pub use time::{Clock, Period, Reading, SKEW_MOST_MS, Time};
 
 /// A source of random bytes, injected so that tests are repeatable.
 pub trait Random: Send + Sync {

@@ -2,6 +2,9 @@
 
 use crate::access::Interval;
 
+/// PostgreSQL counts microseconds from 2000-01-01.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
 /// An instant, kept to the microsecond (what PostgreSQL keeps).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Time(jiff::Timestamp);
@@ -44,6 +47,10 @@ impl Time {
     /// `end - self` in milliseconds, negative when `end` is earlier.
     pub fn ms_until(self, end: Time) -> i64 {
         end.unix_ms().saturating_sub(self.unix_ms())
+    }
+    /// Microseconds since 2000-01-01, as PostgreSQL has them in a `timestamptz`.
+    pub fn postgres_us(self) -> i64 {
+        self.0.as_microsecond().saturating_sub(POSTGRES_EPOCH_US)
     }
     /// The start of the UTC hour.
     #[must_use]
@@ -122,9 +129,28 @@ impl std::fmt::Debug for Time {
 /// the time, and nobody gets leeway: Stripe takes no usage of more than five minutes ahead, and a token may allow as much.
 pub const SKEW_MOST_MS: i64 = 240_000;
 
+/// What a clock says at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Business time.
+    pub now: Time,
+    /// Time for security.
+    pub security_now: Time,
+    /// Time for rates, in nanoseconds.
+    pub steady_ns: u64,
+}
+
 /// Where the time comes from. Business time may be ahead of the machine's (a Stripe test clock); the time that
 /// sessions and one-time links expire by never is.
 pub trait Clock: Send + Sync {
+    /// All three at once, for who needs them together: a clock may look only once for them.
+    fn reading(&self) -> Reading {
+        Reading {
+            now: self.now(),
+            security_now: self.security_now(),
+            steady_ns: self.steady_ns(),
+        }
+    }
     /// Business time: periods, usage, invoices.
     fn now(&self) -> Time;
     /// Time for security: sessions, links, log-in delays.
@@ -197,11 +223,8 @@ impl Period {
 
 #[cfg(feature = "sqlx")]
 mod sqlx_impls {
-    use super::Time;
+    use super::{POSTGRES_EPOCH_US, Time};
     use sqlx::{Decode, Encode, Postgres, Type, encode::IsNull, error::BoxDynError, postgres::*};
-
-    /// PostgreSQL counts microseconds from 2000-01-01.
-    const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
     impl Type<Postgres> for Time {
         fn type_info() -> PgTypeInfo {
@@ -215,8 +238,7 @@ mod sqlx_impls {
     }
     impl Encode<'_, Postgres> for Time {
         fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-            let us = self.0.as_microsecond().saturating_sub(POSTGRES_EPOCH_US);
-            <i64 as Encode<Postgres>>::encode(us, buf)
+            <i64 as Encode<Postgres>>::encode(self.postgres_us(), buf)
         }
     }
     impl Decode<'_, Postgres> for Time {

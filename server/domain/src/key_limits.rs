@@ -3,6 +3,7 @@
 //! all keys of it have the same, and what they use counts together.
 
 use crate::snapshot::{entitlement_of, rolled};
+use crate::usage::ingest::summed;
 use crate::{Domain, DomainError, KeyManager, Result, Viewer, audit, keys};
 use model::access::Environment;
 use model::key_part::{self, KeyShare};
@@ -172,19 +173,17 @@ pub async fn set(domain: &Domain, manager: &KeyManager, id: KeyId, limits: Limit
 
 /// Counts what each key has used, in the transaction that takes usage in.
 pub(crate) async fn count(connection: &mut PgConnection, records: &[&UsageRecord]) -> Result<()> {
-    let mut units: BTreeMap<(KeyId, Time, i16), i64> = BTreeMap::new();
-    for r in records.iter().filter(|r| r.units > 0) {
-        let key = (r.key, r.period_start, i16::try_from(r.meter).unwrap_or(0));
-        *units.entry(key).or_default() += i64::from(r.units);
-    }
+    let key = |r: &UsageRecord| (r.key, r.period_start, i16::try_from(r.meter).unwrap_or(0));
+    let add = |units: &mut i64, r: &UsageRecord| *units += i64::from(r.units);
+    let units = summed(records.iter().copied().filter(|r| r.units > 0), key, add);
     sqlx::query!(
         "INSERT INTO usage_keys AS u (key_id, period_start, meter, units)
          SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::smallint[], $4::bigint[])
          ON CONFLICT (key_id, period_start, meter) DO UPDATE SET units = u.units + excluded.units",
-        &units.keys().map(|k| k.0).collect::<Vec<_>>() as &[KeyId],
-        &units.keys().map(|k| k.1).collect::<Vec<_>>() as &[Time],
-        &units.keys().map(|k| k.2).collect::<Vec<_>>(),
-        &units.values().copied().collect::<Vec<_>>(),
+        &units.iter().map(|(k, _)| k.0).collect::<Vec<_>>() as &[KeyId],
+        &units.iter().map(|(k, _)| k.1).collect::<Vec<_>>() as &[Time],
+        &units.iter().map(|(k, _)| k.2).collect::<Vec<_>>(),
+        &units.iter().map(|(_, units)| *units).collect::<Vec<_>>(),
     )
     .execute(connection)
     .await?;

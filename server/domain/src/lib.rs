@@ -11,6 +11,7 @@ pub mod budget;
 pub mod catalogue;
 pub mod cluster;
 pub mod consumers;
+mod copy;
 pub mod cost;
 pub mod email;
 pub mod entitlements;

@@ -51,6 +51,8 @@ pub(crate) struct Open {
     upload: Option<Arc<Progress>>,
     response_bytes: u64,
     written: bool,
+    /// When it was over, where that was noted.
+    over: Option<Instant>,
     /// What is told of it, where somebody looks.
     seen: Option<Arc<Entry>>,
     /// Its places among the requests in flight, given back when this is dropped.
@@ -87,6 +89,7 @@ impl Open {
             upload: None,
             response_bytes: 0,
             written: false,
+            over: None,
             seen: None,
             places: Places::default(),
         }
@@ -154,6 +157,10 @@ impl Open {
             .response_bytes
             .saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
+    /// Notes that all of it is over, so that nobody asks the clock again when this is dropped.
+    pub(crate) fn over(&mut self, now: Instant) {
+        self.over = Some(now);
+    }
     /// Since the request began.
     pub(crate) fn age(&self) -> std::time::Duration {
         self.started.elapsed()
@@ -187,6 +194,11 @@ impl Open {
     /// # Errors
     /// When the ledger takes no more; then the answer must not be finished.
     pub(crate) fn write(&mut self) -> io::Result<()> {
+        self.write_at(Instant::now())
+    }
+
+    /// The same, at a moment that was just asked for.
+    pub(crate) fn write_at(&mut self, now: Instant) -> io::Result<()> {
         if std::mem::replace(&mut self.written, true) {
             return Ok(());
         }
@@ -214,7 +226,7 @@ impl Open {
             variants: self.terms.profile.variants.number,
             request_bytes: self.upload.as_ref().map_or(0, |u| u.bytes()),
             response_bytes: self.response_bytes,
-            duration_us: u32::try_from(self.age().as_micros()).unwrap_or(u32::MAX),
+            duration_us: u32::try_from((now - self.started).as_micros()).unwrap_or(u32::MAX),
         };
         let limit = self.terms.limit(self.meter).filter(|_| self.reserved > 0);
         let counted = limit.map(|l| (&l.slot.recorded, u64::from(self.reserved)));
@@ -261,7 +273,7 @@ impl Drop for Open {
             // An answer that broke off after its head counts as its status says: the upstream did the work.
             let _ = self.write();
         }
-        let took = self.age();
+        let took = self.over.map_or_else(|| self.age(), |over| over - self.started);
         self.worker.metrics.ended(took);
         if let Some(seen) = &self.seen {
             let outcome = Outcome {

@@ -11,8 +11,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Most records in a batch.
-const BATCH: usize = 5_000;
+/// Most records in a batch: some 15 MB on their way.
+const BATCH: usize = 50_000;
+/// A batch of so many shows that there is much to do. What storing it costs goes by the keys that were used, so fewer and
+/// larger batches are cheaper: the next one waits for [`BUSY_PAUSE`].
+const BUSY_BATCH: usize = 2_000;
+/// That wait. It is part of the time until usage is seen and until other gateways hear of it.
+const BUSY_PAUSE: Duration = Duration::from_millis(600);
 /// Longest wait for the sink.
 const SHIP_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -42,9 +47,10 @@ pub(crate) async fn run(
                 tokio::task::yield_now().await;
                 continue;
             }
-            Ok(_) => {
+            Ok(count) => {
                 retry = RETRY_FIRST;
-                shared.limits.ship_interval
+                let most = if count < BUSY_BATCH { Duration::ZERO } else { BUSY_PAUSE };
+                shared.limits.ship_interval.max(most)
             }
             Err(error) => {
                 tracing::warn!(%error, "usage cannot be shipped; it stays in the ledger");

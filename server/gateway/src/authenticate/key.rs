@@ -10,6 +10,15 @@ use subtle::ConstantTimeEq;
 /// Seconds after which an unknown key may be tried again while the control plane is away.
 const RETRY_AFTER_S: u64 = 5;
 
+/// Bytes of an HMAC.
+const MAC_LEN: usize = 32;
+
+/// An HMAC in pieces to be compared in constant time, which takes an eighth of what it does byte by byte.
+fn words(mac: &[u8; MAC_LEN]) -> [u64; 4] {
+    let (words, _) = mac.as_chunks();
+    std::array::from_fn(|i| words.get(i).map_or(0, |word| u64::from_le_bytes(*word)))
+}
+
 /// The caller behind a key that works now.
 pub(super) fn caller(tables: &Tables, peppers: &Peppers, text: &[u8], now: Time) -> Result<Caller, NotLetIn> {
     let caller = identify(tables, peppers, text).map_err(|r| (None, r))?;
@@ -52,7 +61,7 @@ fn identify(tables: &Tables, peppers: &Peppers, text: &[u8]) -> Result<Caller, R
     let Some(entry) = tables.key(lookup) else {
         // The same work as for a key that exists, so that time does not tell which ids do.
         let mac = peppers.mac(peppers.any(), text).unwrap_or_default();
-        let same = bool::from(mac.ct_eq(&[0u8; 32]));
+        let same = bool::from(words(&mac).ct_eq(&words(&[0; MAC_LEN])));
         return if tables.connected() || same {
             Err(unknown())
         } else {
@@ -63,7 +72,7 @@ fn identify(tables: &Tables, peppers: &Peppers, text: &[u8]) -> Result<Caller, R
         tracing::error!(pepper = entry.pepper, "a key's pepper is not configured");
         return Err(away("The gateway cannot check this key."));
     };
-    let right = bool::from(mac.ct_eq(&entry.mac)) && entry.account.environment == environment;
+    let right = bool::from(words(&mac).ct_eq(&words(&entry.mac))) && entry.account.environment == environment;
     if right {
         Ok(Caller::of_key(entry, lookup))
     } else {

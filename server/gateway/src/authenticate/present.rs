@@ -5,7 +5,7 @@ use super::query;
 use crate::refusal::{Refusal, Refused};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, REFERER};
+use http::header::{AUTHORIZATION, COOKIE, Entry, HeaderMap, HeaderName, HeaderValue, REFERER};
 use http::request::Parts;
 use model::key;
 use percent_encoding::percent_decode;
@@ -49,16 +49,14 @@ pub(super) fn take(parts: &mut Parts, accepted: &Accepted) -> Result<Presented, 
     let mut given = in_query.len();
     let mut found = in_query.into_iter().next().map(|v| Ok(Presented::Key(Text::Made(v))));
     for name in &accepted.key_headers {
-        given += count(&parts.headers, name);
-        if let Some(value) = parts.headers.remove(name) {
-            found = Some(Ok(Presented::Key(Text::Header(value, 0))));
-        }
+        let (count, value) = take_out(&mut parts.headers, name);
+        given += count;
+        found = value.map(|value| Ok(Presented::Key(Text::Header(value, 0)))).or(found);
     }
     if accepted.reads_authorization() {
-        given += count(&parts.headers, &AUTHORIZATION);
-        if let Some(value) = parts.headers.remove(AUTHORIZATION) {
-            found = Some(authorization(value, accepted));
-        }
+        let (count, value) = take_out(&mut parts.headers, &AUTHORIZATION);
+        given += count;
+        found = value.map(|value| authorization(value, accepted)).or(found);
     }
     if given > 1 {
         let detail = "The request carries more than one credential, so it is unclear who asks. Send one.";
@@ -70,8 +68,14 @@ pub(super) fn take(parts: &mut Parts, accepted: &Accepted) -> Result<Presented, 
     }
 }
 
-fn count(headers: &HeaderMap, name: &HeaderName) -> usize {
-    headers.get_all(name).iter().take(2).count()
+/// Takes a header out of a request: how many there were, two standing for more, and the first.
+fn take_out(headers: &mut HeaderMap, name: &HeaderName) -> (usize, Option<HeaderValue>) {
+    let Entry::Occupied(found) = headers.entry(name) else {
+        return (0, None);
+    };
+    let (_, mut values) = found.remove_entry_mult();
+    let first = values.next();
+    (1 + values.take(1).count(), first)
 }
 
 /// The values of the parameter. A page that was asked for with a key in its address says that address to the next one.

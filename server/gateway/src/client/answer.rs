@@ -53,22 +53,19 @@ pub(super) fn write(
     } else {
         Sent::UntilClose
     };
-    let closes = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .any(|v| v.as_bytes() == b"close");
-    let keeps = asked.keeps && !closes && sent != Sent::UntilClose;
     start(out, status);
-    let mut dated = false;
+    let (mut dated, mut closes) = (false, false);
     for (name, value) in headers {
         let ours = *name == header::CONNECTION
             || *name == header::TRANSFER_ENCODING
             || (*name == header::CONTENT_LENGTH && (sent != Sent::Nothing || bodiless));
+        closes |= *name == header::CONNECTION && value.as_bytes() == b"close";
         if !ours {
             dated |= *name == header::DATE;
             line(out, name.as_str(), value.as_bytes());
         }
     }
+    let keeps = asked.keeps && !closes && sent != Sent::UntilClose;
     if !dated {
         line(out, "date", date);
     }

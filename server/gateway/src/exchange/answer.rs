@@ -55,10 +55,12 @@ impl Exchange<'_> {
             }
         }
         let ended = incoming.is_end();
-        if (ended || is_event_stream(&headers)) && open.write().is_err() {
+        if (ended || is_event_stream(&headers)) && open.write_at(now).is_err() {
             let refused = Refused::new(Refusal::LedgerUnavailable, "Usage could not be written down.");
             return Err(Early::new(Some(open), refused.retry_after(1)));
         }
+        let written = Instant::now();
+        self.passed(Phase::Record, written);
         let body = if switched {
             let mut tunnel = incoming.into_tunnel().map(Box::new);
             if let Some(tunnel) = &mut tunnel {
@@ -72,6 +74,7 @@ impl Exchange<'_> {
             if let Some(fill) = fill {
                 fill.finish();
             }
+            open.over(written);
             Answer::Whole(whole)
         } else {
             Answer::Stream(Box::new(Stream::new(
@@ -84,7 +87,6 @@ impl Exchange<'_> {
         let mut answer = Response::new(body);
         *answer.status_mut() = status;
         *answer.headers_mut() = headers;
-        self.passed(Phase::Record, Instant::now());
         Ok(answer)
     }
 

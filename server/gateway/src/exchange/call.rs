@@ -44,7 +44,7 @@ impl Exchange<'_> {
             now: self.now,
             machine_now: self.machine_now,
             skew_ms: shared.clock.skew_ms(),
-            now_ns: shared.clock.steady_ns(),
+            now_ns: self.now_ns,
         };
         let who = authenticate::authenticate(shared.known(), &route.auth, parts, arrival);
         let caller = who.map_err(|(caller, r)| Early::new(caller.map(|c| self.open(&c, route)), r))?;

@@ -59,18 +59,21 @@ impl Exchange<'_> {
         let streams = ready.upload.as_ref().is_some_and(Upload::is_stream);
         self.send(client, ready, &mut call);
         let headers = std::mem::take(&mut ready.parts.headers);
-        let answering = call.answer(self.worker, headers);
-        let (status, mut headers, incoming) = if streams {
+        let head = if streams {
             // It may be long until there is an answer.
             let ground = Ground::new(ready.caller.hold.clone(), Arc::clone(&ready.route), ready.passed);
-            tokio::select! {
-                biased;
-                refused = ground.watch(&self.worker.shared) => return Err(refused.closing().into()),
-                answered = Box::pin(answering) => answered?,
-            }
+            Box::pin(async {
+                tokio::select! {
+                    biased;
+                    refused = ground.watch(&self.worker.shared) => Err(refused.closing()),
+                    answered = call.answer(self.worker, headers) => answered,
+                }
+            })
+            .await?
         } else {
-            answering.await?
+            call.answer(self.worker, headers).await?
         };
+        let (status, mut headers, incoming) = call.answered(head)?;
         if let Some(fetch) = &mut ready.fetch {
             fetch.answered(&headers);
         }

@@ -30,7 +30,7 @@ use crate::{cors, grpc, quote, tunnel};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
-use model::{RequestId, Time};
+use model::{Reading, RequestId, Time};
 use once::Turn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +45,8 @@ struct Exchange<'a> {
     now: Time,
     /// The machine's time.
     machine_now: Time,
+    /// Steady time, in nanoseconds.
+    now_ns: u64,
     started: Instant,
     /// When the last phase ended, in nanoseconds since then.
     passed_ns: AtomicU64,
@@ -164,8 +166,11 @@ impl Early {
 
 impl<'a> Exchange<'a> {
     fn new(worker: &'a Arc<Worker>) -> Self {
-        let now = worker.shared.clock.now();
-        let machine_now = worker.shared.clock.security_now();
+        let Reading {
+            now,
+            security_now: machine_now,
+            steady_ns: now_ns,
+        } = worker.shared.clock.reading();
         worker.date.set(machine_now);
         let id = RequestId::new(now, &worker.random);
         Self {
@@ -174,6 +179,7 @@ impl<'a> Exchange<'a> {
             id_text: Short::id(&id),
             now,
             machine_now,
+            now_ns,
             started: Instant::now(),
             passed_ns: AtomicU64::new(0),
             route: None,

@@ -108,7 +108,7 @@ impl Exchange<'_> {
     /// was done.
     pub(super) async fn first(&self, client: &Client, ready: Ready, claim: Claim) -> Result<Response<Answer>, Early> {
         let (worker, client) = (Arc::clone(self.worker), client.clone());
-        let (id, now, machine_now, started) = (self.id, self.now, self.machine_now, self.started);
+        let (id, now, machine_now, now_ns, started) = (self.id, self.now, self.machine_now, self.now_ns, self.started);
         let passed_ns = self.passed_ns.load(Ordering::Relaxed);
         let (route, seen) = (self.route, self.seen.clone());
         let task = self.worker.detached.spawn(async move {
@@ -118,6 +118,7 @@ impl Exchange<'_> {
                 id_text: Short::id(&id),
                 now,
                 machine_now,
+                now_ns,
                 started,
                 route,
                 seen,

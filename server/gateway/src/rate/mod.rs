@@ -32,8 +32,8 @@ use table::Subject;
 /// Limits that hold for one request without an allocation; more are possible.
 const INLINE: usize = 6;
 
-/// A header's value in the making; up to this length on the stack.
-type Text = SmallVec<[u8; 160]>;
+/// Room for a header's value in the making, in bytes: as much as three limits take.
+const TEXT_BYTES: usize = 96;
 
 /// A named limit, ready to be used.
 #[derive(Debug, PartialEq)]
@@ -373,7 +373,7 @@ impl Left {
     /// `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11): what is left of each limit and of the period's quota, and
     /// the seconds until each is whole.
     pub(crate) fn header(&self, terms: &Terms, route: &Route, quota: Option<(u64, i64)>) -> HeaderValue {
-        let mut text = Text::new();
+        let mut text = Vec::with_capacity(TEXT_BYTES);
         if let Some((_, 0)) = self.concurrency {
             text.extend_from_slice(b"\"concurrency\";r=0");
         }
@@ -401,7 +401,8 @@ impl Left {
         if self.concurrency.is_none() && self.rates.iter().all(|t| t.rule.is_none()) {
             return plan.clone();
         }
-        let mut text = Text::from_slice(plan.as_bytes());
+        let mut text = Vec::with_capacity(TEXT_BYTES);
+        text.extend_from_slice(plan.as_bytes());
         for (number, rule) in rules(terms, route).enumerate() {
             if self.rates.iter().any(|t| t.rule == Some(number)) {
                 text.extend_from_slice(rule.policy.as_bytes());
@@ -417,7 +418,7 @@ impl Left {
 }
 
 /// Adds an entry to a list.
-fn entry(text: &mut Text, name: &str, left: u64, seconds: u64) {
+fn entry(text: &mut Vec<u8>, name: &str, left: u64, seconds: u64) {
     let mut number = itoa::Buffer::new();
     text.extend_from_slice(if text.is_empty() { b"\"" } else { b", \"" });
     text.extend_from_slice(name.as_bytes());

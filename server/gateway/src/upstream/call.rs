@@ -5,7 +5,7 @@ use super::attempts::Attempts;
 use super::connection::Connection;
 use super::exchange::{self, Exchange, Failure};
 use super::head::{AnswerHead, BodyLength, RequestHead};
-use super::http2::Http2Call;
+use super::http2::{Http2Call, Http2Head};
 use super::sending::Sending;
 use super::silence::Silence;
 use crate::methods;
@@ -37,6 +37,14 @@ enum Way {
     Http2(Box<Http2Call>),
 }
 
+/// The head of an answer, as it came over the request's way.
+pub(crate) struct Head(Kind);
+
+enum Kind {
+    Http1(AnswerHead),
+    Http2(Box<Http2Head>),
+}
+
 /// The head and the body of an answer.
 pub(crate) type Answered = (StatusCode, HeaderMap, Incoming);
 
@@ -51,13 +59,17 @@ impl Call {
     ) -> Result<Self, Refused> {
         let mut attempts = Attempts::begin(upstream, canary, started, seen)?;
         if upstream.protocol == Protocol::Http2 {
-            let call = Http2Call::open(worker, &mut attempts).await?;
+            let call = Box::pin(Http2Call::open(worker, &mut attempts)).await?;
             let way = Way::Http2(Box::new(call));
             return Ok(Self { attempts, way });
         }
         let (connection, begun) = match worker.pool.take(attempts.lease.target(), started) {
             Some(connection) => (connection, Some(started)),
-            None => (attempts.connection(&worker.pool, &worker.shared.limits).await?.0, None),
+            // What is rare is in a box: the future of every request would have room for it, and be copied with it.
+            None => {
+                let connecting = Box::pin(attempts.connection(&worker.pool, &worker.shared.limits));
+                (connecting.await?.0, None)
+            }
         };
         let way = Way::Http1(Http1Call {
             exchange: Exchange::new(connection, begun, upstream.first_byte, attempts.deadline),
@@ -80,10 +92,28 @@ impl Call {
     /// Sends the request and waits for the head of its answer. `headers` are put to use for it.
     ///
     /// A request that failed goes to another target when nothing of it was sent, or it can be sent again safely.
-    pub(crate) async fn answer(self, worker: &Worker, headers: HeaderMap) -> Result<Answered, Refused> {
-        match self.way {
-            Way::Http1(call) => call.answer(self.attempts, worker, headers).await,
-            Way::Http2(call) => call.answer(self.attempts, worker).await,
+    pub(crate) async fn answer(&mut self, worker: &Worker, headers: HeaderMap) -> Result<Head, Refused> {
+        match &mut self.way {
+            Way::Http1(call) => {
+                let head = call.answer(&mut self.attempts, worker, headers).await?;
+                Ok(Head(Kind::Http1(head)))
+            }
+            Way::Http2(call) => {
+                let head = Box::pin(call.answer(&mut self.attempts, worker)).await?;
+                Ok(Head(Kind::Http2(Box::new(head))))
+            }
+        }
+    }
+
+    /// The answer that has this head.
+    pub(crate) fn answered(self, head: Head) -> Result<Answered, Refused> {
+        match (self.way, head.0) {
+            (Way::Http1(call), Kind::Http1(head)) => call.answered(self.attempts, head),
+            (Way::Http2(_), Kind::Http2(head)) => Ok(head.answered(self.attempts)),
+            _ => Err(Refused::new(
+                Refusal::UpstreamBroken,
+                "The answer is another request's.",
+            )),
         }
     }
 }
@@ -111,26 +141,26 @@ impl Http1Call {
     /// A pooled connection that turns out to be closed before a byte of an answer came is replaced by a new one, once,
     /// without taking an attempt: upstreams close idle connections at any time.
     async fn answer(
-        mut self,
-        mut attempts: Attempts,
+        &mut self,
+        attempts: &mut Attempts,
         worker: &Worker,
         mut headers: HeaderMap,
-    ) -> Result<Answered, Refused> {
+    ) -> Result<AnswerHead, Refused> {
         headers.clear();
         self.exchange.headers = headers;
         let limits = &worker.shared.limits;
-        let answer = loop {
+        loop {
             let failure = match poll_fn(|cx| self.exchange.poll(cx)).await {
                 Ok(answer) => {
                     attempts.answered(answer.status.as_u16());
                     if !(self.repeatable && attempts.retries(answer.status.as_u16()) && attempts.next()) {
-                        break answer;
+                        return Ok(answer);
                     }
                     self.exchange.headers = answer.headers;
                     self.exchange.headers.clear();
                     self.pooled = false;
-                    let (connection, _) = attempts.connection(&worker.pool, limits).await?;
-                    self.send_again(&attempts, connection);
+                    let (connection, _) = Box::pin(attempts.connection(&worker.pool, limits)).await?;
+                    self.send_again(attempts, connection);
                     continue;
                 }
                 Err(failure) => failure,
@@ -138,9 +168,9 @@ impl Http1Call {
             let silent = matches!(failure, Failure::ClosedSilent(_));
             let again = silent && (self.repeatable || self.exchange.connection.written == 0);
             if again && std::mem::take(&mut self.pooled) {
-                match attempts.connect(limits).await {
+                match Box::pin(attempts.connect(limits)).await {
                     Ok(connection) => {
-                        self.send_again(&attempts, connection);
+                        self.send_again(attempts, connection);
                         continue;
                     }
                     Err(_) if attempts.next() => {}
@@ -161,10 +191,9 @@ impl Http1Call {
                     return Err(exchange::refused(attempts.lease.upstream(), failure));
                 }
             }
-            let (connection, _) = attempts.connection(&worker.pool, limits).await?;
-            self.send_again(&attempts, connection);
-        };
-        self.body(attempts, answer)
+            let (connection, _) = Box::pin(attempts.connection(&worker.pool, limits)).await?;
+            self.send_again(attempts, connection);
+        }
     }
 
     fn send_again(&mut self, attempts: &Attempts, connection: Connection) {
@@ -172,7 +201,7 @@ impl Http1Call {
         attempts.retell(&mut self.exchange.connection.write);
     }
 
-    fn body(self, mut attempts: Attempts, answer: AnswerHead) -> Result<Answered, Refused> {
+    fn answered(self, mut attempts: Attempts, answer: AnswerHead) -> Result<Answered, Refused> {
         let upstream = Arc::clone(attempts.lease.upstream());
         if answer.status == StatusCode::SWITCHING_PROTOCOLS {
             if self.websocket && answer.websocket {

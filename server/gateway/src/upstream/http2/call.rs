@@ -32,6 +32,14 @@ pub(crate) struct Http2Call {
     upload: Option<Upload>,
 }
 
+/// The head of an answer, with what brings the rest of it.
+pub(in crate::upstream) struct Http2Head {
+    response: Response<RecvStream>,
+    pump: Option<Pump>,
+    place: Place,
+    head_request: bool,
+}
+
 /// What became of a request that has no answer.
 enum Outcome {
     /// The upstream says that it did nothing with it.
@@ -84,7 +92,7 @@ impl Http2Call {
     }
 
     /// Sends the request and waits for the head of its answer.
-    pub(crate) async fn answer(mut self, mut attempts: Attempts, worker: &Worker) -> Result<Answered, Refused> {
+    pub(crate) async fn answer(&mut self, attempts: &mut Attempts, worker: &Worker) -> Result<Http2Head, Refused> {
         let Some(mut request) = self.request.take() else {
             return Err(Refused::new(Refusal::BadRequest, "The request has no form in HTTP/2."));
         };
@@ -94,23 +102,22 @@ impl Http2Call {
         loop {
             let held = match place.take() {
                 Some(place) => place,
-                None => find(&worker.pool.links, &mut attempts, &worker.shared.limits).await?,
+                None => find(&worker.pool.links, attempts, &worker.shared.limits).await?,
             };
-            retell(&attempts, &mut request);
-            let failure = match once(&held, &request, &mut self.upload, &attempts).await {
+            retell(attempts, &mut request);
+            let failure = match once(&held, &request, &mut self.upload, attempts).await {
                 Ok((response, pump)) => {
                     let status = response.status().as_u16();
                     attempts.answered(status);
                     if repeatable && attempts.retries(status) && attempts.next() {
                         continue;
                     }
-                    return Ok(answered(
+                    return Ok(Http2Head {
                         response,
                         pump,
-                        held,
-                        attempts,
-                        request.method() == Method::HEAD,
-                    ));
+                        place: held,
+                        head_request: request.method() == Method::HEAD,
+                    });
                 }
                 Err(Outcome::Unprocessed(_)) if whole && !std::mem::replace(&mut replaced, true) => continue,
                 Err(Outcome::Unprocessed(error)) if whole && attempts.next() => {
@@ -205,26 +212,23 @@ async fn head(
     }
 }
 
-fn answered(
-    response: Response<RecvStream>,
-    pump: Option<Pump>,
-    place: Place,
-    attempts: Attempts,
-    head_request: bool,
-) -> Answered {
-    let (parts, stream) = response.into_parts();
-    let said = parts.headers.get(header::CONTENT_LENGTH);
-    let left = said
-        .and_then(|v| v.to_str().ok()?.parse().ok())
-        .filter(|_| !head_request);
-    let mut kept = HeaderMap::with_capacity(parts.headers.len() + headers::ADDED_TO_ANSWERS);
-    for (name, value) in &parts.headers {
-        if headers::reaches_client(name.as_str()) {
-            kept.append(name, value.clone());
+impl Http2Head {
+    /// The answer that has this head, given to the request that made these attempts.
+    pub(in crate::upstream) fn answered(self, attempts: Attempts) -> Answered {
+        let (parts, stream) = self.response.into_parts();
+        let said = parts.headers.get(header::CONTENT_LENGTH);
+        let left = said
+            .and_then(|v| v.to_str().ok()?.parse().ok())
+            .filter(|_| !self.head_request);
+        let mut kept = HeaderMap::with_capacity(parts.headers.len() + headers::ADDED_TO_ANSWERS);
+        for (name, value) in &parts.headers {
+            if headers::reaches_client(name.as_str()) {
+                kept.append(name, value.clone());
+            }
         }
+        let upstream = Arc::clone(attempts.lease.upstream());
+        let silence = Silence::new(upstream.idle, attempts.deadline, self.pump.as_ref().map(Pump::body));
+        let body = AnswerBody::new(stream, left, silence, self.pump, self.place);
+        (parts.status, kept, Incoming::http2(body, attempts.lease))
     }
-    let upstream = Arc::clone(attempts.lease.upstream());
-    let silence = Silence::new(upstream.idle, attempts.deadline, pump.as_ref().map(Pump::body));
-    let body = AnswerBody::new(stream, left, silence, pump, place);
-    (parts.status, kept, Incoming::http2(body, attempts.lease))
 }

@@ -9,5 +9,5 @@ mod links;
 mod pump;
 
 pub(super) use answer::AnswerBody;
-pub(super) use call::Http2Call;
+pub(super) use call::{Http2Call, Http2Head};
 pub(super) use links::{Links, shake_hands};
