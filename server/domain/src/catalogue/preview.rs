@@ -41,9 +41,23 @@ pub fn parse(text: &str) -> Result<CatalogueFile> {
     if text.len() > MAX_FILE_BYTES {
         return Err(DomainError::invalid("file", "is longer than 512 KiB"));
     }
-    let file: CatalogueFile = toml::from_str(text).map_err(|e| DomainError::invalid("file", e.to_string()))?;
+    let file: CatalogueFile = toml::from_str(text).map_err(|e| DomainError::invalid("file", words(&e.to_string())))?;
     file.check().map_err(|e| DomainError::invalid("file", e.to_string()))?;
     Ok(file)
+}
+
+/// What the reader of TOML says, without the names that we have for things.
+fn words(error: &str) -> String {
+    let mut lines = error.lines().map(|line| {
+        let kinds = [
+            ("expected struct ", "expected a table"),
+            ("expected enum ", "expected a word"),
+        ];
+        let named = kinds.iter().find_map(|(kind, word)| Some((line.find(kind)?, word)));
+        named.map_or_else(|| line.to_owned(), |(at, word)| format!("{}{word}", &line[..at]))
+    });
+    let first = lines.next().unwrap_or_default();
+    lines.fold(first, |all, line| format!("{all}\n{line}"))
 }
 
 /// What publishing this file would change; nothing when it is what is published.
@@ -385,6 +399,21 @@ fn overage_words(overage: &Overage, currency: Currency) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mistake_is_told_without_names_of_ours() {
+        let told = |text| parse(text).unwrap_err().to_string();
+        let product = told("product = 5");
+        assert!(
+            product.contains("line 1, column 11") && product.contains("integer `5`, expected a table"),
+            "{product}"
+        );
+        assert!(
+            !product.contains("struct") && !product.contains("ProductFile"),
+            "{product}"
+        );
+        assert!(told("x = 1").contains("unknown field `x`, expected one of `product`"));
+    }
 
     #[test]
     fn limits_are_compared_by_their_names() {
