@@ -14,6 +14,7 @@ use crate::memory::Room;
 use crate::metrics::{self, Metrics, Series, Text};
 use crate::once::Once;
 use crate::seen::AccessLog;
+use crate::sharing::{self, Sharing};
 use crate::source::{SnapshotSource, UsageSink};
 use crate::stop::Stop;
 use crate::tables::Tables;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The certificate cannot be used.
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
+    /// The place where rate limits are shared cannot be used, whatever answers there.
+    #[error("Redis: {0}")]
+    Redis(String),
 }
 
 /// The way to a [`Running`] gateway.
@@ -89,6 +93,9 @@ impl Gateway {
         let gates = listeners.iter().map(|_| Gate::new(config.limits.in_flight_per_thread));
         let open = |log: &AccessLogConfig| AccessLog::start(log).map_err(|e| StartError::AccessLog(log.to.clone(), e));
         let access_log = config.access_log.as_ref().map(open).transpose()?;
+        let each = (listeners.len(), config.limits.shared_limits_wait);
+        let share = |redis| Sharing::new(redis, &peppers, each).map(Arc::new);
+        let sharing = config.redis.as_ref().map(share).transpose().map_err(StartError::Redis)?;
         let shared = Arc::new(Shared {
             tracer: Tracer::start(&config, ledger.id()),
             access_log,
@@ -105,6 +112,7 @@ impl Gateway {
             callers: Callers::new(),
             clock,
             listening,
+            sharing,
         });
         let stop = watch::Sender::new(None);
         follow_the_world(&shared, &stop);
@@ -246,6 +254,9 @@ impl Running {
         if let Some(tracer) = &self.shared.tracer {
             tracer.render(&mut text);
         }
+        if let Some(sharing) = &self.shared.sharing {
+            sharing::render(&mut text, sharing);
+        }
         text.finish()
     }
 
@@ -261,6 +272,7 @@ impl Running {
             limits: &shared.limits,
             ledger: &shared.ledger,
             gates: &shared.gates,
+            sharing: shared.sharing.as_deref(),
             arrival: Arrival {
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
                 now: shared.clock.now(),
