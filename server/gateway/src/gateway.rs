@@ -95,7 +95,12 @@ impl Gateway {
         let access_log = config.access_log.as_ref().map(open).transpose()?;
         let each = (listeners.len(), config.limits.shared_limits_wait);
         let share = |redis| Sharing::new(redis, &peppers, each).map(Arc::new);
-        let sharing = config.redis.as_ref().map(share).transpose().map_err(StartError::Redis)?;
+        let sharing = config
+            .redis
+            .as_ref()
+            .map(share)
+            .transpose()
+            .map_err(StartError::Redis)?;
         let shared = Arc::new(Shared {
             tracer: Tracer::start(&config, ledger.id()),
             access_log,

@@ -17,11 +17,17 @@ impl Live {
     pub(super) fn count(&mut self, ends: &[LedgerEnd], now: Time) -> usize {
         self.0.retain(|ledger, _| ends.iter().any(|end| end.ledger == *ledger));
         for end in ends {
-            let known = self.0.get(&end.ledger).filter(|(through, _)| *through == end.shipped_through);
+            let known = self
+                .0
+                .get(&end.ledger)
+                .filter(|(through, _)| *through == end.shipped_through);
             let since = known.map_or(now, |(_, since)| *since);
             self.0.insert(end.ledger.clone(), (end.shipped_through, since));
         }
-        self.0.values().filter(|(_, since)| since.ms_until(now) < LIVE_MS).count()
+        self.0
+            .values()
+            .filter(|(_, since)| since.ms_until(now) < LIVE_MS)
+            .count()
     }
 }
 
@@ -41,7 +47,11 @@ mod tests {
             all.iter().map(end).collect()
         };
         assert_eq!(live.count(&ends(&[]), at(0)), 0);
-        assert_eq!(live.count(&ends(&[("a", 5), ("b", 7)]), at(1)), 2, "both may be at work");
+        assert_eq!(
+            live.count(&ends(&[("a", 5), ("b", 7)]), at(1)),
+            2,
+            "both may be at work"
+        );
         assert_eq!(live.count(&ends(&[("a", 6), ("b", 7)]), at(40)), 2);
         assert_eq!(live.count(&ends(&[("a", 6), ("b", 7)]), at(61)), 1, "b is silent");
         assert_eq!(live.count(&ends(&[("a", 6), ("b", 8)]), at(90)), 2, "and back");

@@ -342,12 +342,7 @@ fn rules<'a>(terms: &'a Terms, route: &'a Route) -> impl Iterator<Item = &'a Rul
     terms.profile.rules.rules.iter().chain(&route.limits)
 }
 
-fn holding<'a>(
-    arrivals: &Arrivals,
-    asked: &Asked<'a>,
-    terms: &'a Terms,
-    (stand, now_ns): (Stand, u64),
-) -> All<'a> {
+fn holding<'a>(arrivals: &Arrivals, asked: &Asked<'a>, terms: &'a Terms, (stand, now_ns): (Stand, u64)) -> All<'a> {
     let held = |rule, limit: Gcra, place| {
         let mut held = Held {
             rule,

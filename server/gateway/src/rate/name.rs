@@ -43,7 +43,9 @@ impl Names {
             None => overall(asked),
         };
         // What strangers use is counted on each plan by itself.
-        let stranger = subject.account.is_some_and(|(consumer, _)| consumer == ConsumerId::ANONYMOUS);
+        let stranger = subject
+            .account
+            .is_some_and(|(consumer, _)| consumer == ConsumerId::ANONYMOUS);
         let plan = stranger.then_some(terms.profile.plan.as_str());
         self.text(&subject, plan)
     }
@@ -132,21 +134,49 @@ mod tests {
         let all = [
             subject("x"),
             subject("y"),
-            Subject { owner: Some(1), ..subject("x") },
-            Subject { route: Some(1), ..subject("x") },
-            Subject { key: Some(1), ..subject("x") },
-            Subject { account: Some((consumer, Environment::Test)), ..subject("x") },
-            Subject { account: None, ..subject("x") },
-            Subject { address: Some(address), ..subject("x") },
-            Subject { address: Some(address + 1), ..subject("x") },
+            Subject {
+                owner: Some(1),
+                ..subject("x")
+            },
+            Subject {
+                route: Some(1),
+                ..subject("x")
+            },
+            Subject {
+                key: Some(1),
+                ..subject("x")
+            },
+            Subject {
+                account: Some((consumer, Environment::Test)),
+                ..subject("x")
+            },
+            Subject {
+                account: None,
+                ..subject("x")
+            },
+            Subject {
+                address: Some(address),
+                ..subject("x")
+            },
+            Subject {
+                address: Some(address + 1),
+                ..subject("x")
+            },
         ];
         let texts: HashSet<String> = all.iter().map(|s| names.text(s, None)).collect();
         assert_eq!(texts.len(), all.len(), "{texts:?}");
         for text in &texts {
             assert!(text.starts_with(PREFIX) && text.len() <= NAME_MOST, "{text}");
-            assert!(!text.contains(&format!("{address:x}")) && !text.contains("203.0.113"), "{text}");
+            assert!(
+                !text.contains(&format!("{address:x}")) && !text.contains("203.0.113"),
+                "{text}"
+            );
         }
-        assert!(names.text(&subject("x"), None).ends_with(&format!(":x:{consumer}:live")));
+        assert!(
+            names
+                .text(&subject("x"), None)
+                .ends_with(&format!(":x:{consumer}:live"))
+        );
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! A question to the place where all gateways count, and what comes of its answer.
 
 use super::name::Names;
-use super::{All, Arrivals, Asked, Gcra, Held, Left, Limited, Stand, all_pass, foreseen, holding, limited, settle, take_part};
+use super::{
+    All, Arrivals, Asked, Gcra, Held, Left, Limited, Stand, all_pass, foreseen, holding, limited, settle, take_part,
+};
 use crate::account::Terms;
 use smallvec::SmallVec;
 

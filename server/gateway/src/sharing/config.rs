@@ -99,7 +99,10 @@ impl FromStr for RedisUrl {
             host: host.to_owned(),
             port: *port,
             tls,
-            redis: info.redis_settings().clone().set_lib_name("turnpike", env!("CARGO_PKG_VERSION")),
+            redis: info
+                .redis_settings()
+                .clone()
+                .set_lib_name("turnpike", env!("CARGO_PKG_VERSION")),
         })
     }
 }
@@ -122,7 +125,10 @@ mod tests {
             assert!(!format!("{url:?}").contains("s3cret"));
         }
         let url: RedisUrl = "rediss://user:s3cret%40@h".parse().unwrap();
-        assert_eq!((url.redis().username(), url.redis().password()), (Some("user"), Some("s3cret@")));
+        assert_eq!(
+            (url.redis().username(), url.redis().password()),
+            (Some("user"), Some("s3cret@"))
+        );
         for wrong in [
             "",
             "h:6379",

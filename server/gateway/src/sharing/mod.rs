@@ -24,6 +24,7 @@ mod link;
 mod metrics;
 #[cfg(test)]
 #[path = "../../tests/main/redis_server.rs"]
+#[expect(dead_code, reason = "not every test needs all of it")]
 mod redis_server;
 mod server;
 #[cfg(test)]

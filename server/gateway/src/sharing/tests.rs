@@ -68,7 +68,10 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What the gateway's own limits say: whether all pass, what each says, and where they stand then.
 fn own(limits: &[(Gcra, AtomicU64)], holding: &[usize], now_ns: u64) -> (bool, Vec<crate::rate::Rate>) {
-    let rates: Vec<_> = holding.iter().map(|i| limits[*i].0.peek(&limits[*i].1, now_ns)).collect();
+    let rates: Vec<_> = holding
+        .iter()
+        .map(|i| limits[*i].0.peek(&limits[*i].1, now_ns))
+        .collect();
     let pass = rates.iter().all(|rate| rate.allowed);
     if pass {
         for i in holding {
@@ -97,10 +100,18 @@ async fn agrees(connection: &Connection, case: u64, first: Vec<Gcra>, steps: Vec
             continue;
         }
         let names: Vec<String> = holding.iter().map(|i| format!("case-{case}-{i}")).collect();
-        let lines: Vec<_> = names.iter().map(String::as_str).zip(holding.iter().map(|i| limits[*i].0)).collect();
+        let lines: Vec<_> = names
+            .iter()
+            .map(String::as_str)
+            .zip(holding.iter().map(|i| limits[*i].0))
+            .collect();
         let leads = connection.ask(lines.into_iter(), Some(now_ns)).await;
         let leads = leads.map_err(|e| TestCaseError::fail(format!("step {number}: {e}")))?;
-        let told: Vec<_> = holding.iter().zip(&leads).map(|(i, lead)| limits[*i].0.told(*lead)).collect();
+        let told: Vec<_> = holding
+            .iter()
+            .zip(&leads)
+            .map(|(i, lead)| limits[*i].0.told(*lead))
+            .collect();
         let (pass, rates) = own(&limits, &holding, now_ns);
         prop_assert_eq!(told.iter().all(|rate| rate.allowed), pass, "step {}", number);
         prop_assert_eq!(told, rates, "step {}", number);
@@ -113,7 +124,10 @@ async fn agrees(connection: &Connection, case: u64, first: Vec<Gcra>, steps: Vec
 #[test]
 fn the_script_agrees_with_the_gateways_own_limits() {
     let server = RedisServer::start();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let connected = runtime.block_on(connect(&server.url()));
     let case = AtomicU64::new(0);
     let sequences = (
@@ -129,7 +143,11 @@ fn the_script_agrees_with_the_gateways_own_limits() {
 }
 
 fn lines(names: &[&'static str], limit: Gcra) -> impl ExactSizeIterator<Item = (&'static str, Gcra)> + Clone {
-    names.iter().map(move |name| (*name, limit)).collect::<Vec<_>>().into_iter()
+    names
+        .iter()
+        .map(move |name| (*name, limit))
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 #[tokio::test]
@@ -141,7 +159,11 @@ async fn many_at_once_get_the_burst_and_no_more() {
         let connection = if n % 2 == 0 { &one.0 } else { &other.0 };
         connection.ask(lines(&["x"], day), None)
     });
-    let passed = futures(asked).await.into_iter().filter(|leads| day.told(leads[0]).allowed).count();
+    let passed = futures(asked)
+        .await
+        .into_iter()
+        .filter(|leads| day.told(leads[0]).allowed)
+        .count();
     assert_eq!(passed, 50);
 }
 
@@ -172,14 +194,20 @@ async fn a_script_that_was_forgotten_is_sent_again() {
     assert_eq!(connected.0.ask(lines(&["x"], day), None).await.unwrap(), [0]);
     raw(&server, "SCRIPT FLUSH").await;
     let leads = connected.0.ask(lines(&["x"], day), None).await.unwrap();
-    assert!(leads[0] > 0 && day.told(leads[0]).allowed, "what was counted is there: {leads:?}");
+    assert!(
+        leads[0] > 0 && day.told(leads[0]).allowed,
+        "what was counted is there: {leads:?}"
+    );
 }
 
 /// Sends a command in its inline form; what is answered.
 async fn raw(server: &RedisServer, command: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(server.addr()).await.unwrap();
-    stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).await.unwrap();
+    stream
+        .write_all(format!("{command}\r\nQUIT\r\n").as_bytes())
+        .await
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
@@ -220,8 +248,16 @@ async fn what_keeps_limits_from_being_shared_is_said() {
     let config = config(&format!("redis://:s3cret@{addr}"));
     Server::new(&config).unwrap().connect(PATIENCE).await.map(drop).unwrap();
     raw(&closed, "AUTH s3cret\r\nREPLICAOF 127.0.0.1 1").await;
-    let error = Server::new(&config).unwrap().connect(PATIENCE).await.map(drop).unwrap_err();
-    assert!(error.contains("cannot be asked") && error.contains("READONLY"), "{error}");
+    let error = Server::new(&config)
+        .unwrap()
+        .connect(PATIENCE)
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert!(
+        error.contains("cannot be asked") && error.contains("read only replica"),
+        "{error}"
+    );
 }
 
 /// A certificate is checked, against the authority that is named.
@@ -237,8 +273,16 @@ async fn with_tls_the_certificate_is_checked() {
     std::fs::write(&key_file, key.serialize_pem()).unwrap();
     let [certificate, key] = [&certificate_file, &key_file].map(|file| file.to_str().unwrap());
     let server = RedisServer::with(&[
-        "--tls-port", "PORT", "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate,
-        "--tls-auth-clients", "no",
+        "--tls-port",
+        "PORT",
+        "--tls-cert-file",
+        certificate,
+        "--tls-key-file",
+        key,
+        "--tls-ca-cert-file",
+        certificate,
+        "--tls-auth-clients",
+        "no",
     ]);
     let url = server.url().replace("redis:", "rediss:");
     let error = config(&url).check().await.unwrap_err();
@@ -247,7 +291,12 @@ async fn with_tls_the_certificate_is_checked() {
         ca_file: Some(certificate_file.clone()),
         ..config(&url)
     };
-    Server::new(&trusted).unwrap().connect(PATIENCE).await.map(drop).unwrap();
+    Server::new(&trusted)
+        .unwrap()
+        .connect(PATIENCE)
+        .await
+        .map(drop)
+        .unwrap();
     let wrong = RedisConfig {
         ca_file: Some(key_file),
         ..config(&url)

@@ -51,12 +51,26 @@ impl RedisServer {
     fn try_run(&mut self) -> bool {
         let port = self.addr.port().to_string();
         // With TLS the port is that of the option.
-        let plain = if self.options.iter().any(|o| o == "--tls-port") { "0" } else { &port };
+        let plain = if self.options.iter().any(|o| o == "--tls-port") {
+            "0"
+        } else {
+            &port
+        };
         let mut command = Command::new("redis-server");
-        command.args(["--port", plain, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+        command.args([
+            "--port",
+            plain,
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
         command.args(self.options.iter().map(|o| if o == "PORT" { &port } else { o }));
         command.arg("--dir").arg(&self.folder);
-        let mut process = command.stdout(Stdio::null()).spawn().expect("Debian's package redis-server");
+        let process = command.stdout(Stdio::null()).spawn();
+        let mut process = process.unwrap_or_else(|e| panic!("redis-server, Debian's package of that name: {e}"));
         for _ in 0..1_000 {
             if process.try_wait().unwrap().is_some() {
                 return false;
@@ -102,7 +116,10 @@ impl RedisServer {
     /// Forgets everything it holds.
     pub(crate) fn forget(&self) {
         let port = self.addr.port().to_string();
-        let told = Command::new("redis-cli").args(["-p", &port, "flushall"]).stdout(Stdio::null()).status();
+        let told = Command::new("redis-cli")
+            .args(["-p", &port, "flushall"])
+            .stdout(Stdio::null())
+            .status();
         assert!(told.unwrap().success());
     }
 
