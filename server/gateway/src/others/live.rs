@@ -4,30 +4,30 @@ use model::Time;
 use model::snapshot::LedgerEnd;
 use std::collections::HashMap;
 
-/// A ledger that did not grow for this long is nobody's that lets requests through, in milliseconds: a minute. One that is
-/// told for the first time is taken for one that grew.
+/// A ledger that did not grow for this long is nobody's that lets requests through, in milliseconds: a minute.
 const LIVE_MS: i64 = 60_000;
 
-/// How far other ledgers are, and since when.
+/// How far other ledgers are, and since when; no time where that was so when they were first heard of.
 #[derive(Debug, Default)]
-pub(super) struct Live(HashMap<String, (u64, Time)>);
+pub(super) struct Live(Option<HashMap<String, (u64, Option<Time>)>>);
 
 impl Live {
-    /// Takes over how far they are; how many grew lately.
-    pub(super) fn count(&mut self, ends: &[LedgerEnd], now: Time) -> usize {
-        self.0.retain(|ledger, _| ends.iter().any(|end| end.ledger == *ledger));
+    /// Takes over how far they are; how many grew lately. A ledger that is new has grown, unless it may be an old one: in the
+    /// first answer, and where everything is told.
+    pub(super) fn count(&mut self, ends: &[LedgerEnd], everything: bool, now: Time) -> usize {
+        let is_first = self.0.is_none();
+        let known = self.0.get_or_insert_default();
         for end in ends {
-            let known = self
-                .0
-                .get(&end.ledger)
-                .filter(|(through, _)| *through == end.shipped_through);
-            let since = known.map_or(now, |(_, since)| *since);
-            self.0.insert(end.ledger.clone(), (end.shipped_through, since));
+            let before = known.get(&end.ledger);
+            let since = match before {
+                Some((through, since)) if *through == end.shipped_through => *since,
+                None if is_first || everything => None,
+                Some(_) | None => Some(now),
+            };
+            known.insert(end.ledger.clone(), (end.shipped_through, since));
         }
-        self.0
-            .values()
-            .filter(|(_, since)| since.ms_until(now) < LIVE_MS)
-            .count()
+        let is_live = |since: &Option<Time>| since.is_some_and(|since| since.ms_until(now) < LIVE_MS);
+        known.values().filter(|(_, since)| is_live(since)).count()
     }
 }
 
@@ -36,26 +36,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gateways_that_count_nothing_for_a_minute_are_left_out() {
+    fn gateways_are_at_work_for_a_minute_after_their_ledger_grew() {
         let mut live = Live::default();
-        let at = |s: i64| Time::from_unix_s(1_000_000 + s);
-        let ends = |all: &[(&str, u64)]| -> Vec<LedgerEnd> {
+        let mut count = |ends: &[(&str, u64)], everything: bool, s: i64| {
             let end = |(ledger, through): &(&str, u64)| LedgerEnd {
                 ledger: (*ledger).to_owned(),
                 shipped_through: *through,
             };
-            all.iter().map(end).collect()
+            let ends: Vec<LedgerEnd> = ends.iter().map(end).collect();
+            live.count(&ends, everything, Time::from_unix_s(1_000_000 + s))
         };
-        assert_eq!(live.count(&ends(&[]), at(0)), 0);
-        assert_eq!(
-            live.count(&ends(&[("a", 5), ("b", 7)]), at(1)),
-            2,
-            "both may be at work"
-        );
-        assert_eq!(live.count(&ends(&[("a", 6), ("b", 7)]), at(40)), 2);
-        assert_eq!(live.count(&ends(&[("a", 6), ("b", 7)]), at(61)), 1, "b is silent");
-        assert_eq!(live.count(&ends(&[("a", 6), ("b", 8)]), at(90)), 2, "and back");
-        assert_eq!(live.count(&ends(&[("b", 8)]), at(91)), 1);
-        assert_eq!(live.count(&ends(&[("b", 8)]), at(150)), 0);
+        assert_eq!(count(&[("a", 5), ("b", 7)], false, 0), 0, "they may be long gone");
+        assert_eq!(count(&[("a", 6), ("b", 7)], false, 1), 1);
+        assert_eq!(count(&[("a", 6), ("b", 8)], false, 40), 2);
+        assert_eq!(count(&[("a", 6), ("b", 8)], false, 61), 1, "a is silent");
+        assert_eq!(count(&[("a", 9), ("b", 8)], false, 62), 2, "and back");
+        assert_eq!(count(&[("old", 4), ("a", 9), ("b", 8)], true, 63), 2);
+        assert_eq!(count(&[("a", 9), ("c", 1)], false, 64), 3, "one that is new");
+        assert_eq!(count(&[], false, 200), 0);
     }
 }

@@ -125,7 +125,7 @@ impl Others {
     ) -> Result<(), String> {
         let now = shared.clock.now();
         if let Some(sharing) = &shared.sharing {
-            sharing.hear_of(self.live.count(&answer.ends, now));
+            sharing.hear_of(self.live.count(&answer.ends, answer.everything, now));
         }
         let next = self.next(&answer, now);
         self.told_at = Some(now);
