@@ -320,6 +320,63 @@ async fn a_server_that_is_silent_is_not_asked_for_long() {
     assert!(questions(&first, "passes") >= before + 10.0, "it is asked again");
 }
 
+/// What each of so many requests on one connection takes, from the shortest.
+async fn times(world: &World, count: usize) -> Vec<Duration> {
+    let text = format!(
+        "GET /v1/ok HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\n\r\n",
+        world.key.reveal()
+    );
+    let mut stream = TcpStream::connect(world.addr).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let begun = Instant::now();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut out = Vec::new();
+        while !out.ends_with(b"ok") {
+            let read = stream.read_buf(&mut out).await.unwrap();
+            assert!(
+                read > 0 && out.starts_with(b"HTTP/1.1 200"),
+                "{}",
+                String::from_utf8_lossy(&out)
+            );
+        }
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    times
+}
+
+/// F06: of many requests so few wait for a silent server that the 99th percentile does not know of it. The times are for
+/// whoever reads them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn few_requests_notice_a_silent_server() {
+    const COUNT: usize = 2_000;
+    let server = RedisServer::start();
+    let mut world = World::with(|e| e.rate_limit.per_second = 100_000).await;
+    let said = |what: &str, times: &[Duration]| {
+        let at = |part: usize| times[(times.len() - 1) * part / 1_000];
+        println!("{what}: p50 {:?}, p99 {:?}, p99.9 {:?}", at(500), at(990), at(999));
+    };
+    said("alone", &times(&world, COUNT).await);
+    share(&mut world, &server.url(), BRISK).await;
+    until_shared(&world).await;
+    said("shared", &times(&world, COUNT).await);
+    let waited = || questions(&world, "late") + questions(&world, "failed");
+    let before = waited();
+    server.freeze();
+    let silent = times(&world, COUNT).await;
+    said("silent", &silent);
+    assert!(
+        waited() - before >= 5.0 && waited() - before <= COUNT as f64 / 100.0,
+        "{}",
+        waited() - before
+    );
+    server.thaw();
+    until_shared(&world).await;
+    said("shared again", &times(&world, COUNT).await);
+}
+
 const PASSES: u8 = 0;
 const SLOW: u8 = 1;
 const CUTS: u8 = 2;
