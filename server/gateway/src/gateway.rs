@@ -93,14 +93,7 @@ impl Gateway {
         let gates = listeners.iter().map(|_| Gate::new(config.limits.in_flight_per_thread));
         let open = |log: &AccessLogConfig| AccessLog::start(log).map_err(|e| StartError::AccessLog(log.to.clone(), e));
         let access_log = config.access_log.as_ref().map(open).transpose()?;
-        let each = (listeners.len(), config.limits.shared_limits_wait);
-        let share = |redis| Sharing::new(redis, &peppers, each).map(Arc::new);
-        let sharing = config
-            .redis
-            .as_ref()
-            .map(share)
-            .transpose()
-            .map_err(StartError::Redis)?;
+        let sharing = share(&config, &peppers, listeners.len()).map_err(StartError::Redis)?;
         let shared = Arc::new(Shared {
             tracer: Tracer::start(&config, ledger.id()),
             access_log,
@@ -123,15 +116,7 @@ impl Gateway {
         follow_the_world(&shared, &stop);
         let stop_shipping = watch::Sender::new(false);
         let open = watch::Sender::new(config.take_over.is_none());
-        let (mut metrics, mut workers) = (Vec::new(), Vec::new());
-        let series = Arc::new(Series::default());
-        for (i, (listener, gate)) in listeners.into_iter().zip(&shared.gates).enumerate() {
-            let counters = Arc::new(Metrics::new(Arc::clone(&series)));
-            metrics.push(Arc::clone(&counters));
-            let worker = Worker::new(Arc::clone(&shared), Arc::clone(gate), counters, Arc::clone(&random));
-            let told = (open.subscribe(), stop.subscribe());
-            workers.push(spawn_worker(i, worker, listener, told).map_err(StartError::Thread)?);
-        }
+        let (metrics, workers) = start_workers(&shared, listeners, (&open, &stop), &random)?;
         let shipped = Arc::new(AtomicU64::new(0));
         let through = watch::Sender::new(false);
         let snapshots = sync::run(
@@ -341,6 +326,34 @@ impl Running {
         let stop = move || shared.access_log.as_ref().map(AccessLog::stop);
         let _ = tokio::task::spawn_blocking(stop).await;
     }
+}
+
+/// The place where rate limits are shared with other gateways, if there is one.
+fn share(config: &Config, peppers: &Peppers, threads: usize) -> Result<Option<Arc<Sharing>>, String> {
+    let each = (threads, config.limits.shared_limits_wait);
+    let share = |redis| Sharing::new(redis, peppers, each).map(Arc::new);
+    config.redis.as_ref().map(share).transpose()
+}
+
+type Workers = (Vec<Arc<Metrics>>, Vec<oneshot::Receiver<()>>);
+
+/// A worker for each listening socket; their counters, and what tells that they have ended.
+fn start_workers(
+    shared: &Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    (open, stop): (&watch::Sender<bool>, &watch::Sender<Option<Stop>>),
+    random: &Arc<dyn Random>,
+) -> Result<Workers, StartError> {
+    let (mut metrics, mut workers) = (Vec::new(), Vec::new());
+    let series = Arc::new(Series::default());
+    for (i, (listener, gate)) in listeners.into_iter().zip(&shared.gates).enumerate() {
+        let counters = Arc::new(Metrics::new(Arc::clone(&series)));
+        metrics.push(Arc::clone(&counters));
+        let worker = Worker::new(Arc::clone(shared), Arc::clone(gate), counters, Arc::clone(random));
+        let told = (open.subscribe(), stop.subscribe());
+        workers.push(spawn_worker(i, worker, listener, told).map_err(StartError::Thread)?);
+    }
+    Ok((metrics, workers))
 }
 
 /// What is looked at from time to time: certificate files, issuers' keys, and targets' names and health.
