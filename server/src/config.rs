@@ -243,6 +243,18 @@ pub(crate) struct Serving {
         value_name = "SECONDS"
     )]
     pub(crate) gateway_stale_after_s: u32,
+    /// Redis or Valkey through which all gateways of this installation share their rate limits
+    /// (redis://user:password@host:6379/0; rediss:// for TLS). Without it each gateway counts its own.
+    #[arg(long, env = "TURNPIKE_GATEWAY_REDIS_URL", hide_env_values = true, value_name = "URL")]
+    pub(crate) gateway_redis_url: Option<String>,
+    /// Authorities in PEM that its certificate is checked against, in place of those that browsers trust.
+    #[arg(
+        long,
+        env = "TURNPIKE_GATEWAY_REDIS_CA_FILE",
+        value_name = "FILE",
+        requires = "gateway_redis_url"
+    )]
+    pub(crate) gateway_redis_ca_file: Option<PathBuf>,
     /// Longest time that requests in flight get at the end, in seconds.
     #[arg(long, env = "TURNPIKE_DRAIN_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_seconds: u64,
@@ -309,6 +321,7 @@ impl Serving {
             sample: self.access_log_sample,
         });
         config.trace = self.trace()?;
+        config.redis = self.redis()?;
         config.trusted_proxies.clone_from(&self.gateway_trusted_proxies);
         config.proxy_protocol = self.gateway_proxy_protocol;
         Ok(config)
@@ -330,6 +343,18 @@ impl Serving {
             sample: self.trace_sample,
             trust_parent: self.trace_trust_parent,
         }))
+    }
+
+    /// Where rate limits are shared, if anywhere. Read here and not by clap, which would print a wrong one with its
+    /// password.
+    pub(crate) fn redis(&self) -> Result<Option<gateway::RedisConfig>, Failure> {
+        let read = |url: &String| {
+            let url = url.parse();
+            let url = url.map_err(|why| Failure(format!("TURNPIKE_GATEWAY_REDIS_URL: {why}")))?;
+            let ca_file = self.gateway_redis_ca_file.clone();
+            Ok(gateway::RedisConfig { url, ca_file })
+        };
+        self.gateway_redis_url.as_ref().map(read).transpose()
     }
 
     /// The gateway's certificate and key, where it serves TLS.

@@ -37,6 +37,7 @@ pub(crate) async fn serve(storage: Storage, portal: Portal, serving: Serving) ->
     logs::start(serving.log_format, &serving.log)?;
     let settings = portal.settings(&storage.data_dir)?;
     serving.trace()?;
+    serving.redis()?;
     let role = serving.role.to_possible_value();
     let role = role.as_ref().map_or("all", |r| r.get_name());
     let mut heir = match serving.take_over {

@@ -9,7 +9,7 @@ use crate::flight::{Flight, Full};
 use crate::headers::{self, RATELIMIT, RATELIMIT_POLICY, TURNPIKE_GRACE};
 use crate::key_limit::KeyOver;
 use crate::limit::{Limit, Over, Slot};
-use crate::rate::{self, Asked, Left};
+use crate::rate::{self, Asked, Left, Limited, Stand};
 use crate::refusal::{Refusal, Refused};
 use crate::route::Route;
 use crate::tables::Tables;
@@ -31,6 +31,8 @@ pub(crate) struct Admission {
     pub(crate) closed: Closed,
     /// Its place among the requests in flight.
     pub(crate) flight: Flight,
+    /// Who counts the rate limits. Where all gateways do, they are still to be asked.
+    pub(crate) stand: Stand,
     /// What is left of the rate limits.
     left: Left,
 }
@@ -81,9 +83,15 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Decides. `now_ns` is steady time in nanoseconds; `now` is business time. Where only the units are not given, it is for
+/// Decides. `now_ns` is steady time in nanoseconds; `now` is business time. Rate limits that all gateways count together are
+/// only held against what is known of them here. Where only the units are not given, it is for
 /// the caller of this to find an answer that costs none, or to refuse ([`Admission::unpaid`]).
-pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u64) -> Result<Admission, Refused> {
+pub(crate) fn admit(
+    request: &Request<'_>,
+    tables: &Tables,
+    now: Time,
+    (stand, now_ns): (Stand, u64),
+) -> Result<Admission, Refused> {
     let Request { caller, route, .. } = *request;
     let account = &caller.key.account;
     let terms = caller.terms(now);
@@ -94,7 +102,7 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
         Ok(taken) => taken,
         Err(full) => return Err(too_many(full, &terms, route, now)),
     };
-    let mut left = match rate::take(&tables.arrivals, &request.asked(), &terms, now_ns) {
+    let mut left = match rate::take(&tables.arrivals, &request.asked(), &terms, (stand, now_ns)) {
         Ok(left) => left,
         Err(limited) => return Err(with_limits(over_rate(&limited), &terms, route, &limited.left, now)),
     };
@@ -112,6 +120,7 @@ pub(crate) fn admit(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u
         unpaid,
         closed,
         flight,
+        stand,
         left,
     })
 }
@@ -162,16 +171,19 @@ pub(crate) struct Foresight {
     left: Left,
 }
 
-/// Looks ahead without making the call: a place of the plan's overall rate limit is taken, so that asking has a bound, and
-/// nothing else.
-pub(crate) fn foresee(request: &Request<'_>, tables: &Tables, now: Time, now_ns: u64) -> Result<Foresight, Refused> {
+/// What came of taking a place of the plan's overall rate limit: what is left of all limits, and who else would refuse.
+pub(crate) type Place = Result<(Left, Option<Box<Limited>>), Box<Limited>>;
+
+/// Looks ahead without making the call: a place of the plan's overall rate limit was taken, so that asking has a bound, and
+/// nothing else is.
+pub(crate) fn foresee(request: &Request<'_>, place: Place, now: Time) -> Result<Foresight, Refused> {
     let route = request.route;
     let terms = request.caller.terms(now);
     let limited = |limited: Box<rate::Limited>| {
         let refused = over_rate(&limited);
         with_limits(refused, &terms, route, &limited.left, now)
     };
-    let (left, others) = rate::ask(&tables.arrivals, &request.asked(), &terms, now_ns).map_err(limited)?;
+    let (left, others) = place.map_err(limited)?;
     let refused = permitted(request, &terms).err();
     let refused = refused.or_else(|| others.map(|l| over_rate(&l)));
     let refused = refused.or_else(|| {
@@ -385,6 +397,18 @@ fn add_limits(headers: &mut HeaderMap, terms: &Terms, route: &Route, left: &Left
 }
 
 impl Admission {
+    /// Takes over what all gateways together have left of the rate limits, or what they refuse.
+    pub(crate) fn agreed(&mut self, left: Result<Left, Box<Limited>>, route: &Route, now: Time) -> Result<(), Refused> {
+        match left {
+            Ok(mut left) => {
+                left.concurrency = self.left.concurrency;
+                self.left = left;
+                Ok(())
+            }
+            Err(limited) => Err(with_limits(over_rate(&limited), &self.terms, route, &limited.left, now)),
+        }
+    }
+
     /// Says what is left, and what the call cost, after the answer was counted or not.
     pub(crate) fn add_headers(&self, headers: &mut HeaderMap, route: &Route, counted: bool, now: Time) {
         add_limits(headers, &self.terms, route, &self.left, now);

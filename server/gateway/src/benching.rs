@@ -4,7 +4,7 @@ use crate::Peppers;
 use crate::admit;
 use crate::authenticate::{self, Caller};
 use crate::ledger::{Ledger, record};
-use crate::rate::Gcra;
+use crate::rate::{Gcra, Stand};
 use crate::route::{Route, known_method};
 use crate::tables::Tables;
 use http::request::Parts;
@@ -144,7 +144,7 @@ impl Bench {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             parts: &self.parts,
         };
-        admit::admit(&request, &self.tables, now(), self.now_ns()).is_ok_and(|a| a.unpaid.is_none())
+        admit::admit(&request, &self.tables, now(), (Stand::Alone, self.now_ns())).is_ok_and(|a| a.unpaid.is_none())
     }
 
     /// Writes a record; its number.

@@ -2,6 +2,7 @@
 
 use crate::ledger::BeforeSync;
 use crate::listen::TlsFiles;
+use crate::sharing::{self, RedisConfig};
 use crate::trace::TraceConfig;
 use hmac::{Hmac, KeyInit, Mac};
 use model::policy::AddressRange;
@@ -37,6 +38,8 @@ pub struct Config {
     pub access_log: Option<AccessLogConfig>,
     /// Where traces of requests are sent; none switches that off.
     pub trace: Option<TraceConfig>,
+    /// Where rate limits are shared with other gateways; none counts them here alone.
+    pub redis: Option<RedisConfig>,
     /// What comes before every sync of the ledger, in tests of disks that fail.
     pub before_sync: Option<BeforeSync>,
     /// Bounds on time and size.
@@ -135,6 +138,7 @@ impl Config {
             uncounted: PRIVATE.iter().filter_map(|range| range.parse().ok()).collect(),
             access_log: None,
             trace: None,
+            redis: None,
             before_sync: None,
             limits: Limits::default(),
         }
@@ -189,6 +193,8 @@ pub struct Limits {
     /// Memory for keys of repeats and their answers, in bytes; a key without its answer takes 192, for as long as its
     /// route says. One caller's keys may take as much of it as is left for those of all others.
     pub idempotency_bytes: usize,
+    /// Longest wait for an answer about rate limits that all gateways share; a part of them holds here without one.
+    pub shared_limits_wait: Duration,
     /// Longest wait for another request that fetches the same answer.
     pub cache_wait: Duration,
     /// Longest time between two questions to the snapshot source.
@@ -230,6 +236,7 @@ impl Default for Limits {
             in_flight_wait: Duration::from_secs(1),
             cache_bytes: 64 << 20,
             idempotency_bytes: 64 << 20,
+            shared_limits_wait: sharing::ANSWER_MOST,
             cache_wait: Duration::from_secs(3),
             poll_interval: Duration::from_secs(2),
             stale_after: None,

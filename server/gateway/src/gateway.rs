@@ -14,6 +14,7 @@ use crate::memory::Room;
 use crate::metrics::{self, Metrics, Series, Text};
 use crate::once::Once;
 use crate::seen::AccessLog;
+use crate::sharing::{self, Sharing};
 use crate::source::{SnapshotSource, UsageSink};
 use crate::stop::Stop;
 use crate::tables::Tables;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The certificate cannot be used.
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
+    /// The place where rate limits are shared cannot be used, whatever answers there.
+    #[error("Redis: {0}")]
+    Redis(String),
 }
 
 /// The way to a [`Running`] gateway.
@@ -89,6 +93,7 @@ impl Gateway {
         let gates = listeners.iter().map(|_| Gate::new(config.limits.in_flight_per_thread));
         let open = |log: &AccessLogConfig| AccessLog::start(log).map_err(|e| StartError::AccessLog(log.to.clone(), e));
         let access_log = config.access_log.as_ref().map(open).transpose()?;
+        let sharing = share(&config, &peppers, listeners.len()).map_err(StartError::Redis)?;
         let shared = Arc::new(Shared {
             tracer: Tracer::start(&config, ledger.id()),
             access_log,
@@ -105,20 +110,13 @@ impl Gateway {
             callers: Callers::new(),
             clock,
             listening,
+            sharing,
         });
         let stop = watch::Sender::new(None);
         follow_the_world(&shared, &stop);
         let stop_shipping = watch::Sender::new(false);
         let open = watch::Sender::new(config.take_over.is_none());
-        let (mut metrics, mut workers) = (Vec::new(), Vec::new());
-        let series = Arc::new(Series::default());
-        for (i, (listener, gate)) in listeners.into_iter().zip(&shared.gates).enumerate() {
-            let counters = Arc::new(Metrics::new(Arc::clone(&series)));
-            metrics.push(Arc::clone(&counters));
-            let worker = Worker::new(Arc::clone(&shared), Arc::clone(gate), counters, Arc::clone(&random));
-            let told = (open.subscribe(), stop.subscribe());
-            workers.push(spawn_worker(i, worker, listener, told).map_err(StartError::Thread)?);
-        }
+        let (metrics, workers) = start_workers(&shared, listeners, (&open, &stop), &random)?;
         let shipped = Arc::new(AtomicU64::new(0));
         let through = watch::Sender::new(false);
         let snapshots = sync::run(
@@ -246,6 +244,9 @@ impl Running {
         if let Some(tracer) = &self.shared.tracer {
             tracer.render(&mut text);
         }
+        if let Some(sharing) = &self.shared.sharing {
+            sharing::render(&mut text, sharing);
+        }
         text.finish()
     }
 
@@ -261,6 +262,7 @@ impl Running {
             limits: &shared.limits,
             ledger: &shared.ledger,
             gates: &shared.gates,
+            sharing: shared.sharing.as_deref(),
             arrival: Arrival {
                 client: IpAddr::V4(Ipv4Addr::LOCALHOST),
                 now: shared.clock.now(),
@@ -324,6 +326,34 @@ impl Running {
         let stop = move || shared.access_log.as_ref().map(AccessLog::stop);
         let _ = tokio::task::spawn_blocking(stop).await;
     }
+}
+
+/// The place where rate limits are shared with other gateways, if there is one.
+fn share(config: &Config, peppers: &Peppers, threads: usize) -> Result<Option<Arc<Sharing>>, String> {
+    let each = (threads, config.limits.shared_limits_wait);
+    let share = |redis| Sharing::new(redis, peppers, each).map(Arc::new);
+    config.redis.as_ref().map(share).transpose()
+}
+
+type Workers = (Vec<Arc<Metrics>>, Vec<oneshot::Receiver<()>>);
+
+/// A worker for each listening socket; their counters, and what tells that they have ended.
+fn start_workers(
+    shared: &Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    (open, stop): (&watch::Sender<bool>, &watch::Sender<Option<Stop>>),
+    random: &Arc<dyn Random>,
+) -> Result<Workers, StartError> {
+    let (mut metrics, mut workers) = (Vec::new(), Vec::new());
+    let series = Arc::new(Series::default());
+    for (i, (listener, gate)) in listeners.into_iter().zip(&shared.gates).enumerate() {
+        let counters = Arc::new(Metrics::new(Arc::clone(&series)));
+        metrics.push(Arc::clone(&counters));
+        let worker = Worker::new(Arc::clone(shared), Arc::clone(gate), counters, Arc::clone(random));
+        let told = (open.subscribe(), stop.subscribe());
+        workers.push(spawn_worker(i, worker, listener, told).map_err(StartError::Thread)?);
+    }
+    Ok((metrics, workers))
 }
 
 /// What is looked at from time to time: certificate files, issuers' keys, and targets' names and health.

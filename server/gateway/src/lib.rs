@@ -26,7 +26,8 @@
 //!    Fields that a caller lacks the feature for leave the answer as it streams (`feature_gates`, `filter`).
 //! 6. **Record** (`record`). Exactly one ledger record per authenticated request, however it ends.
 //!
-//! Nothing in this waits for the control plane, and no lock is held across an await.
+//! Nothing in this waits for the control plane, and no lock is held across an await. Where gateways
+//! [share their rate limits](#rate-limits), step 4 waits for that answer, for at most [`Limits::shared_limits_wait`].
 //!
 //! # When a record is written
 //!
@@ -186,7 +187,27 @@
 //! Limits that count by consumer alone are kept in the account and cost some nanoseconds; the others are looked up in a
 //! sharded table of at most 4 million subjects (addresses apart, at most a million), from which times that are past go
 //! first (`rate::table`). A limit that keeps its name keeps its count when a plan changes, and a consumer's count
-//! follows it from plan to plan. Counts are this gateway's own, and are not kept over a restart.
+//! follows it from plan to plan. Counts are this gateway's own, and are not kept over a restart, unless they are shared.
+//!
+//! With [`Config::redis`] every rate limit is one GCRA for all gateways of an installation, in a Redis (6 or later) or Valkey
+//! that they all reach (`sharing`). A script takes a place from each limit that holds for a request, or from none, with the
+//! same formula to the nanosecond and by that server's clock, so gateways whose clocks differ agree. What is kept is an
+//! instant for each limit and subject, `turnpike:rate:{installation}:{limit}:{subject}`, which goes by itself once it says
+//! nothing any more; addresses and what is long are hashed under the first pepper. The installation is known by its
+//! peppers. The request is asked about behind everything else that is known here, and before its body is read or anything
+//! is sent; a refusal gives its units back, and what a quota or a spend cap refuses is not counted. What was last heard of
+//! a limit is remembered here, and as long as that says that it refuses, nobody is asked. Quotes take of the plan's
+//! overall limit there, too.
+//!
+//! A question that is not answered in 30 ms costs the request that time; after five in a row, or when the connection is lost,
+//! nobody asks any more, and each thread tries again in the background, after 100 ms and up to 5 s. Meanwhile each gateway holds
+//! `limit / gateways * 1.2` of every limit by itself (the rate, and of the burst at least one; alone all of it), from where
+//! it was last heard. Gateways are those whose ledgers grew in the last minute, as far as the control plane tells
+//! ([`model::snapshot::Changes::others`]), and this one: those that let nothing through take no share. All of them
+//! together let at most a fifth more through than the limit says, and a burst for what was not yet heard of; Kong's
+//! documentation advises half as much again, with counters that are brought together later. What is let through meanwhile
+//! is not brought in afterwards. With a server that lost what it held, every limit begins anew once. Quotas,
+//! spend caps and limits of keys are never counted there.
 //!
 //! # What begins and ends by itself
 //!
@@ -365,7 +386,7 @@
 //! `Connection: close` (HTTP/2: `GOAWAY`, with the last request that it takes; those beyond it are not processed, and clients
 //! send them again), and ships its ledger. Units are in one ledger each, so none is lost or counted
 //! twice. What it recorded after its successor was told reaches that one's counters as every other gateway's does, and in
-//! the end with [`Running::ask_all_anew`]. Rate limits, requests in flight,
+//! the end with [`Running::ask_all_anew`]. Rate limits that are not shared, requests in flight,
 //! circuits and remembered tokens begin anew. What a gateway that died left behind is brought in by [`ship_rest`].
 //!
 //! # Several gateways
@@ -379,7 +400,8 @@
 //! half, and a second more for the first requests after a minute in which no other gateway counted. What the others let
 //! through in that time may pass a hard quota or a cap; nothing counts twice, and nothing is left out. After a start, a
 //! long absence of the control plane, or when its database was set back, everything is asked for. One gateway alone asks
-//! for nothing. Rate limits and requests in flight are each gateway's own.
+//! for nothing. Rate limits are shared where there is a [place for them](#rate-limits), and otherwise each gateway's own, as
+//! requests in flight always are.
 //!
 //! # Threads
 //!
@@ -438,6 +460,7 @@ mod refusal;
 mod rest;
 mod route;
 mod seen;
+mod sharing;
 mod shipper;
 mod source;
 mod stop;
@@ -458,5 +481,6 @@ pub use ledger::BeforeSync;
 pub use listen::{TlsError, TlsFiles};
 pub use refusal::Refusal;
 pub use rest::{is_free, ship_rest};
+pub use sharing::{RedisConfig, RedisUrl};
 pub use source::{SnapshotSource, SourceError, UsageSink};
 pub use trace::{CollectorHeaders, CollectorUrl, TraceConfig};

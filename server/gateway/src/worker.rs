@@ -11,7 +11,9 @@ use crate::listen::{self, Crowd, Listening};
 use crate::memory::Room;
 use crate::metrics::Metrics;
 use crate::once::Once;
+use crate::rate::Stand;
 use crate::seen::{AccessLog, Entry, Outcome};
+use crate::sharing::{Link, Sharing};
 use crate::stop::Stop;
 use crate::tables::Tables;
 use crate::trace::Tracer;
@@ -52,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) bodies: Arc<Room>,
     /// Of the worker threads, in their order.
     pub(crate) gates: Vec<Arc<Gate>>,
+    /// Where rate limits are shared with other gateways.
+    pub(crate) sharing: Option<Arc<Sharing>>,
 }
 
 impl Shared {
@@ -91,13 +95,17 @@ pub(crate) struct Worker {
     pub(crate) random: Buffered,
     /// Requests that go on without their client.
     pub(crate) detached: TaskTracker,
+    /// Where rate limits are asked about that all gateways share.
+    pub(crate) link: Option<Arc<Link>>,
 }
 
 impl Worker {
     /// A worker with nothing open.
     pub(crate) fn new(shared: Arc<Shared>, gate: Arc<Gate>, metrics: Arc<Metrics>, random: Arc<dyn Random>) -> Self {
+        let link = |sharing: &Arc<Sharing>| Arc::new(Link::new(Arc::clone(sharing)));
         Self {
             gate,
+            link: shared.sharing.as_ref().map(link),
             shared,
             pool: Pool::default(),
             metrics,
@@ -108,6 +116,11 @@ impl Worker {
                 bytes: Mutex::new(Vec::new()),
             },
         }
+    }
+
+    /// Who counts rate limits.
+    pub(crate) fn stand(&self) -> Stand {
+        self.link.as_ref().map_or(Stand::Alone, |link| link.stand())
     }
 }
 
@@ -137,6 +150,9 @@ pub(crate) async fn serve(
     mut open: watch::Receiver<bool>,
     mut stop: watch::Receiver<Option<Stop>>,
 ) {
+    if let Some(link) = &worker.link {
+        tokio::spawn(Arc::clone(link).keep());
+    }
     tokio::select! {
         _ = open.wait_for(|open| *open) => {}
         _ = stop.changed() => return,

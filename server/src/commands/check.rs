@@ -52,6 +52,9 @@ pub(crate) async fn run(json: bool, storage: Storage, portal: Portal, serving: S
         Ok(Some(trace)) => findings.push(("traces", Ok(trace.endpoint.to_string()))),
         Err(wrong) => findings.push(("traces", Err(wrong.to_string()))),
     }
+    if let Some(found) = redis(&serving).await {
+        findings.push(("redis", found));
+    }
     findings.push((
         "mail",
         Ok(if portal.smtp_url.is_some() {
@@ -120,6 +123,15 @@ fn stripe(portal: &Portal, priced: &[PricedPlan]) -> Result<String, String> {
     } else {
         format!("{mode}; `serve` still has to make the prices of {}", waiting.join(", "))
     })
+}
+
+/// Whether the place where rate limits are shared can be asked; none where there is no such place.
+async fn redis(serving: &Serving) -> Option<Result<String, String>> {
+    let redis = match serving.redis() {
+        Ok(redis) => redis?,
+        Err(wrong) => return Some(Err(wrong.to_string())),
+    };
+    Some(redis.check().await.map(|()| redis.url.to_string()))
 }
 
 /// The server's version, and the plans that need Stripe; none of those before the first `migrate`.

@@ -90,6 +90,11 @@ const CASES: &[Bad] = &[
         &["--trace-sample", "from 0 to 1"],
     ),
     ("serve --trace-headers a=b", &["--trace-endpoint"]),
+    (
+        "serve --gateway-redis-url 127.0.0.1:6379",
+        &["TURNPIKE_GATEWAY_REDIS_URL", "redis://"],
+    ),
+    ("serve --gateway-redis-ca-file ca.pem", &["--gateway-redis-url"]),
     ("fly", &["fly"]),
 ];
 

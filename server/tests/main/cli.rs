@@ -1,5 +1,6 @@
 //! The commands: what they print, and what they say to bad input.
 
+use crate::redis_server::RedisServer;
 use crate::support::{Answer, Output, Program, Upstream, call, catalogue, until};
 use std::collections::HashSet;
 use std::io::Write as _;
@@ -196,6 +197,38 @@ async fn what_a_collector_of_traces_is_told_is_never_printed() {
         let help = program.run(&["serve", "--help"]).await.ok();
         assert!(!help.contains(SECRET) && help.contains(name), "{help}");
     }
+}
+
+/// A wrong address of Redis is named, its password is not; a server that refuses the password stops nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_rate_limits_from_being_shared_is_said() {
+    let (database, server) = (Database::new().await, RedisServer::with(&["--requirepass", "right"]));
+    let program = |url: &str| Program::new(Some(&database)).with("TURNPIKE_GATEWAY_REDIS_URL", url);
+    for arguments in [&["serve"][..], &["check"], &["--json", "check"]] {
+        let output = program(&format!("redis://:{SECRET}@host:port")).run(arguments).await;
+        let text = format!("{}{}", output.stdout, output.stderr);
+        assert!(
+            !output.status.success() && !text.contains(SECRET),
+            "{arguments:?}: {text}"
+        );
+        assert!(text.contains("TURNPIKE_GATEWAY_REDIS_URL"), "{arguments:?}: {text}");
+    }
+    let wrong = program(&format!("redis://:{SECRET}@{}", server.addr()));
+    let text = wrong.run(&["check"]).await.stdout;
+    assert!(
+        text.contains("WRONG redis: redis://127.0.0.1:") && !text.contains(SECRET),
+        "{text}"
+    );
+    let serving = wrong.serve().await;
+    until("a word on Redis", || {
+        let said = serving.log().contains("rate limits are not shared");
+        async move { said.then_some(()) }
+    })
+    .await;
+    assert!(!serving.log().contains(SECRET), "{}", serving.log());
+    let right = program(&format!("redis://:right@{}", server.addr()));
+    let text = right.run(&["check"]).await.stdout;
+    assert!(text.contains("ok    redis: redis://127.0.0.1:"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

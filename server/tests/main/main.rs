@@ -18,6 +18,9 @@ mod outage;
 mod overrides;
 mod partition;
 mod portal;
+#[path = "../../gateway/tests/main/redis_server.rs"]
+#[expect(dead_code, reason = "not every test needs all of it")]
+mod redis_server;
 mod refusals;
 mod restart;
 mod revoke;

@@ -60,7 +60,12 @@ impl Exchange<'_> {
     }
 
     /// Says what the call would cost, in place of making it. The record says that it was asked: 200, and no units.
-    pub(super) fn quote(&self, client: &Client, route: &Route, mut parts: Parts) -> Result<Response<Answer>, Early> {
+    pub(super) async fn quote(
+        &self,
+        client: &Client,
+        route: &Route,
+        mut parts: Parts,
+    ) -> Result<Response<Answer>, Early> {
         let shared = &self.worker.shared;
         let (caller, mut open, now_ns) = self.caller(client, route, &mut parts)?;
         let asked = admit::Request {
@@ -70,7 +75,8 @@ impl Exchange<'_> {
             address: client.address,
             parts: &parts,
         };
-        let mut foresight = match admit::foresee(&asked, &shared.tables, self.now, now_ns) {
+        let place = self.place_of_quote(&asked, now_ns).await;
+        let mut foresight = match admit::foresee(&asked, place, self.now) {
             Ok(foresight) => foresight,
             Err(refused) => return Err(Early::new(Some(open), refused)),
         };
@@ -131,7 +137,8 @@ impl Exchange<'_> {
             address: client.address,
             parts: &parts,
         };
-        let mut admission = match admit::admit(&asked, &shared.tables, self.now, now_ns) {
+        let stand = self.worker.stand();
+        let mut admission = match admit::admit(&asked, &shared.tables, self.now, (stand, now_ns)) {
             Ok(admission) => admission,
             Err(refused) => return Err(Early::new(Some(open), refused)),
         };

@@ -1,5 +1,6 @@
 //! A request, through the five phases in order.
 
+mod agree;
 mod answer;
 mod cached;
 mod call;
@@ -19,6 +20,7 @@ use crate::http1::Invalid;
 use crate::identity::JWKS_PATH;
 use crate::listen::{Client, Peer};
 use crate::metrics::{Kind, Phase};
+use crate::rate::Stand;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
 use crate::route::{self, Route, Routes};
@@ -260,9 +262,14 @@ impl<'a> Exchange<'a> {
         body: Option<ClientBody>,
     ) -> Result<Response<Answer>, Early> {
         if quote::is_asked(&parts.headers).map_err(|r| Early::new(None, r))? {
-            return self.quote(client, &route, parts);
+            return Box::pin(self.quote(client, &route, parts)).await;
         }
         let mut ready = self.prepare(client, route, parts, body)?;
+        if ready.admission.stand != Stand::Alone
+            && let Err(refused) = Box::pin(self.agree(client, &mut ready)).await
+        {
+            return Err(Early::new(Some(ready.open), refused));
+        }
         // A body that comes slowly takes no place while it is waited for.
         if let Err(refused) = call::pass_gates(&mut ready).await {
             return Err(Early::new(Some(ready.open), refused));

@@ -14,8 +14,9 @@ use crate::feature_gates::{BODY_MOST, Closed};
 use crate::flight::Flight;
 use crate::grpc;
 use crate::once;
-use crate::rate;
+use crate::rate::{self, Stand};
 use crate::route::Route;
+use crate::sharing::Sharing;
 use crate::tables::Tables;
 use crate::tunnel;
 use crate::upload::Bounds;
@@ -64,7 +65,7 @@ pub(super) fn ask(
     };
     let closed = notes.decided("feature gates", gates, open).unwrap_or_default();
     concurrency(notes, tables, asked, (terms, arrival));
-    rates(notes, tables, asked, (terms, arrival));
+    rates(notes, knowledge, asked, (terms, arrival));
     quota(notes, asked, terms, arrival);
     key_limits(notes, asked, terms, arrival);
     whole_body(notes, asked, closed, length);
@@ -108,8 +109,11 @@ fn concurrency(notes: &mut Notes, tables: &Tables, asked: &Request<'_>, (terms, 
 }
 
 /// The rate limits; where an override changes one, it says so, whatever the limit says.
-fn rates(notes: &mut Notes, tables: &Tables, asked: &Request<'_>, (terms, arrival): (&Terms, Arrival)) {
-    for limit in rate::peek(&tables.arrivals, &asked.asked(), terms, arrival.now_ns) {
+fn rates(notes: &mut Notes, knowledge: &Knowledge<'_>, asked: &Request<'_>, (terms, arrival): (&Terms, Arrival)) {
+    let at = (knowledge.stand(), arrival.now_ns);
+    let limits = rate::peek(&knowledge.known.tables.arrivals, &asked.asked(), terms, at);
+    let names = limits.iter().map(|l| l.name.as_str()).collect::<Vec<_>>().join(", ");
+    for limit in limits {
         let about = format!("rate limit {}", limit.name);
         let (rate, seconds) = (limit.rate, limit.rate.seconds());
         if rate.allowed {
@@ -127,6 +131,24 @@ fn rates(notes: &mut Notes, tables: &Tables, asked: &Request<'_>, (terms, arriva
             notes.says(&about, format!("{}; the plan says {told}.", by(o)));
         }
     }
+    if let Some(sharing) = knowledge.sharing {
+        shared(notes, sharing, at.0, &names);
+    }
+}
+
+/// Which limits all gateways share; nothing is asked.
+fn shared(notes: &mut Notes, sharing: &Sharing, stand: Stand, names: &str) {
+    let url = sharing.url();
+    let detail = match stand {
+        Stand::Apart(gateways) => format!(
+            "{names}: {url} does not answer, so this gateway holds its part of each by itself, as one of {gateways}."
+        ),
+        Stand::Alone | Stand::Together => format!(
+            "{names}: counted for all gateways in {url}, which is asked about a call and was not now. What is left is what \
+             was last heard here; it may be less."
+        ),
+    };
+    notes.says("shared rate limits", detail);
 }
 
 /// `The override ovr_... (until 2026-12-24T00:00:00Z)`

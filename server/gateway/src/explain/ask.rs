@@ -15,9 +15,10 @@ use crate::http1;
 use crate::identity::{self, JWKS_PATH};
 use crate::ledger::Ledger;
 use crate::listen::Peer;
-use crate::rate;
+use crate::rate::{self, Stand};
 use crate::record;
 use crate::route::{self, Fit, Route, Routes};
+use crate::sharing::Sharing;
 use crate::upstream::BodyLength;
 use crate::{quote, tunnel};
 use http::StatusCode;
@@ -37,9 +38,18 @@ pub(crate) struct Knowledge<'a> {
     pub(crate) ledger: &'a Ledger,
     /// Of the worker threads.
     pub(crate) gates: &'a [Arc<Gate>],
+    /// Where rate limits are shared with other gateways.
+    pub(crate) sharing: Option<&'a Sharing>,
     /// When it is asked; the client is none yet.
     pub(crate) arrival: Arrival,
     pub(crate) live: bool,
+}
+
+impl Knowledge<'_> {
+    /// Who counts rate limits.
+    pub(super) fn stand(&self) -> Stand {
+        self.sharing.map_or(Stand::Alone, Sharing::stand)
+    }
 }
 
 /// Explains a request.
@@ -121,7 +131,8 @@ fn answers_quote(
     asked: &Request<'_>,
     (terms, arrival): (&Terms, Arrival),
 ) {
-    let overall = rate::peek(&knowledge.known.tables.arrivals, &asked.asked(), terms, arrival.now_ns);
+    let at = (knowledge.stand(), arrival.now_ns);
+    let overall = rate::peek(&knowledge.known.tables.arrivals, &asked.asked(), terms, at);
     match overall.first().filter(|limit| !limit.rate.allowed) {
         Some(limit) => drop(notes.decided::<()>("quote", Err(admit::limited_by(limit)), "")),
         None => notes.answers(

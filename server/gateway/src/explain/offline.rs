@@ -37,6 +37,7 @@ pub fn explain_snapshot(
         limits: &Limits::default(),
         ledger: &ledger,
         gates: &[],
+        sharing: None,
         arrival: Arrival {
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
             now: clock.now(),

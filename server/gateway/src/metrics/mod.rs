@@ -79,6 +79,30 @@ impl Phase {
     }
 }
 
+/// What came of a question about shared rate limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Passes,
+    Refuses,
+    /// Not answered in time.
+    Late,
+    /// Answered with an error, or the connection was lost.
+    Failed,
+    /// There was no connection to ask on.
+    Nobody,
+}
+
+impl Asked {
+    /// All, with their names in labels.
+    pub(crate) const ALL: [(Asked, &'static str); 5] = [
+        (Asked::Passes, "passes"),
+        (Asked::Refuses, "refuses"),
+        (Asked::Late, "late"),
+        (Asked::Failed, "failed"),
+        (Asked::Nobody, "nobody"),
+    ];
+}
+
 /// One worker's counters.
 pub(crate) struct Metrics {
     series: Arc<Series>,
@@ -89,6 +113,8 @@ pub(crate) struct Metrics {
     request: Histogram,
     phases: [Histogram; PHASES],
     first_byte: Box<[Histogram]>,
+    questions: [Counter; Asked::ALL.len()],
+    question: Histogram,
 }
 
 fn add(counters: &[Counter], at: usize) {
@@ -113,6 +139,8 @@ impl Metrics {
             request: Histogram::new(WAITS_US),
             phases: std::array::from_fn(|_| Histogram::new(WORK_US)),
             first_byte: (0..UPSTREAMS).map(|_| Histogram::new(WAITS_US)).collect(),
+            questions: std::array::from_fn(|_| Counter::default()),
+            question: Histogram::new(WAITS_US),
         }
     }
 
@@ -136,6 +164,15 @@ impl Metrics {
     /// A request is over, its answer's body with it.
     pub(crate) fn ended(&self, took: Duration) {
         self.request.observe(took);
+    }
+
+    /// It was asked about shared rate limits; how long that took, where it was sent.
+    pub(crate) fn asked(&self, asked: Asked, took: Option<Duration>) {
+        let place = Asked::ALL.iter().position(|(one, _)| *one == asked);
+        add(&self.questions, place.unwrap_or(usize::MAX));
+        if let Some(took) = took {
+            self.question.observe(took);
+        }
     }
 
     /// A request passed a phase.

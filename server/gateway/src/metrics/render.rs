@@ -2,7 +2,7 @@
 
 use super::series::{Kind, OTHER};
 use super::text::Text;
-use super::{CLASSES, Counter, Metrics, Phase, ROUTES, UPSTREAMS, histogram, plans};
+use super::{Asked, CLASSES, Counter, Metrics, Phase, ROUTES, UPSTREAMS, histogram, plans};
 use crate::refusal::Refusal;
 use crate::route::Routes;
 use crate::worker::Shared;
@@ -33,6 +33,28 @@ pub(crate) fn render(text: &mut Text, all: &[Arc<Metrics>], shared: &Shared, shi
     state(text, shared, shipped);
     kept(text, shared);
     load(text, routes.as_deref(), shared);
+    if shared.sharing.is_some() {
+        questions(text, all);
+    }
+}
+
+/// Questions about rate limits that all gateways share.
+fn questions(text: &mut Text, all: &[Arc<Metrics>]) {
+    text.family(
+        "shared_limits_questions_total",
+        "counter",
+        "Requests whose rate limits all gateways share, by what came of asking about them.",
+    );
+    for (place, (_, outcome)) in Asked::ALL.iter().enumerate() {
+        let n = sum(all, |m| m.questions.get(place));
+        text.sample(&[("outcome", outcome)], n);
+    }
+    text.family(
+        "shared_limits_seconds",
+        "histogram",
+        "From a question about shared rate limits to its answer, or to giving up.",
+    );
+    histogram::render(text, &[], all.iter().map(|m| &m.question));
 }
 
 fn answers(text: &mut Text, all: &[Arc<Metrics>], named: &[(u16, &str, &str)]) {

@@ -6,6 +6,7 @@
 //! committed late has a number that was not asked for yet. Our counter follows what is told and what our own ledger
 //! holds beyond it.
 
+mod live;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use crate::limit::{Limit, Slot};
 use crate::source::SnapshotSource;
 use crate::tables::Tables;
 use crate::worker::Shared;
+use live::Live;
 use model::access::Environment;
 use model::snapshot::{
     COUNTED_MOST, Changes, Counts, KeyUse, LedgerEnd, LedgerPart, MeterEntitlement, OTHERS_TOLD_FOR_S,
@@ -73,6 +75,8 @@ pub(crate) struct Others {
     more: bool,
     /// Counts of periods that have not begun by our clock.
     ahead: AllTold,
+    /// Which of them are at work.
+    live: Live,
 }
 
 /// What an answer of the control plane says of other gateways.
@@ -120,6 +124,9 @@ impl Others {
         answer: Answer,
     ) -> Result<(), String> {
         let now = shared.clock.now();
+        if let Some(sharing) = &shared.sharing {
+            sharing.hear_of(self.live.count(&answer.ends, answer.everything, now));
+        }
         let next = self.next(&answer, now);
         self.told_at = Some(now);
         self.more = next == Next::Everything;

@@ -7,11 +7,20 @@
 //! never is one let through too many.)
 //!
 //! Limits that count by consumer alone are kept in the account; the others in [`Arrivals`].
+//!
+//! Where all gateways share their limits ([`crate::sharing`]), what is kept here is what was last heard of them: an arrival
+//! time never lies further ahead than the shared one. So what this refuses, the shared limit would refuse, too, and need
+//! not be asked; what it lets pass is asked about in a [`Question`]. Nothing is taken here meanwhile, and so nothing has to
+//! be given back. While there is nobody to ask, a part of each limit is taken here.
 
 mod gcra;
+mod name;
+mod question;
 mod table;
 
-pub(crate) use gcra::{Gcra, Rate};
+pub(crate) use gcra::{Gcra, Rate, SLACK_NS};
+pub(crate) use name::Names;
+pub(crate) use question::Question;
 pub(crate) use table::Arrivals;
 
 use crate::account::{Account, Terms};
@@ -149,6 +158,27 @@ impl Rules {
     }
 }
 
+/// Who counts the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stand {
+    /// This gateway, for itself.
+    Alone,
+    /// All gateways in one place, which is to be asked.
+    Together,
+    /// All of this many gateways, which cannot be asked just now: each its part.
+    Apart(u32),
+}
+
+impl Stand {
+    /// What holds at this gateway.
+    fn part(self, limit: Gcra) -> Gcra {
+        match self {
+            Self::Alone | Self::Together => limit,
+            Self::Apart(gateways) => limit.narrowed(gateways),
+        }
+    }
+}
+
 /// Who asks for what.
 pub(crate) struct Asked<'a> {
     pub(crate) account: &'a Account,
@@ -218,36 +248,59 @@ pub(crate) struct Limited {
     pub(crate) retry_s: u64,
 }
 
-/// Takes a place from every limit that holds, or from none.
-pub(crate) fn take(arrivals: &Arrivals, asked: &Asked<'_>, terms: &Terms, now_ns: u64) -> Result<Left, Box<Limited>> {
-    let mut all = holding(arrivals, asked, terms, now_ns);
-    match take_all(&mut all, now_ns) {
-        Ok(()) => Ok(Left::of(&all)),
-        Err(()) => {
-            for held in all.iter_mut().filter(|h| h.rate.allowed) {
-                held.rate = held.limit.without(held.rate);
-            }
-            Err(Box::new(limited(&all, terms)))
-        }
-    }
+/// Takes a place from every limit that holds, or from none. Where all gateways count together it only looks whether they
+/// are known to refuse.
+pub(crate) fn take(
+    arrivals: &Arrivals,
+    asked: &Asked<'_>,
+    terms: &Terms,
+    (stand, now_ns): (Stand, u64),
+) -> Result<Left, Box<Limited>> {
+    let mut all = holding(arrivals, asked, terms, (stand, now_ns));
+    let taken = match stand {
+        Stand::Alone => take_all(&mut all, now_ns),
+        Stand::Apart(_) => take_part(&mut all, now_ns),
+        Stand::Together => all_pass(&all),
+    };
+    settle(&mut all, taken, terms)
 }
 
-/// Takes a place from the plan's overall limit alone, and says who else would refuse.
+/// What is left when a place was taken from each limit, or from none.
+fn settle(all: &mut [Held<'_>], taken: Result<(), ()>, terms: &Terms) -> Result<Left, Box<Limited>> {
+    if taken.is_ok() {
+        return Ok(Left::of(all));
+    }
+    for held in all.iter_mut().filter(|h| h.rate.allowed) {
+        held.rate = held.limit.without(held.rate);
+    }
+    Err(Box::new(limited(all, terms)))
+}
+
+/// Takes a place from the plan's overall limit alone, and says who else would refuse. Where all gateways count together it
+/// only looks.
 pub(crate) fn ask(
     arrivals: &Arrivals,
     asked: &Asked<'_>,
     terms: &Terms,
-    now_ns: u64,
+    (stand, now_ns): (Stand, u64),
 ) -> Result<(Left, Option<Box<Limited>>), Box<Limited>> {
-    let mut all = holding(arrivals, asked, terms, now_ns);
-    if let [overall, ..] = &mut all[..] {
-        overall.rate = overall.limit.take(overall.arrival(), now_ns);
-        if !overall.rate.allowed {
-            return Err(Box::new(limited(&all[..1], terms)));
-        }
+    let mut all = holding(arrivals, asked, terms, (stand, now_ns));
+    let overall = &mut all[..1];
+    let taken = match stand {
+        Stand::Alone => take_all(overall, now_ns),
+        Stand::Apart(_) => take_part(overall, now_ns),
+        Stand::Together => all_pass(overall),
+    };
+    if taken.is_err() {
+        return Err(Box::new(limited(overall, terms)));
     }
-    let others = all.iter().any(|h| !h.rate.allowed);
-    Ok((Left::of(&all), others.then(|| Box::new(limited(&all, terms)))))
+    Ok(foreseen(&all, terms))
+}
+
+/// What is left, and who would refuse.
+fn foreseen(all: &[Held<'_>], terms: &Terms) -> (Left, Option<Box<Limited>>) {
+    let refused = all.iter().any(|h| !h.rate.allowed);
+    (Left::of(all), refused.then(|| Box::new(limited(all, terms))))
 }
 
 /// What a limit would say to one more request.
@@ -261,8 +314,8 @@ pub(crate) struct Peeked {
 }
 
 /// What every limit that holds would say, without taking anything.
-pub(crate) fn peek(arrivals: &Arrivals, asked: &Asked<'_>, terms: &Terms, now_ns: u64) -> Vec<Peeked> {
-    let all = holding(arrivals, asked, terms, now_ns);
+pub(crate) fn peek(arrivals: &Arrivals, asked: &Asked<'_>, terms: &Terms, at: (Stand, u64)) -> Vec<Peeked> {
+    let all = holding(arrivals, asked, terms, at);
     let peeked = |held: &Held<'_>| Peeked {
         name: held.name().to_owned(),
         of_plan: held.rule.is_none_or(|(_, rule)| rule.owner.is_none()),
@@ -289,11 +342,11 @@ fn rules<'a>(terms: &'a Terms, route: &'a Route) -> impl Iterator<Item = &'a Rul
     terms.profile.rules.rules.iter().chain(&route.limits)
 }
 
-fn holding<'a>(arrivals: &Arrivals, asked: &Asked<'a>, terms: &'a Terms, now_ns: u64) -> All<'a> {
+fn holding<'a>(arrivals: &Arrivals, asked: &Asked<'a>, terms: &'a Terms, (stand, now_ns): (Stand, u64)) -> All<'a> {
     let held = |rule, limit: Gcra, place| {
         let mut held = Held {
             rule,
-            limit,
+            limit: stand.part(limit),
             place,
             rate: Rate {
                 allowed: false,
@@ -301,7 +354,10 @@ fn holding<'a>(arrivals: &Arrivals, asked: &Asked<'a>, terms: &'a Terms, now_ns:
                 wait_ns: 0,
             },
         };
-        held.rate = limit.peek(held.arrival(), now_ns);
+        held.rate = match stand {
+            Stand::Together => held.limit.peek_heard(held.arrival(), now_ns),
+            Stand::Alone | Stand::Apart(_) => held.limit.peek(held.arrival(), now_ns),
+        };
         held
     };
     let mut all = All::new();
@@ -318,11 +374,13 @@ fn holding<'a>(arrivals: &Arrivals, asked: &Asked<'a>, terms: &'a Terms, now_ns:
     all
 }
 
+fn all_pass(all: &[Held<'_>]) -> Result<(), ()> {
+    all.iter().all(|h| h.rate.allowed).then_some(()).ok_or(())
+}
+
 /// All were looked at; takes from each when all let it pass.
 fn take_all(all: &mut [Held<'_>], now_ns: u64) -> Result<(), ()> {
-    if all.iter().any(|h| !h.rate.allowed) {
-        return Err(());
-    }
+    all_pass(all)?;
     for i in 0..all.len() {
         all[i].rate = all[i].limit.take(all[i].arrival(), now_ns);
         if !all[i].rate.allowed {
@@ -331,6 +389,15 @@ fn take_all(all: &mut [Held<'_>], now_ns: u64) -> Result<(), ()> {
             }
             return Err(());
         }
+    }
+    Ok(())
+}
+
+/// The same of the part of each that this gateway holds by itself.
+fn take_part(all: &mut [Held<'_>], now_ns: u64) -> Result<(), ()> {
+    take_all(all, now_ns)?;
+    for held in all.iter() {
+        Gcra::part_from_others(held.arrival());
     }
     Ok(())
 }
