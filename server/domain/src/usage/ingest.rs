@@ -139,7 +139,7 @@ async fn add_hours(connection: &mut PgConnection, records: &[&UsageRecord]) -> R
             small(r.meter),
         );
         let hour = hours.entry(key).or_default();
-        hour.requests += 1;
+        hour.requests += i64::from(!r.continues);
         // An upstream that cannot be reached is a failure, although it is the gateway that says so.
         hour.refused += i64::from(r.refusal != 0 && r.status < 500);
         hour.errors += i64::from(r.status >= 500);
@@ -311,10 +311,10 @@ async fn add_requests(connection: &mut PgConnection, ledger: &str, records: &[&U
     let short = |f: fn(&UsageRecord) -> i16| records.iter().map(|r| f(r)).collect::<Vec<_>>();
     sqlx::query!(
         "INSERT INTO requests (ledger, seq, request_id, at, consumer_id, environment, key_id, route, meter, units, status,
-                               refusal, request_bytes, response_bytes, duration_us, variants)
+                               refusal, request_bytes, response_bytes, duration_us, variants, continues)
          SELECT $1, n.* FROM unnest($2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
                                     $8::smallint[], $9::smallint[], $10::bigint[], $11::smallint[], $12::smallint[],
-                                    $13::bigint[], $14::bigint[], $15::bigint[], $16::smallint[]) AS n",
+                                    $13::bigint[], $14::bigint[], $15::bigint[], $16::smallint[], $17::boolean[]) AS n",
         ledger,
         &long(|r| saturating(r.seq)),
         &records.iter().map(|r| r.request).collect::<Vec<_>>() as &[model::RequestId],
@@ -331,6 +331,7 @@ async fn add_requests(connection: &mut PgConnection, ledger: &str, records: &[&U
         &long(|r| saturating(r.response_bytes)),
         &long(|r| i64::from(r.duration_us)),
         &short(|r| small(r.variants)),
+        &records.iter().map(|r| r.continues).collect::<Vec<_>>(),
     )
     .execute(connection)
     .await?;

@@ -582,6 +582,7 @@ mod tests {
         UsageRecord {
             seq: n,
             request: RequestId::from_bits(u128::from(n)),
+            continues: false,
             at: Time::from_unix_ms(5),
             consumer: ConsumerId::from_bits(u128::from(n % 3)),
             environment: Environment::Live,
