@@ -241,7 +241,13 @@ async fn parts_of_a_request_count_units_and_are_no_requests() {
         part
     };
     // Two sockets, and a request that is none.
-    let mut all = vec![part(1, 1, 1), part(2, 2, 1), part(3, 1, 3), part(4, 2, 3), part(5, 1, 2)];
+    let mut all = vec![
+        part(1, 1, 1),
+        part(2, 2, 1),
+        part(3, 1, 3),
+        part(4, 2, 3),
+        part(5, 1, 2),
+    ];
     all.push(record(under, 6, now.plus_s(6), 1));
     ship(&world.domain, &batch("a", all)).await.unwrap();
     let sums: (i64, i64) = sqlx::query_as("SELECT sum(requests)::bigint, sum(units)::bigint FROM usage_hours")

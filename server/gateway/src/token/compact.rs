@@ -137,7 +137,10 @@ mod tests {
         assert!(why(jwe.as_bytes()).contains("three parts"), "its header is not decoded");
         for asked in ["enc", "zip", "cty", "crit", "b64"] {
             let text = format!("{}.!.!", header(&format!(r#"{{"alg":"EdDSA","{asked}":"DEF"}}"#)));
-            assert!(why(text.as_bytes()).contains("not understood"), "{asked}: its claims are not decoded");
+            assert!(
+                why(text.as_bytes()).contains("not understood"),
+                "{asked}: its claims are not decoded"
+            );
         }
         let deep = header(&format!("{}1{}", "[".repeat(2_000), "]".repeat(2_000)));
         assert!(why(format!("{deep}.!.!").as_bytes()).contains("JSON objects"));

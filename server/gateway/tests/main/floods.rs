@@ -148,7 +148,9 @@ async fn a_million_different_requests_make_few_series() {
             4..7 => ("GET".to_owned(), format!("/{n}"), key.to_owned()),
             _ => ("GET".to_owned(), format!("/v1/{n}"), format!("tp_live_{n}")),
         };
-        format!("{method} {path}?q={n} HTTP/1.1\r\nHost: h{n}.example\r\nUser-Agent: u{n}\r\nX-API-Key: {key}\r\nX-{n}: {n}\r\n\r\n")
+        format!(
+            "{method} {path}?q={n} HTTP/1.1\r\nHost: h{n}.example\r\nUser-Agent: u{n}\r\nX-API-Key: {key}\r\nX-{n}: {n}\r\n\r\n"
+        )
     };
     let statuses: Mutex<BTreeMap<u16, usize>> = Mutex::default();
     flood(world.addr, count, request, |_, (status, _)| {
@@ -156,12 +158,23 @@ async fn a_million_different_requests_make_few_series() {
     })
     .await;
     let statuses = statuses.into_inner().unwrap();
-    assert!(statuses.len() > 390 && statuses.values().sum::<usize>() == count, "{statuses:?}");
+    assert!(
+        statuses.len() > 390 && statuses.values().sum::<usize>() == count,
+        "{statuses:?}"
+    );
     let text = world.gateway.as_ref().unwrap().metrics();
     let series = text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).count();
-    println!("{count} requests, {} statuses: {series} series, {} bytes", statuses.len(), text.len());
+    println!(
+        "{count} requests, {} statuses: {series} series, {} bytes",
+        statuses.len(),
+        text.len()
+    );
     assert!(series < 10_000, "{series}");
-    for made_up in [format!("h{}", count - 1), format!("M{}", count - 9), format!("u{}", count - 1)] {
+    for made_up in [
+        format!("h{}", count - 1),
+        format!("M{}", count - 9),
+        format!("u{}", count - 1),
+    ] {
         assert!(!text.contains(&made_up), "{made_up} is in a label");
     }
 }

@@ -87,7 +87,6 @@ async fn take(mut stream: impl AsyncRead + AsyncWrite + Unpin, heads: &Mutex<Vec
     let path = head.split(' ').nth(1).unwrap().to_owned();
     heads.lock().unwrap().push(head);
     let answer = match path.rsplit('/').next().unwrap() {
-        "greets" => format!("{AGREED}\u{1}\u{5}hello"),
         "waits" => {
             // Nothing may come before it agrees.
             let mut early = [0; 64];
@@ -106,14 +105,16 @@ async fn take(mut stream: impl AsyncRead + AsyncWrite + Unpin, heads: &Mutex<Vec
         "deflate" => AGREED.replace("X-Own", "Sec-WebSocket-Extensions: Permessage-Deflate; a=1\r\nX-Own"),
         _ => AGREED.to_owned(),
     };
-    stream.write_all(answer.as_bytes()).await.unwrap();
-    if let Some(hex) = path.rsplit('/').next().unwrap().strip_prefix("raw-") {
-        let digits = hex.as_bytes().chunks(2);
-        let raw: Vec<u8> = digits
-            .map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap())
-            .collect();
-        stream.write_all(&raw).await.unwrap();
+    let mut said = answer.clone().into_bytes();
+    let last = path.rsplit('/').next().unwrap();
+    if last == "greets" {
+        said.extend(server_frame(0x81, b"hello"));
     }
+    if let Some(hex) = last.strip_prefix("raw-") {
+        let digits = hex.as_bytes().chunks(2);
+        said.extend(digits.map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap()));
+    }
+    stream.write_all(&said).await.unwrap();
     let (mut chunk, mut held) = (vec![0; 16 << 10], read[end..].to_vec());
     loop {
         if answer.starts_with("HTTP/1.1 101") {
@@ -161,15 +162,19 @@ pub(crate) async fn shake(world: &World, path: &str, behind: &[u8]) -> (Reply, T
     (read_head(&mut stream).await, stream)
 }
 
+/// Reads an answer, and nothing of what is behind a 101: that is frames.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Reply {
     let mut out = Vec::new();
-    while !out.windows(4).any(|w| w == b"\r\n\r\n") {
-        let mut chunk = [0; 1024];
-        let n = stream.read(&mut chunk).await.unwrap();
-        assert!(n > 0, "closed: {:?}", String::from_utf8_lossy(&out));
-        out.extend_from_slice(&chunk[..n]);
+    while !out.ends_with(b"\r\n\r\n") {
+        let byte = stream.read_u8().await;
+        assert!(byte.is_ok(), "closed: {:?}", String::from_utf8_lossy(&out));
+        out.extend(byte);
     }
-    Reply::parse(&out)
+    let mut reply = Reply::parse(&out);
+    let length = reply.header("content-length").map_or(0, |l| l.parse().unwrap());
+    reply.body.resize(length, 0);
+    stream.read_exact(&mut reply.body).await.unwrap();
+    reply
 }
 
 pub(crate) async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
@@ -231,13 +236,12 @@ async fn bytes_pass_both_ways_and_the_handshake_is_one_request() {
         "while it is open"
     );
 
-    let mut got = reply.body;
-    while got.len() < 7 {
-        let mut chunk = [0; 7];
-        let n = stream.read(&mut chunk).await.unwrap();
-        got.extend_from_slice(&chunk[..n]);
-    }
-    assert_eq!(got, b"\x01\x05hello", "what the upstream says first is not lost");
+    let said = read_frame(&mut stream).await;
+    assert_eq!(
+        said,
+        Some((0x81, b"hello".to_vec())),
+        "what the upstream says first is not lost"
+    );
     let sent: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251).to_le_bytes()[0]).collect();
     let (mut reading, mut writing) = stream.split();
     let (written, back) = tokio::join!(write_parts(&mut writing, &sent), read_parts(&mut reading));
