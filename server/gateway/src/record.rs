@@ -29,30 +29,30 @@ use std::time::Instant;
 const CLIENT_GONE: u16 = 499;
 
 /// Units that are taken from counters until they are recorded or given back.
-pub(crate) struct Held {
+pub(crate) struct Units {
     pub(crate) terms: Arc<Terms>,
     meter: u16,
     /// Taken from the meter's counter and not given back.
-    pub(crate) units: u32,
+    pub(crate) count: u32,
     /// Where they are counted for the key, too.
     key_slot: Option<Arc<Slot>>,
 }
 
-impl Held {
+impl Units {
     /// Units of a meter under these terms.
-    pub(crate) fn new(terms: Arc<Terms>, meter: u16, units: u32, key_slot: Option<Arc<Slot>>) -> Self {
+    pub(crate) fn new(terms: Arc<Terms>, meter: u16, count: u32, key_slot: Option<Arc<Slot>>) -> Self {
         Self {
             terms,
             meter,
-            units,
+            count,
             key_slot,
         }
     }
 
     /// Gives back all but so many.
-    pub(crate) fn keep(&mut self, units: u32) {
-        let back = u64::from(self.units.saturating_sub(units));
-        self.units = self.units.min(units);
+    pub(crate) fn keep(&mut self, count: u32) {
+        let back = u64::from(self.count.saturating_sub(count));
+        self.count = self.count.min(count);
         if back == 0 {
             return;
         }
@@ -69,12 +69,12 @@ impl Held {
     /// # Errors
     /// When the ledger takes no more; they are given back.
     pub(crate) fn write(&mut self, ledger: &Ledger, record: &UsageRecord) -> io::Result<()> {
-        let limit = self.terms.limit(self.meter).filter(|_| self.units > 0);
-        let counted = limit.map(|l| (&l.slot.recorded, u64::from(self.units)));
-        let of_key = self.key_slot.as_ref().filter(|_| self.units > 0);
-        let of_key = of_key.map(|s| (&s.recorded, u64::from(self.units)));
+        let limit = self.terms.limit(self.meter).filter(|_| self.count > 0);
+        let counted = limit.map(|l| (&l.slot.recorded, u64::from(self.count)));
+        let of_key = self.key_slot.as_ref().filter(|_| self.count > 0);
+        let of_key = of_key.map(|s| (&s.recorded, u64::from(self.count)));
         match ledger.append(ledger::encode(record), [counted, of_key]) {
-            Err(_) if self.units == 0 || !is_billed(record.environment, record.key, &self.terms, self.meter) => {
+            Err(_) if self.count == 0 || !is_billed(record.environment, record.key, &self.terms, self.meter) => {
                 ledger.pass_unrecorded();
                 self.keep(0);
                 Ok(())
@@ -104,7 +104,7 @@ pub(crate) struct Open {
     environment: Environment,
     key: KeyId,
     route: u16,
-    held: Held,
+    units: Units,
     status: u16,
     refusal: u8,
     /// The upstream did what counts, although the client is refused its answer.
@@ -138,7 +138,7 @@ impl Open {
             environment: account.environment,
             key: caller.key.id,
             route: route.0,
-            held: Held::new(caller.terms(at), route.1, 0, None),
+            units: Units::new(caller.terms(at), route.1, 0, None),
             status: 0,
             refusal: 0,
             withheld: false,
@@ -160,7 +160,7 @@ impl Open {
     pub(crate) fn admitted(&mut self, admission: &mut Admission, upload: Option<Arc<Progress>>) {
         self.places.flight = std::mem::take(&mut admission.flight);
         let (reserved, terms) = (&mut admission.reserved, Arc::clone(&admission.terms));
-        self.held = Held::new(terms, self.held.meter, reserved.units, reserved.key_slot.take());
+        self.units = Units::new(terms, self.units.meter, reserved.units, reserved.key_slot.take());
         self.upload = upload;
     }
 
@@ -178,7 +178,7 @@ impl Open {
     pub(crate) fn answered(&mut self, status: u16, counts: bool) {
         self.status = status;
         if !counts {
-            self.held.keep(0);
+            self.units.keep(0);
         }
     }
 
@@ -192,7 +192,7 @@ impl Open {
         self.status = refusal.status().as_u16();
         self.refusal = refusal.number();
         if !self.withheld {
-            self.held.keep(0);
+            self.units.keep(0);
         }
     }
 
@@ -202,7 +202,7 @@ impl Open {
             // It cost something, which was said when it was withheld.
             return;
         }
-        cost::say(headers, &self.held.terms, self.held.meter, (0, 0), None);
+        cost::say(headers, &self.units.terms, self.units.meter, (0, 0), None);
     }
 
     /// Bytes of the answer's body that are about to leave.
@@ -226,7 +226,7 @@ impl Open {
 
     /// Whether its units are somebody's.
     pub(crate) fn is_billed(&self) -> bool {
-        is_billed(self.environment, self.key, &self.held.terms, self.held.meter)
+        is_billed(self.environment, self.key, &self.units.terms, self.units.meter)
     }
 
     /// Writes the record, once. While the ledger takes nothing, what has no units that are anybody's goes on without.
@@ -239,7 +239,7 @@ impl Open {
         }
         self.worker.metrics.request(Kind {
             route: Some(self.route),
-            plan: self.held.terms.profile.plan_number,
+            plan: self.units.terms.profile.plan_number,
             status: self.status,
             refusal: Refusal::from_number(self.refusal),
         });
@@ -250,21 +250,21 @@ impl Open {
             at: self.at,
             consumer: self.consumer,
             environment: self.environment,
-            subscription: self.held.terms.subscription,
-            plan_version: self.held.terms.plan_version,
-            period_start: self.held.terms.period.start,
+            subscription: self.units.terms.subscription,
+            plan_version: self.units.terms.plan_version,
+            period_start: self.units.terms.period.start,
             key: self.key,
             route: self.route,
-            meter: self.held.meter,
-            units: self.held.units,
+            meter: self.units.meter,
+            units: self.units.count,
             status: self.status,
             refusal: self.refusal,
-            variants: self.held.terms.profile.variants.number,
+            variants: self.units.terms.profile.variants.number,
             request_bytes: self.upload.as_ref().map_or(0, |u| u.bytes()),
             response_bytes: self.response_bytes,
             duration_us: u32::try_from(self.age().as_micros()).unwrap_or(u32::MAX),
         };
-        self.held.write(&self.worker.shared.ledger, &record)
+        self.units.write(&self.worker.shared.ledger, &record)
     }
 }
 
@@ -292,8 +292,8 @@ impl Drop for Open {
             let outcome = Outcome {
                 status: self.status,
                 refusal: Refusal::from_number(self.refusal),
-                caller: Some((self.consumer, self.key, Arc::clone(&self.held.terms))),
-                units: self.held.units,
+                caller: Some((self.consumer, self.key, Arc::clone(&self.units.terms))),
+                units: self.units.count,
                 request_bytes: self.upload.as_ref().map_or(0, |u| u.bytes()),
                 response_bytes: self.response_bytes,
                 took,

@@ -257,8 +257,8 @@ async fn parts_of_a_request_count_units_and_are_no_requests() {
     assert_eq!(sums, (3, 11));
     assert_eq!(world.count("SELECT sum(units)::bigint FROM usage_periods").await, 11);
     let viewer = domain::Provider::console().viewer(under.consumer);
-    let log = domain::usage::requests(&world.domain, &viewer, &domain::usage::LogFilter::default());
-    let lines = log.await.unwrap();
+    let all = domain::usage::LogFilter::default();
+    let lines = domain::usage::requests(&world.domain, &viewer, &all).await.unwrap();
     let told: Vec<_> = lines
         .iter()
         .map(|l| (l.status, l.units, l.duration_us, l.response_bytes))

@@ -7,7 +7,7 @@
 use crate::admit;
 use crate::authenticate::{Caller, Hold};
 use crate::exchange;
-use crate::record::{self, Held};
+use crate::record::{self, Units};
 use crate::refusal::{Refusal, Refused};
 use crate::route::Route;
 use crate::timer::Timer;
@@ -42,7 +42,7 @@ pub(crate) struct Seconds {
 /// Seconds that were taken and are not recorded.
 struct Slice {
     caller: Caller,
-    held: Held,
+    units: Units,
     /// Business time.
     at: Time,
     began: Instant,
@@ -100,12 +100,12 @@ impl Seconds {
                 Err(refused) => return Err(refused),
             }
         };
-        let held = Held::new(terms, self.route.meter, reserved.units, reserved.key_slot);
+        let taken = Units::new(terms, self.route.meter, reserved.units, reserved.key_slot);
         let began = self.until;
         self.until += Duration::from_secs(seconds.into());
         self.slice = Some(Slice {
             caller,
-            held,
+            units: taken,
             at: now,
             began,
             seconds,
@@ -135,8 +135,8 @@ impl Slice {
         let took = self.began.elapsed().min(Duration::from_secs(self.seconds.into()));
         let whole = u32::try_from(took.as_secs()).unwrap_or(self.seconds);
         let begun = (whole + u32::from(took.subsec_nanos() > 0)).clamp(1, self.seconds);
-        self.held.keep(route.weight.saturating_mul(begun));
-        let (terms, account) = (&self.held.terms, &self.caller.key.account);
+        self.units.keep(route.weight.saturating_mul(begun));
+        let (terms, account) = (&self.units.terms, &self.caller.key.account);
         let record = UsageRecord {
             seq: 0,
             request,
@@ -150,7 +150,7 @@ impl Slice {
             key: self.caller.key.id,
             route: route.number,
             meter: route.meter,
-            units: self.held.units,
+            units: self.units.count,
             status: StatusCode::SWITCHING_PROTOCOLS.as_u16(),
             refusal: 0,
             variants: terms.profile.variants.number,
@@ -158,6 +158,6 @@ impl Slice {
             response_bytes: passed[1],
             duration_us: u32::try_from(took.as_micros()).unwrap_or(u32::MAX),
         };
-        self.held.write(&worker.shared.ledger, &record)
+        self.units.write(&worker.shared.ledger, &record)
     }
 }
