@@ -21,6 +21,9 @@ const AT_ONCE: usize = 64;
 /// An answer: its status, and its body without the request's id.
 type Seen = (u16, Vec<u8>);
 
+/// How many answers there were of each status, and the different bodies among them.
+type Told = BTreeMap<u16, (usize, HashSet<Vec<u8>>)>;
+
 /// Takes an answer with a length from the beginning of what was read; none while it is not whole.
 fn take(read: &mut Vec<u8>) -> Option<Seen> {
     let end = memchr::memmem::find(read, b"\r\n\r\n")? + 4;
@@ -96,7 +99,7 @@ async fn a_hundred_thousand_guessed_keys_learn_nothing_and_reach_nobody() {
         let from = if own_address { &own } else { "12.0.0.1" };
         format!("GET /v1/{n} HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nX-Forwarded-For: {from}\r\n\r\n")
     };
-    let told: Mutex<BTreeMap<u16, (usize, HashSet<Vec<u8>>)>> = Mutex::default();
+    let told: Mutex<Told> = Mutex::default();
     let note = |_: usize, (status, body): Seen| {
         let mut told = told.lock().unwrap();
         let of_status = told.entry(status).or_default();
