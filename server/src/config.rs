@@ -227,6 +227,10 @@ pub(crate) struct Serving {
     /// Requests in flight per gateway thread; above it plans with a higher priority go first and the others wait.
     #[arg(long, env = "TURNPIKE_GATEWAY_IN_FLIGHT", default_value_t = 8192, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) gateway_in_flight: u32,
+    /// Connections from one address (an IPv6 /64); above it new ones are closed at once. Private networks and trusted proxies
+    /// are not counted.
+    #[arg(long, env = "TURNPIKE_GATEWAY_CONNECTIONS_PER_ADDRESS", default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) gateway_connections_per_address: u32,
     /// Memory for answers that routes with a cache keep, in bytes; 0 keeps none.
     #[arg(long, env = "TURNPIKE_GATEWAY_CACHE_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
     pub(crate) gateway_cache_bytes: usize,
@@ -311,6 +315,8 @@ impl Serving {
             config.threads = self.gateway_threads;
         }
         config.limits.in_flight_per_thread = self.gateway_in_flight;
+        config.limits.connections_per_address =
+            usize::try_from(self.gateway_connections_per_address).unwrap_or(usize::MAX);
         config.limits.cache_bytes = self.gateway_cache_bytes;
         config.limits.idempotency_bytes = self.gateway_idempotency_bytes;
         let stale_after = Duration::from_secs(self.gateway_stale_after_s.into());

@@ -27,6 +27,9 @@ pub struct UsageRecord {
     pub period_start: Time,
     /// The key.
     pub key: KeyId,
+    /// Whether it is a further part of a request that has a record already, and no request of its own.
+    #[serde(default)]
+    pub continues: bool,
     /// Number of the route; 0 when none matched.
     pub route: u16,
     /// Number of the meter; 0 when none.

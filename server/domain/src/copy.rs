@@ -79,6 +79,11 @@ impl<'c> CopyIn<'c> {
         self.column(&number.to_be_bytes());
     }
 
+    /// A `boolean`.
+    pub(crate) fn boolean(&mut self, value: bool) {
+        self.column(&[u8::from(value)]);
+    }
+
     /// A `timestamptz`.
     pub(crate) fn time(&mut self, time: Time) {
         self.bigint(time.postgres_us());

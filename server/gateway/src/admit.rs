@@ -107,7 +107,7 @@ pub(crate) fn admit(
         Err(limited) => return Err(with_limits(over_rate(&limited), &terms, route, &limited.left, now)),
     };
     left.concurrency = concurrency.zip(in_flight_left);
-    let (reserved, unpaid) = match reserve(caller, route, &terms, now) {
+    let (reserved, unpaid) = match reserve(caller, route, &terms, route.weight, now) {
         Ok(reserved) => (reserved, None),
         Err(refused) => {
             let refused = with_limits(refused, &terms, route, &left, now);
@@ -131,31 +131,37 @@ fn key_budget_left(caller: &Caller, route: &Route, terms: &Terms) -> Option<i64>
     own.peek(terms, route.meter, 0).ok()?
 }
 
-/// Takes a call's units from the consumer's counter and from the key's. What a key may use holds also for a meter that the
+/// Takes units of a route's meter from the consumer's counter and from the key's. What a key may use holds also for a meter that the
 /// plan does not mention.
-fn reserve(caller: &Caller, route: &Route, terms: &Terms, now: Time) -> Result<Reserved, Refused> {
+pub(crate) fn reserve(
+    caller: &Caller,
+    route: &Route,
+    terms: &Terms,
+    units: u32,
+    now: Time,
+) -> Result<Reserved, Refused> {
     let limit = terms.limit(route.meter);
     let taken = match limit {
         None => 0,
         Some(limit) => {
-            let taken = caller.key.account.take(terms, limit, route.weight, now);
+            let taken = caller.key.account.take(terms, limit, units, now);
             taken.map_err(|over| over_limit(over, terms, limit, now))?
         }
     };
     let (mut key_slot, mut key_budget_left) = (None, None);
     if let Some(own) = &caller.key.limit {
-        match own.take(terms, route.meter, route.weight) {
+        match own.take(terms, route.meter, units) {
             Ok(given) => (key_slot, key_budget_left) = (Some(given.slot), given.budget_left_minor),
             Err(over) => {
                 if let Some(limit) = limit {
-                    limit.slot.release(route.weight.into());
+                    limit.slot.release(units.into());
                 }
                 return Err(over_key(over, caller, terms, now));
             }
         }
     }
     Ok(Reserved {
-        units: route.weight,
+        units,
         taken,
         key_slot,
         key_budget_left,

@@ -2,7 +2,7 @@
 
 use crate::Peppers;
 use crate::admit;
-use crate::authenticate::{self, Caller};
+use crate::authenticate::{self, Caller, Callers, Known as Knowing};
 use crate::ledger::{Ledger, record};
 use crate::rate::{Gcra, Stand};
 use crate::route::{Route, known_method};
@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Keys in the tables that work.
 pub const KEY_COUNT: usize = 10_000;
+/// The issuer that is trusted.
+pub const ISSUER: &str = "https://login.example";
 /// Keys that share a consumer.
 const KEYS_OF_A_CONSUMER: usize = 10;
 /// Records in a segment of the ledger; the bench overwrites none.
@@ -56,6 +58,7 @@ impl Random for Counting {
 pub struct Bench {
     tables: Tables,
     peppers: Peppers,
+    callers: Callers,
     ledger: Arc<Ledger>,
     keys: Vec<String>,
     route: Arc<Route>,
@@ -85,6 +88,7 @@ impl Bench {
         Ok(Self {
             tables,
             peppers,
+            callers: Callers::new(),
             ledger,
             keys,
             route,
@@ -113,6 +117,16 @@ impl Bench {
     /// The same for a text; what it is refused with is left out.
     pub fn check_text(&self, text: &str) -> bool {
         authenticate::key_caller(&self.tables, &self.peppers, text.as_bytes(), now()).is_some()
+    }
+
+    /// Whether a token is let in. Its issuer may be [`ISSUER`], which signs with EdDSA and whose key nobody here has.
+    pub fn check_token(&self, text: &str) -> bool {
+        let known = Knowing {
+            tables: &self.tables,
+            peppers: &self.peppers,
+            callers: &self.callers,
+        };
+        authenticate::token_caller(known, text.as_bytes(), now()).is_some()
     }
 
     /// The key with this number. Those from [`KEY_COUNT`] on, as many again, are revoked.
@@ -173,6 +187,11 @@ fn changes(peppers: &Peppers, random: &Counting) -> Result<(Changes, Vec<String>
             {"number": 2, "slug": "country", "methods": ["GET"], "path": "/v1/countries/{code}", "upstream": 1, "meter": 1, "weight": 1, "feature": "facts"},
         ],
         "meters": [{"number": 1, "slug": "calls", "statuses": ["2xx"]}],
+        "issuers": [{"key": KeyId::from_bits(1 << 100), "file": {
+            "slug": "login", "issuer": ISSUER, "audiences": ["https://api.example"], "algorithms": ["EdDSA"],
+            // The key of RFC 8037, A.2.
+            "public_key": r#"{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
+        }}],
         "portal_url": "http://localhost",
     });
     let mut changes = Changes {
@@ -219,6 +238,7 @@ fn usage() -> UsageRecord {
     UsageRecord {
         seq: 0,
         request: RequestId::from_bits(1),
+        continues: false,
         at: now(),
         consumer: ConsumerId::from_bits(1),
         environment: Environment::Live,

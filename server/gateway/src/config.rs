@@ -32,7 +32,7 @@ pub struct Config {
     pub proxy_protocol: bool,
     /// Addresses whose connections are not counted against [`Limits::connections_per_address`], because one of them
     /// speaks for many: this machine and private networks, where proxies and load balancers live. Trusted proxies are
-    /// not counted either.
+    /// not counted either; where they say in a PROXY header whose a connection is, it is counted by that address.
     pub uncounted: Vec<AddressRange>,
     /// Where requests are written down one by one; none switches that off.
     pub access_log: Option<AccessLogConfig>,
@@ -168,7 +168,8 @@ pub struct Limits {
     /// Longest time that such a body may take, all in all: it is held until then, and nothing was counted for it.
     pub whole_body_time: Duration,
     /// Longest time that sent bytes stay unacknowledged by a client, or its window stays shut: a client that reads
-    /// nothing holds its connection no longer.
+    /// nothing holds its connection no longer. Half a minute is longer than a network is lost between two cells, and as
+    /// long as a body may be silent.
     pub write_stall: Duration,
     /// Longest wait for an upstream to accept a connection.
     pub connect_timeout: Duration,
@@ -182,7 +183,8 @@ pub struct Limits {
     /// Open client connections per thread; above it new ones are closed at once.
     pub connections_per_thread: usize,
     /// Open connections from one client address (of IPv6 its /64); above it new ones are closed at once. Addresses in
-    /// [`Config::uncounted`] have no such bound.
+    /// [`Config::uncounted`] have no such bound. A browser opens six, a program's pool some dozens; two hundred leave
+    /// room for several of them behind one address, and a hundred attackers less than a thread's connections.
     pub connections_per_address: usize,
     /// Requests in flight per thread; above it plans with a higher priority go first and the others wait or are shed.
     pub in_flight_per_thread: u32,
@@ -225,13 +227,13 @@ impl Default for Limits {
             body_bytes_per_second: 1024,
             whole_bodies_bytes: 64 << 20,
             whole_body_time: Duration::from_secs(30),
-            write_stall: Duration::from_secs(60),
+            write_stall: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
             streams_per_connection: 100,
             idle_per_upstream: 128,
             upstream_refresh: Duration::from_secs(30),
             connections_per_thread: 20_000,
-            connections_per_address: 1_000,
+            connections_per_address: 200,
             in_flight_per_thread: 8_192,
             in_flight_wait: Duration::from_secs(1),
             cache_bytes: 64 << 20,

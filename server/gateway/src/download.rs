@@ -2,7 +2,7 @@
 
 use crate::body::BodyError;
 use crate::filter::Filter;
-use crate::tunnel::Tunnel;
+use crate::tunnel::Far;
 use crate::upstream::{Incoming, Pool};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -148,9 +148,9 @@ impl Download {
         }
     }
 
-    /// The tunnel, behind a 101.
-    pub(crate) fn into_tunnel(self) -> Option<Tunnel> {
-        self.incoming.into_tunnel()
+    /// The end of a tunnel, behind a 101.
+    pub(crate) fn into_far(self) -> Option<Far> {
+        self.incoming.into_far()
     }
 
     /// What came behind the body; of a filtered one it may no longer hold, so there is none.

@@ -6,6 +6,7 @@ use crate::ledger::{Ledger, record};
 use crate::listen::proxy_header;
 use crate::route;
 use crate::token::fuzzing as token;
+use crate::tunnel::fuzzing as tunnel;
 use crate::upstream::fuzzing as upstream;
 use bytes::BytesMut;
 use model::Random;
@@ -71,6 +72,12 @@ pub fn proxy(bytes: &[u8]) -> io::Result<(Option<SocketAddr>, usize)> {
     Ok((told, bytes.len() - rest.len()))
 }
 
+/// How many bytes of WebSocket frames pass when they come in pieces of this size, how many of the frames are idle, and
+/// whether what follows is wrong. Frames may have 1,000 bytes, messages 1,500.
+pub fn frames(bytes: &[u8], piece: usize, of_client: bool, compressed: bool) -> (usize, u32, bool) {
+    tunnel::frames(bytes.chunks(piece.max(1)), of_client, compressed)
+}
+
 /// The record that lies in these bytes, and the bytes that it is written as again.
 pub fn ledger_record(bytes: &[u8; record::RECORD_LEN]) -> Option<(UsageRecord, [u8; record::RECORD_LEN])> {
     let found = record::decode(bytes)?;
@@ -104,6 +111,7 @@ pub fn ledger_folder(folder: &Path, capacity: u32) -> io::Result<(Vec<u64>, u64)
     let added = record::encode(&UsageRecord {
         seq: 0,
         request: model::RequestId::from_bits(1),
+        continues: false,
         at: model::Time::from_unix_ms(1),
         consumer: model::ConsumerId::from_bits(1),
         environment: model::access::Environment::Live,

@@ -3,7 +3,7 @@
 //! A stream was let in once. Whatever refuses the same request later ends it: a revoked key, a key or a token whose time
 //! is over, an issuer that is trusted no more, a suspended consumer, a scope without the route, a plan without a feature
 //! that the route, or a gate it passed, needs. What counts requests (rates, quotas, the spend cap) does not: it was counted
-//! when it began.
+//! when it began. A WebSocket that is counted by its time ends with its quota, too (`tunnel`).
 
 use crate::admit;
 use crate::authenticate::Hold;

@@ -80,13 +80,39 @@
 //!   not process (`REFUSED_STREAM`, or behind a `GOAWAY`) is sent again, unless it had a body. Trailers of answers reach
 //!   clients that speak HTTP/2; trailers in HTTP/1.1, and those of requests, are dropped. A gRPC call is refused with
 //!   `grpc-status` in place of a problem.
-//! * **WebSocket** (`websocket = true` in `[routes.policy]`): see `tunnel`. Handshakes over HTTP/2 (RFC 8441) are
-//!   refused, and those of pages whose origin `cors` does not name; on a route without `cors` only where basic
-//!   authentication is taken, which browsers send by themselves (`cors::check_handshake`). Its record is written before the
-//!   101 leaves, as one request, so its bytes stand in the metrics alone and its duration nowhere. Frames are not looked
-//!   into: a large one passes piece by piece, pings are bytes like others.
+//! * **WebSocket** (`websocket = true` in `[routes.policy]`, or a table: [`model::policy::WebSocketPolicy`]): see
+//!   [below](#websocket) and `tunnel`. Handshakes over HTTP/2 (RFC 8441) are refused, and those of pages whose origin `cors`
+//!   does not name; on a route without `cors` only where basic authentication is taken, which browsers send by themselves
+//!   (`cors::check_handshake`).
 //!
 //! Problems name the upstream, and metrics also the target's place in the catalogue; addresses stand in the log only.
+//!
+//! # WebSocket
+//!
+//! ```toml
+//! [routes.policy]
+//! websocket = { max_frame_bytes = 65536, max_message_bytes = 1048576, count = "seconds" }
+//! ```
+//!
+//! The record is written before the 101 leaves, as one request; its duration is the handshake's, and the bytes that pass
+//! stand in the metrics alone. With `count = "seconds"` it holds the first second, and every second that begins later counts
+//! like another request (`tunnel::seconds`): up to three are taken beforehand by the same admission as a request's units,
+//! and recorded with their bytes when they are over, in a record of the same request that `continues` it
+//! ([`model::usage::UsageRecord`]). So hard quotas, spend caps and a key's own limits are never passed, a crash loses three
+//! seconds at most, and within three seconds of the moment at which nothing is left the tunnel ends. What is left at the
+//! end is rounded up to a second that has begun. Rate limits and places in flight are those of the handshake.
+//!
+//! Frames are read on their way (`tunnel::frames`), without being gathered and without a look into payloads: a head goes
+//! on when it is whole. Refused are frames or messages that announce more than they may have (default 16 MiB, compressed if
+//! they are), reserved bits and opcodes, fragmented or large control frames, lengths in a longer form than they need, a
+//! client's frames without a mask, a server's with one, and what follows a close frame. The first reserved bit may stand
+//! where the 101 agrees on permessage-deflate; other extensions that use such bits do not pass. A client may send 20
+//! control frames or empty parts of a message a second, 60 at once (`tunnel::flood`).
+//!
+//! Whoever is not inside a frame gets a close frame (`tunnel::end`): 1009 for what is too large, to both sides; 1002 for what
+//! else is wrong, 1008 for a flood, and for the refusal that the same request would get now, with its name as the reason
+//! (1013 where it is a 503), to the side that caused it, while the other hears 1001; 1001 to both after a silence of the
+//! upstream's `idle_timeout_ms`.
 //!
 //! # The ledger
 //!
@@ -134,7 +160,8 @@
 //! rotation), its token past `exp` (with the issuer's leeway) or its issuer trusted no more, its consumer suspended, the
 //! route out of the key's scope, a feature gone that the route or a gate needs. Revocations and suspensions end them as soon
 //! as they are known here, the rest within two seconds of that. What counts requests ends none: a quota or a
-//! spend cap used up, a rate limit passed. Such a stream was counted when it began, as one request however long it is.
+//! spend cap used up, a rate limit passed. Such a stream was counted when it began, as one request however long it is; only
+//! a WebSocket that counts seconds ends when none is left.
 //!
 //! # What a request costs
 //!

@@ -10,7 +10,7 @@ use crate::authenticate::Caller;
 use crate::cost;
 use crate::flight::Places;
 use crate::gate::Passes;
-use crate::ledger;
+use crate::ledger::{self, Ledger};
 use crate::limit::Slot;
 use crate::metrics::Kind;
 use crate::refusal::Refusal;
@@ -28,6 +28,72 @@ use std::time::Instant;
 /// Status in the record of a request whose client went away before the answer: nobody saw one.
 const CLIENT_GONE: u16 = 499;
 
+/// Units that are taken from counters until they are recorded or given back.
+pub(crate) struct Units {
+    pub(crate) terms: Arc<Terms>,
+    meter: u16,
+    /// Taken from the meter's counter and not given back.
+    pub(crate) count: u32,
+    /// Where they are counted for the key, too.
+    key_slot: Option<Arc<Slot>>,
+}
+
+impl Units {
+    /// Units of a meter under these terms.
+    pub(crate) fn new(terms: Arc<Terms>, meter: u16, count: u32, key_slot: Option<Arc<Slot>>) -> Self {
+        Self {
+            terms,
+            meter,
+            count,
+            key_slot,
+        }
+    }
+
+    /// Gives back all but so many.
+    pub(crate) fn keep(&mut self, count: u32) {
+        let back = u64::from(self.count.saturating_sub(count));
+        self.count = self.count.min(count);
+        if back == 0 {
+            return;
+        }
+        if let Some(limit) = self.terms.limit(self.meter) {
+            limit.slot.release(back);
+        }
+        if let Some(slot) = &self.key_slot {
+            slot.release(back);
+        }
+    }
+
+    /// Writes a record of them. While the ledger takes nothing, what has no units that are anybody's goes on without.
+    ///
+    /// # Errors
+    /// When the ledger takes no more; they are given back.
+    pub(crate) fn write(&mut self, ledger: &Ledger, record: &UsageRecord) -> io::Result<()> {
+        let limit = self.terms.limit(self.meter).filter(|_| self.count > 0);
+        let counted = limit.map(|l| (&l.slot.recorded, u64::from(self.count)));
+        let of_key = self.key_slot.as_ref().filter(|_| self.count > 0);
+        let of_key = of_key.map(|s| (&s.recorded, u64::from(self.count)));
+        match ledger.append(ledger::encode(record), [counted, of_key]) {
+            Err(_) if self.count == 0 || !is_billed(record.environment, record.key, &self.terms, self.meter) => {
+                ledger.pass_unrecorded();
+                self.keep(0);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, "usage could not be recorded");
+                self.keep(0);
+                Err(error)
+            }
+            Ok(_) => {
+                if let Some(limit) = limit {
+                    limit.note_recorded(record.at);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 /// A request whose record is not written yet.
 pub(crate) struct Open {
     worker: Arc<Worker>,
@@ -38,12 +104,7 @@ pub(crate) struct Open {
     environment: Environment,
     key: KeyId,
     route: u16,
-    meter: u16,
-    terms: Arc<Terms>,
-    /// Units taken from the meter's counter and not given back.
-    reserved: u32,
-    /// Where they are counted for the key, too.
-    key_slot: Option<Arc<Slot>>,
+    units: Units,
     status: u16,
     refusal: u8,
     /// The upstream did what counts, although the client is refused its answer.
@@ -79,10 +140,7 @@ impl Open {
             environment: account.environment,
             key: caller.key.id,
             route: route.0,
-            meter: route.1,
-            terms: caller.terms(at),
-            reserved: 0,
-            key_slot: None,
+            units: Units::new(caller.terms(at), route.1, 0, None),
             status: 0,
             refusal: 0,
             withheld: false,
@@ -104,9 +162,8 @@ impl Open {
     /// The request was admitted: from now on its units are held here.
     pub(crate) fn admitted(&mut self, admission: &mut Admission, upload: Option<Arc<Progress>>) {
         self.places.flight = std::mem::take(&mut admission.flight);
-        self.terms = Arc::clone(&admission.terms);
-        self.reserved = admission.reserved.units;
-        self.key_slot = admission.reserved.key_slot.take();
+        let (reserved, terms) = (&mut admission.reserved, Arc::clone(&admission.terms));
+        self.units = Units::new(terms, self.units.meter, reserved.units, reserved.key_slot.take());
         self.upload = upload;
     }
 
@@ -124,7 +181,7 @@ impl Open {
     pub(crate) fn answered(&mut self, status: u16, counts: bool) {
         self.status = status;
         if !counts {
-            self.release();
+            self.units.keep(0);
         }
     }
 
@@ -138,7 +195,7 @@ impl Open {
         self.status = refusal.status().as_u16();
         self.refusal = refusal.number();
         if !self.withheld {
-            self.release();
+            self.units.keep(0);
         }
     }
 
@@ -148,7 +205,7 @@ impl Open {
             // It cost something, which was said when it was withheld.
             return;
         }
-        cost::say(headers, &self.terms, self.meter, (0, 0), None);
+        cost::say(headers, &self.units.terms, self.units.meter, (0, 0), None);
     }
 
     /// Bytes of the answer's body that are about to leave.
@@ -174,19 +231,9 @@ impl Open {
         &self.worker
     }
 
-    fn release(&mut self) {
-        let units = std::mem::take(&mut self.reserved);
-        if let Some(limit) = self.terms.limit(self.meter).filter(|_| units > 0) {
-            limit.slot.release(u64::from(units));
-        }
-        if let Some(slot) = self.key_slot.as_ref().filter(|_| units > 0) {
-            slot.release(u64::from(units));
-        }
-    }
-
     /// Whether its units are somebody's.
     pub(crate) fn is_billed(&self) -> bool {
-        is_billed(self.environment, self.key, &self.terms, self.meter)
+        is_billed(self.environment, self.key, &self.units.terms, self.units.meter)
     }
 
     /// Writes the record, once. While the ledger takes nothing, what has no units that are anybody's goes on without.
@@ -204,54 +251,32 @@ impl Open {
         }
         self.worker.metrics.request(Kind {
             route: Some(self.route),
-            plan: self.terms.profile.plan_number,
+            plan: self.units.terms.profile.plan_number,
             status: self.status,
             refusal: Refusal::from_number(self.refusal),
         });
         let record = UsageRecord {
             seq: 0,
             request: self.request,
+            continues: false,
             at: self.at,
             consumer: self.consumer,
             environment: self.environment,
-            subscription: self.terms.subscription,
-            plan_version: self.terms.plan_version,
-            period_start: self.terms.period.start,
+            subscription: self.units.terms.subscription,
+            plan_version: self.units.terms.plan_version,
+            period_start: self.units.terms.period.start,
             key: self.key,
             route: self.route,
-            meter: self.meter,
-            units: self.reserved,
+            meter: self.units.meter,
+            units: self.units.count,
             status: self.status,
             refusal: self.refusal,
-            variants: self.terms.profile.variants.number,
+            variants: self.units.terms.profile.variants.number,
             request_bytes: self.upload.as_ref().map_or(0, |u| u.bytes()),
             response_bytes: self.response_bytes,
             duration_us: u32::try_from((now - self.started).as_micros()).unwrap_or(u32::MAX),
         };
-        let limit = self.terms.limit(self.meter).filter(|_| self.reserved > 0);
-        let counted = limit.map(|l| (&l.slot.recorded, u64::from(self.reserved)));
-        let of_key = self.key_slot.as_ref().filter(|_| self.reserved > 0);
-        let of_key = of_key.map(|s| (&s.recorded, u64::from(self.reserved)));
-        let ledger = &self.worker.shared.ledger;
-        let written = ledger.append(ledger::encode(&record), [counted, of_key]);
-        match written {
-            Err(_) if self.reserved == 0 || !self.is_billed() => {
-                ledger.pass_unrecorded();
-                self.release();
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!(%error, "a request could not be recorded");
-                self.release();
-                Err(error)
-            }
-            Ok(_) => {
-                if let Some(limit) = limit {
-                    limit.note_recorded(self.at);
-                }
-                Ok(())
-            }
-        }
+        self.units.write(&self.worker.shared.ledger, &record)
     }
 }
 
@@ -279,8 +304,8 @@ impl Drop for Open {
             let outcome = Outcome {
                 status: self.status,
                 refusal: Refusal::from_number(self.refusal),
-                caller: Some((self.consumer, self.key, Arc::clone(&self.terms))),
-                units: self.reserved,
+                caller: Some((self.consumer, self.key, Arc::clone(&self.units.terms))),
+                units: self.units.count,
                 request_bytes: self.upload.as_ref().map_or(0, |u| u.bytes()),
                 response_bytes: self.response_bytes,
                 took,

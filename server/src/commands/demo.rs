@@ -230,6 +230,7 @@ fn call(
     UsageRecord {
         seq,
         request: RequestId::new(at, &*context.domain.random),
+        continues: false,
         at,
         consumer: record.consumer,
         environment: Environment::Live,

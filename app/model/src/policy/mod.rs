@@ -21,6 +21,7 @@ mod route;
 mod target;
 mod transport;
 mod upstream;
+mod websocket;
 
 pub use address::AddressRange;
 pub use auth::AuthPolicy;
@@ -40,6 +41,7 @@ pub use route::RoutePolicy;
 pub use target::{Canary, ServiceUrl, ServiceUrlError, TARGETS_MOST, Target};
 pub use transport::{Protocol, UpstreamTls};
 pub use upstream::UpstreamPolicy;
+pub use websocket::{WebSocketCount, WebSocketPolicy};
 
 /// What is wrong with a policy: the field, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use super::{
     AddressRange, AuthPolicy, CachePolicy, Cors, Gate, HeaderEdits, HostPattern, Idempotency, PolicyError, RateRule,
-    Rewrite, Segment, check_in_flight, check_rate_rules, is_header_name, wrong,
+    Rewrite, Segment, WebSocketPolicy, check_in_flight, check_rate_rules, is_header_name, websocket, wrong,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -48,9 +48,13 @@ pub struct RoutePolicy {
     /// What changes in answers on their way to the client.
     #[serde(skip_serializing_if = "HeaderEdits::is_empty")]
     pub answer_headers: HeaderEdits,
-    /// Whether WebSocket handshakes are passed on; the upstream must speak HTTP/1.1.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub websocket: bool,
+    /// Whether WebSocket handshakes are passed on, and what may pass behind them; the upstream must speak HTTP/1.1.
+    #[serde(
+        deserialize_with = "websocket::read",
+        serialize_with = "websocket::write",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub websocket: Option<WebSocketPolicy>,
     /// Rate limits of this route, whatever the caller's plan.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<RateRule>,
@@ -113,7 +117,7 @@ impl RoutePolicy {
             return wrong("limits", problem);
         }
         let in_bodies = |g: &Gate| !(g.request_fields.is_empty() && g.response_fields.is_empty());
-        if self.websocket && self.gates.iter().any(in_bodies) {
+        if self.websocket.is_some() && self.gates.iter().any(in_bodies) {
             return wrong(
                 "websocket",
                 "what passes through a WebSocket cannot be gated: give it a route of its own",
@@ -126,6 +130,7 @@ impl RoutePolicy {
                 "with idempotency, or a gate's request_fields, bodies are read whole before they go on: remove one",
             );
         }
+        self.websocket.as_ref().map_or(Ok(()), WebSocketPolicy::check)?;
         self.auth.check()?;
         self.cache.as_ref().map_or(Ok(()), CachePolicy::check)?;
         self.idempotency.as_ref().map_or(Ok(()), Idempotency::check)?;

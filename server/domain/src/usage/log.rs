@@ -57,15 +57,15 @@ pub struct LogLine {
     pub refusal: i16,
     /// The feature variants it was made under: `ranking=b`.
     pub variants: Option<String>,
-    /// Units counted.
+    /// Units counted, so far where it is still open.
     pub units: i64,
-    /// From the first byte of the request to the last of the answer.
+    /// From the first byte of the request to the last of the answer; of a WebSocket that is counted by its time, that time.
     pub duration_us: i64,
-    /// Bytes of the answer's body.
+    /// Bytes of the answer's body, or those that a WebSocket's upstream sent.
     pub response_bytes: i64,
 }
 
-/// The last [`LOG_LINES`] requests that pass the filter, newest first.
+/// The last [`LOG_LINES`] requests that pass the filter, newest first, each with all of its parts.
 ///
 /// # Errors
 /// When the database fails.
@@ -74,11 +74,17 @@ pub async fn requests(domain: &Domain, viewer: &Viewer, filter: &LogFilter) -> R
     Ok(sqlx::query_as!(
         LogLine,
         r#"SELECT q.request_id AS "request: RequestId", q.at, q.environment, k.name AS "key_name?",
-                  k.last4 AS "key_last4?", i.slug AS "issuer?", r.slug AS "route?", q.status, q.refusal, q.units, q.duration_us,
-                  q.response_bytes, v.words AS "variants?"
-           FROM requests q LEFT JOIN variant_sets v ON v.number = q.variants LEFT JOIN keys k ON k.id = q.key_id
+                  k.last4 AS "key_last4?", i.slug AS "issuer?", r.slug AS "route?", q.status, q.refusal,
+                  q.units + p.units AS "units!", q.duration_us + p.duration_us AS "duration_us!",
+                  q.response_bytes + p.response_bytes AS "response_bytes!", v.words AS "variants?"
+           FROM requests q CROSS JOIN LATERAL (
+                    SELECT coalesce(sum(units), 0)::bigint AS units, coalesce(sum(duration_us), 0)::bigint AS duration_us,
+                           coalesce(sum(response_bytes), 0)::bigint AS response_bytes
+                    FROM requests WHERE q.status = 101 AND request_id = q.request_id AND continues
+                ) p
+                           LEFT JOIN variant_sets v ON v.number = q.variants LEFT JOIN keys k ON k.id = q.key_id
                            LEFT JOIN issuers i ON i.key_id = q.key_id LEFT JOIN routes r ON r.number = q.route
-           WHERE q.consumer_id = $1
+           WHERE q.consumer_id = $1 AND NOT q.continues
              AND ($2::smallint IS NULL OR q.status BETWEEN $2 * 100 AND $2 * 100 + 99)
              AND ($3::text IS NULL OR r.slug = $3)
              AND ($4::text IS NULL OR q.key_id = $4)

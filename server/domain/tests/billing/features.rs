@@ -170,6 +170,7 @@ async fn a_variant_has_a_number_that_usage_can_refer_to() {
     let call = |seq, variants| UsageRecord {
         seq,
         request: RequestId::from_bits(u128::from(seq)),
+        continues: false,
         at: now.plus_s(i64::try_from(seq).unwrap()),
         consumer: bob.consumer(),
         environment: Environment::Live,

@@ -304,6 +304,7 @@ async fn no_invoice_hears_of_it() {
     let record = UsageRecord {
         seq: 1,
         request: RequestId::from_bits(1),
+        continues: false,
         at: shop.domain.clock.now(),
         consumer: bob.consumer(),
         environment: Environment::Live,

@@ -225,3 +225,43 @@ async fn test_calls_count_apart() {
         assert_eq!(u64::try_from(log.len()).unwrap(), calls);
     }
 }
+
+/// A WebSocket that is counted by its time is one request, however many records there are of it.
+#[tokio::test]
+async fn parts_of_a_request_count_units_and_are_no_requests() {
+    let world = World::new().await;
+    routes(&world).await;
+    let under = under(&world, "ada").await;
+    let now = world.domain.clock.now();
+    let part = |seq, of: u64, units| {
+        let mut part = record(under, seq, now.plus_s(i64::try_from(seq).unwrap()), units);
+        part.request = model::RequestId::from_bits(of.into());
+        part.continues = seq != of;
+        part.status = 101;
+        part
+    };
+    // Two sockets, and a request that is none.
+    let mut all = vec![
+        part(1, 1, 1),
+        part(2, 2, 1),
+        part(3, 1, 3),
+        part(4, 2, 3),
+        part(5, 1, 2),
+    ];
+    all.push(record(under, 6, now.plus_s(6), 1));
+    ship(&world.domain, &batch("a", all)).await.unwrap();
+    let sums: (i64, i64) = sqlx::query_as("SELECT sum(requests)::bigint, sum(units)::bigint FROM usage_hours")
+        .fetch_one(&world.domain.pool)
+        .await
+        .unwrap();
+    assert_eq!(sums, (3, 11));
+    assert_eq!(world.count("SELECT sum(units)::bigint FROM usage_periods").await, 11);
+    let viewer = domain::Provider::console().viewer(under.consumer);
+    let all = domain::usage::LogFilter::default();
+    let lines = domain::usage::requests(&world.domain, &viewer, &all).await.unwrap();
+    let told: Vec<_> = lines
+        .iter()
+        .map(|l| (l.status, l.units, l.duration_us, l.response_bytes))
+        .collect();
+    assert_eq!(told, [(200, 1, 1_500, 20), (101, 4, 3_000, 40), (101, 6, 4_500, 60)]);
+}

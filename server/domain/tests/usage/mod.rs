@@ -70,6 +70,7 @@ fn record(under: Under, seq: u64, at: Time, units: u32) -> UsageRecord {
     UsageRecord {
         seq,
         request: RequestId::from_bits(u128::from(seq)),
+        continues: false,
         at,
         consumer: under.consumer,
         environment: Environment::Live,

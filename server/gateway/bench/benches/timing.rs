@@ -3,8 +3,12 @@
 //!
 //! All have the form and the checksum of a key; what has not is refused without a look at anything. Fails when medians
 //! differ by more than [`MEDIANS_MOST`] among those that have not the secret: who has it is told what is wrong in words.
+//!
+//! And what it takes to refuse tokens that are made to be dear (T39): fails when one takes [`REFUSAL_MOST_NS`].
 
-use gateway::benching::{Bench, KEY_COUNT};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gateway::benching::{Bench, ISSUER, KEY_COUNT};
 use model::Random;
 use model::access::Environment;
 use model::key::{CRC_LEN, PlainKey, crc32};
@@ -21,6 +25,11 @@ const CROPPED: usize = 50;
 /// Most that the median of a kind may differ from that of wrong secrets: some tens of nanoseconds, which a table that is
 /// missed and one that is hit are apart, and of which nothing is left behind a socket.
 const MEDIANS_MOST: f64 = 0.1;
+
+/// Times that each of the dear tokens is refused.
+const REFUSALS: usize = 1_000;
+/// Longest median for one of them: a millisecond. What a head may hold at most is 32 KiB, a token 8.
+const REFUSAL_MOST_NS: f64 = 1e6;
 
 /// Repeatable randomness.
 struct Seeded(AtomicU64);
@@ -75,9 +84,57 @@ fn welch(a: &[f64], b: &[f64]) -> f64 {
     (mean_a - mean_b) / (var_a / a.len() as f64 + var_b / b.len() as f64).sqrt()
 }
 
+/// Tokens that are made to be dear, each with a name.
+fn monsters() -> Vec<(&'static str, String)> {
+    let encoded = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let header = encoded(r#"{"alg":"EdDSA"}"#);
+    let signature = URL_SAFE_NO_PAD.encode([7; 64]);
+    let signed = |claims: &str| format!("{header}.{}.{signature}", encoded(claims));
+    let wide: Vec<String> = (0..500).map(|n| format!("\"n{n}\":{n}")).collect();
+    let of_issuer = |rest: &str| format!(r#"{{"iss":"{ISSUER}","sub":"a","exp":1900000000{rest}}}"#);
+    vec![
+        ("100 KiB", signed(&of_issuer(&format!(",\"x\":\"{}\"", "x".repeat(75 << 10))))),
+        ("8 KiB", signed(&of_issuer(&format!(",\"x\":\"{}\"", "x".repeat(5_900))))),
+        (
+            "encrypted, compressed (JWE)",
+            format!("{}.a.b.c.d", encoded(r#"{"alg":"RSA-OAEP","enc":"A256GCM","zip":"DEF"}"#)),
+        ),
+        (
+            "compressed",
+            format!("{}.{}.{signature}", encoded(r#"{"alg":"EdDSA","zip":"DEF"}"#), "A".repeat(7_000)),
+        ),
+        ("nested", {
+            let inner = signed(&of_issuer(""));
+            format!("{}.{}.{signature}", encoded(r#"{"alg":"EdDSA","cty":"JWT"}"#), encoded(&inner))
+        }),
+        ("deep", signed(&format!("{{\"a\":{}{}}}", "[".repeat(2_900), "]".repeat(2_900)))),
+        ("wide", signed(&of_issuer(&format!(",{}", wide.join(","))))),
+        ("wrong signature", signed(&of_issuer(""))),
+    ]
+}
+
+/// Refuses each of them very often.
+fn refuse_monsters(bench: &Bench) {
+    let mut slow = false;
+    for (name, token) in monsters() {
+        let mut times: Vec<f64> = Vec::with_capacity(REFUSALS);
+        for _ in 0..REFUSALS {
+            let begun = Instant::now();
+            assert!(!black_box(bench.check_token(black_box(&token))), "{name}");
+            times.push(begun.elapsed().as_nanos() as f64);
+        }
+        times.sort_by(f64::total_cmp);
+        let [median, worst] = [500, 990].map(|place| times[REFUSALS * place / 1_000]);
+        println!("token, {name:30} median {:7.1} us, p99 {:7.1} us", median / 1e3, worst / 1e3);
+        slow |= median >= REFUSAL_MOST_NS;
+    }
+    assert!(!slow, "a token takes a millisecond to refuse");
+}
+
 fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     let bench = Bench::new(folder.path()).expect("tables");
+    refuse_monsters(&bench);
     let random = Seeded(AtomicU64::new(11));
     let known = |from: usize| (from..from + KEYS).filter_map(|n| bench.key_text(n));
     let kinds: [(&str, Vec<String>); 6] = [

@@ -224,6 +224,16 @@ pub(crate) fn key_caller(tables: &Tables, peppers: &Peppers, text: &[u8], now: T
     key::caller(tables, peppers, text, now).ok()
 }
 
+/// The caller behind the text of a token, for benches.
+#[cfg(feature = "benching")]
+pub(crate) fn token_caller(known: Known<'_>, text: &[u8], now: Time) -> Option<Caller> {
+    let at = Moment {
+        now_s: now.unix_s(),
+        lenient: true,
+    };
+    known.callers.tokens.caller(known, text, at).ok()
+}
+
 /// The caller behind a key that is named by its id, as if it had sent the key; other credentials are taken out of the
 /// request. `None` where there is no such key.
 pub(crate) fn by_id(

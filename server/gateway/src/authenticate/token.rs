@@ -5,7 +5,7 @@ use crate::account::{Account, TokenPlan};
 use crate::bounded::Bounded;
 use crate::refusal::{Refusal, Refused};
 use crate::tables::{KeyEntry, Tables};
-use crate::token::{Denied, Granted, Moment, PlanClaim, Proven, verify};
+use crate::token::{Denied, Granted, Moment, PlanClaim, Proven, check_length, verify};
 use http::header::{HeaderValue, WWW_AUTHENTICATE};
 use model::access::ConsumerName;
 use model::{ConsumerId, KeyId};
@@ -53,6 +53,7 @@ impl Tokens {
     /// The caller that a token names.
     pub(super) fn caller(&self, known: Known<'_>, text: &[u8], at: Moment) -> Result<Caller, NotLetIn> {
         let now_s = at.now_s;
+        check_length(text).map_err(|denied| (None, refused(denied)))?;
         let hash: [u8; 32] = Sha256::digest(text).into();
         let trust = known.tables.trust();
         let remembered = self.0.get(&hash);

@@ -2,6 +2,7 @@
 
 use super::forward::Failed;
 use super::{Early, Exchange, Ready};
+use crate::authenticate::Caller;
 use crate::body::{Answer, Stream};
 use crate::cache::Fill;
 use crate::download::Download;
@@ -11,9 +12,13 @@ use crate::headers;
 use crate::metrics::Phase;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
+use crate::route::Route;
+use crate::tunnel::{self, Seconds, Tunnel};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
+use model::policy::WebSocketCount;
+use std::sync::Arc;
 use std::time::Instant;
 
 impl Exchange<'_> {
@@ -44,6 +49,7 @@ impl Exchange<'_> {
         worker.metrics.answered(route.number, status, now - self.started);
         let waited = self.passed(Phase::Forward, now);
         worker.metrics.first_byte(route.upstream.number, waited);
+        let compressed = switched && tunnel::agrees_on_deflate(&headers);
         route.edit_answer(&mut headers);
         admission.add_headers(&mut headers, &route, counts, self.now);
         headers.insert(headers::X_REQUEST_ID, self.id_text.value());
@@ -62,12 +68,18 @@ impl Exchange<'_> {
         let written = Instant::now();
         self.passed(Phase::Record, written);
         let body = if switched {
-            let mut tunnel = incoming.into_tunnel().map(Box::new);
-            if let Some(tunnel) = &mut tunnel {
-                let ground = Ground::new(caller.hold, route, passed);
-                tunnel.ends_with(ground.watch(&worker.shared), open.take_places());
-            }
-            Answer::Tunnel(tunnel)
+            let seconds = counts.then(|| self.seconds(&route, &caller)).flatten();
+            let ground = Ground::new(caller.hold, Arc::clone(&route), passed);
+            let tunnel = incoming.into_far().map(|far| Tunnel {
+                far,
+                worker: Arc::clone(worker),
+                policy: route.websocket.unwrap_or_default(),
+                compressed,
+                cut: ground.watch(&worker.shared),
+                seconds,
+                places: open.take_places(),
+            });
+            Answer::Tunnel(tunnel.map(Box::new))
         } else if ended {
             let most = worker.shared.limits.idle_per_upstream;
             incoming.give_back(&worker.pool, now, most);
@@ -88,6 +100,13 @@ impl Exchange<'_> {
         *answer.status_mut() = status;
         *answer.headers_mut() = headers;
         Ok(answer)
+    }
+
+    /// The time of a WebSocket that begins, where that is counted.
+    fn seconds(&self, route: &Arc<Route>, caller: &Caller) -> Option<Seconds> {
+        let policy = route.websocket.filter(|_| route.weight > 0)?;
+        let hold = caller.hold.clone();
+        (policy.count == WebSocketCount::Seconds).then(|| Seconds::after_first(self.worker, hold, route, self.id))
     }
 
     /// What becomes of a request without an answer to pass on. One that the upstream gave counts as its status says,

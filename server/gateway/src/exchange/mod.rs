@@ -116,7 +116,7 @@ pub(crate) async fn handle(
         seen.found(&route);
     }
     exchange.passed(Phase::Route, Instant::now());
-    exchange.websocket = route.websocket && tunnel::is_asked_for(&parts);
+    exchange.websocket = route.websocket.is_some() && tunnel::is_asked_for(&parts);
     let client = peer.client(&parts.headers, &worker.shared.listening.trusted);
     let origin = route
         .cors

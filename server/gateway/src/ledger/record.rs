@@ -11,7 +11,7 @@
 //! | 86..101 | key |
 //! | 101..103, 103..105 | route, meter |
 //! | 105..109 | units |
-//! | 109..111 | status |
+//! | 109..111 | status in the low fifteen bits; the highest says that it continues a request with a record |
 //! | 111 | refusal in the low seven bits, test environment in the highest |
 //! | 112..117, 118..123 | bytes of the request's and of the answer's body |
 //! | 117, 123 | combination of feature variants, low byte and high byte |
@@ -29,6 +29,7 @@ use model::{ConsumerId, KeyId, PlanVersionId, RequestId, SubscriptionId, Time};
 /// Bytes of a record.
 pub(crate) const RECORD_LEN: usize = 128;
 const TEST_BIT: u8 = 0x80;
+const CONTINUES_BIT: u16 = 0x8000;
 
 /// A record as it lies in a segment.
 pub(crate) type Encoded = [u8; RECORD_LEN];
@@ -69,7 +70,8 @@ pub(crate) fn encode(r: &UsageRecord) -> Encoded {
     out[101..103].copy_from_slice(&r.route.to_le_bytes());
     out[103..105].copy_from_slice(&r.meter.to_le_bytes());
     out[105..109].copy_from_slice(&r.units.to_le_bytes());
-    out[109..111].copy_from_slice(&r.status.to_le_bytes());
+    let continues = if r.continues { CONTINUES_BIT } else { 0 };
+    out[109..111].copy_from_slice(&((r.status & !CONTINUES_BIT) | continues).to_le_bytes());
     let test = if r.environment == Environment::Test {
         TEST_BIT
     } else {
@@ -101,10 +103,12 @@ pub(crate) fn check(from: &Encoded) -> Option<u64> {
 pub(crate) fn decode(from: &Encoded) -> Option<UsageRecord> {
     let seq = check(from)?;
     let flags = from[111];
+    let status = u16::from_le_bytes([from[109], from[110]]);
     let some = |bits: u128| (bits != 0).then_some(bits);
     Some(UsageRecord {
         seq,
         request: RequestId::from_bits(get(from, 12, 15)),
+        continues: status & CONTINUES_BIT != 0,
         at: time(get(from, 27, 7)),
         consumer: ConsumerId::from_bits(get(from, 34, 15)),
         environment: if flags & TEST_BIT == 0 {
@@ -119,7 +123,7 @@ pub(crate) fn decode(from: &Encoded) -> Option<UsageRecord> {
         route: u16::try_from(get(from, 101, 2)).ok()?,
         meter: u16::try_from(get(from, 103, 2)).ok()?,
         units: u32::try_from(get(from, 105, 4)).ok()?,
-        status: u16::try_from(get(from, 109, 2)).ok()?,
+        status: status & !CONTINUES_BIT,
         refusal: flags & !TEST_BIT,
         variants: u16::from_le_bytes([from[117], from[123]]),
         request_bytes: u64::try_from(get(from, 112, 5)).ok()?,
@@ -135,7 +139,7 @@ mod tests {
 
     prop_compose! {
         fn records()(
-            seq in 1u64.., ids in proptest::array::uniform5(1u128..(1 << 120)), none: (bool, bool), live: bool,
+            seq in 1u64.., ids in proptest::array::uniform5(1u128..(1 << 120)), none: (bool, bool), live: bool, continues: bool,
             at in 0i64..4_000_000_000_000_000, start in 0i64..4_000_000_000_000_000,
             numbers: (u16, u16, u32, u16, u32), refusal in 0u8..128,
             bytes in proptest::array::uniform2(0u64..(1 << 40)), variants: u16,
@@ -143,6 +147,7 @@ mod tests {
             UsageRecord {
                 seq,
                 request: RequestId::from_bits(ids[0]),
+                continues,
                 at: time(u128::try_from(at).unwrap()),
                 consumer: ConsumerId::from_bits(ids[1]),
                 environment: if live { Environment::Live } else { Environment::Test },
@@ -153,7 +158,7 @@ mod tests {
                 route: numbers.0,
                 meter: numbers.1,
                 units: numbers.2,
-                status: numbers.3,
+                status: numbers.3 & !CONTINUES_BIT,
                 refusal,
                 variants,
                 request_bytes: bytes[0],

@@ -35,6 +35,7 @@ pub(super) fn record(n: u64) -> UsageRecord {
     UsageRecord {
         seq: n,
         request: RequestId::from_bits(u128::from(n)),
+        continues: false,
         at: Time::from_unix_ms(5),
         consumer: ConsumerId::from_bits(u128::from(n % 3)),
         environment: Environment::Live,

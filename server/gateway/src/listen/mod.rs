@@ -91,13 +91,19 @@ pub(crate) async fn connection(
     mut stream: TcpStream,
     mut address: IpAddr,
     stop: watch::Receiver<Option<Stop>>,
-    _place: (Seat, mpsc::Sender<()>),
+    mut place: (Seat, mpsc::Sender<()>),
 ) {
     let shared = Arc::clone(&worker.shared);
     let (listening, limits) = (&shared.listening, &shared.limits);
     if listening.proxy_protocol && listening.trusted.iter().any(|r| r.contains(address)) {
         match timeout(limits.head_timeout, proxy_header::read(&mut stream)).await {
-            Ok(Ok(told)) => address = told.map_or(address, |a| a.ip()),
+            Ok(Ok(Some(told))) => {
+                address = told.ip();
+                let Some(seat) = shared.crowd.seat(address) else { return };
+                place.0 = seat;
+            }
+            // The balancer's own: it asks whether this is alive.
+            Ok(Ok(None)) => {}
             Ok(Err(error)) => return tracing::debug!(%error, "a trusted proxy sent no PROXY header"),
             Err(_) => return,
         }

@@ -32,7 +32,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 use model::access;
 use model::catalogue::StatusSet;
-use model::policy::{AddressRange, Idempotency, Protocol, RoutePolicy, Segment, segments};
+use model::policy::{AddressRange, Idempotency, Protocol, RoutePolicy, Segment, WebSocketPolicy, segments};
 use model::snapshot::{Entitlement, RouteRecord, Routing};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -55,8 +55,8 @@ pub(crate) struct Route {
     pub(crate) max_request_bytes: Option<u64>,
     /// Whether the bodies of its requests may go on for ever.
     pub(crate) streams: bool,
-    /// Whether WebSocket handshakes are passed on.
-    pub(crate) websocket: bool,
+    /// What may pass through WebSockets, where handshakes are passed on.
+    pub(crate) websocket: Option<WebSocketPolicy>,
     /// Who may call it.
     pub(crate) auth: Accepted,
     /// Who may call it from a page in a browser.
@@ -112,7 +112,7 @@ impl Route {
             auth,
             max_request_bytes: policy.max_request_bytes,
             streams: policy.streams,
-            websocket: policy.websocket && upstream.protocol == Protocol::Http1,
+            websocket: policy.websocket.filter(|_| upstream.protocol == Protocol::Http1),
             limits: Rule::of_route(&policy.limits, record.number),
             concurrency: policy.concurrency,
             gates,

@@ -60,11 +60,17 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// Takes a token apart.
-pub(super) fn parse(text: &[u8]) -> Result<Compact<'_>, Denied> {
+/// Refuses a token that is too long, whatever it holds.
+pub(crate) fn check_length(text: &[u8]) -> Result<(), Denied> {
     if text.len() > TOKEN_MOST {
         return Err(Denied::Invalid("It is longer than 8 KiB."));
     }
+    Ok(())
+}
+
+/// Takes a token apart.
+pub(super) fn parse(text: &[u8]) -> Result<Compact<'_>, Denied> {
+    check_length(text)?;
     let malformed = Denied::Invalid("It is not three parts of base 64 with dots between.");
     let text = std::str::from_utf8(text).map_err(|_| malformed)?;
     let (signed, signature) = text.rsplit_once('.').ok_or(malformed)?;
@@ -109,4 +115,34 @@ fn read_header(header: &Object) -> Result<(TokenAlgorithm, Option<String>), Deni
         Some(_) => return Err(Denied::Invalid("The name of its key is none.")),
     };
     Ok((algorithm, kid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn why(text: &[u8]) -> &'static str {
+        match parse(text).err() {
+            Some(Denied::Invalid(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// T39: what is behind the first thing that is wrong would be refused for another reason, if it were looked at.
+    #[test]
+    fn what_is_monstrous_is_refused_before_the_rest_is_decoded() {
+        let header = |json: &str| URL_SAFE_NO_PAD.encode(json);
+        assert!(why(&[0xFF; 100 << 10]).contains("8 KiB"), "not even read as text");
+        let jwe = format!("{}.!.!.!.!", header(r#"{"alg":"RSA-OAEP","enc":"A256GCM"}"#));
+        assert!(why(jwe.as_bytes()).contains("three parts"), "its header is not decoded");
+        for asked in ["enc", "zip", "cty", "crit", "b64"] {
+            let text = format!("{}.!.!", header(&format!(r#"{{"alg":"EdDSA","{asked}":"DEF"}}"#)));
+            assert!(
+                why(text.as_bytes()).contains("not understood"),
+                "{asked}: its claims are not decoded"
+            );
+        }
+        let deep = header(&format!("{}1{}", "[".repeat(2_000), "]".repeat(2_000)));
+        assert!(why(format!("{deep}.!.!").as_bytes()).contains("JSON objects"));
+    }
 }

@@ -25,6 +25,7 @@ mod keeper;
 mod keys;
 mod verify;
 
+pub(crate) use compact::check_length;
 pub(crate) use granted::Granted;
 pub(crate) use issuer::Issuers;
 pub(crate) use keeper::run as keep;

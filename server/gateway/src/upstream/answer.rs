@@ -8,7 +8,7 @@ use super::silence::Silence;
 use crate::balance::Lease;
 use crate::body::BodyError;
 use crate::http1::{Framing, Piece};
-use crate::tunnel::Tunnel;
+use crate::tunnel::Far;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::SizeHint;
@@ -181,10 +181,10 @@ impl Incoming {
         }
     }
 
-    /// The tunnel, behind a 101.
-    pub(crate) fn into_tunnel(self) -> Option<Tunnel> {
+    /// The end of a tunnel, behind a 101.
+    pub(crate) fn into_far(self) -> Option<Far> {
         match self.source {
-            Source::Tunnel(connection) => Some(Tunnel::new(connection, self.lease)),
+            Source::Tunnel(connection) => Some(Far::new(connection, self.lease)),
             _ => None,
         }
     }

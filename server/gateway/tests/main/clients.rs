@@ -222,3 +222,42 @@ async fn a_balancer_says_it_before_the_first_byte() {
         "a connection without the header is closed"
     );
 }
+
+/// T91: behind a balancer each client has as many connections as one that comes by itself; the balancer has no bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_counted_by_the_address_that_a_balancer_says() {
+    let world = with_config(|config, _| {
+        config.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+        config.proxy_protocol = true;
+        config.limits.connections_per_address = 2;
+    })
+    .await;
+    let text = format!(
+        "GET /v1/ok HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\n\r\n",
+        world.key.reveal()
+    );
+    // A kept connection, and whether it was answered on.
+    let ask = async |from: &str| {
+        let mut stream = TcpStream::connect(world.addr).await.unwrap();
+        let told = format!("PROXY TCP4 {from} 10.0.0.1 5000 80\r\n{text}");
+        stream.write_all(told.as_bytes()).await.unwrap();
+        let answered = matches!(stream.read(&mut [0; 4096]).await, Ok(1..));
+        (stream, answered)
+    };
+    let mut crowd = Vec::new();
+    for _ in 0..2 {
+        for from in ["203.0.113.7", "203.0.113.8", "203.0.113.9"] {
+            crowd.push(ask(from).await);
+        }
+    }
+    assert!(crowd.iter().all(|(_, answered)| *answered));
+    assert!(!ask("203.0.113.8").await.1, "a third of one client");
+    drop(crowd);
+    for attempt in 0.. {
+        if ask("203.0.113.8").await.1 {
+            break;
+        }
+        assert!(attempt < 1_000, "its places are not given back");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}

@@ -1,11 +1,13 @@
 //! WebSocket: the handshake is a request, and what follows it belongs to the two sides alone.
 
 use crate::clients::{certificate, tls, with_config};
+use crate::frames::{client_frame, client_payloads, read_frame, server_frame};
 use crate::streams::ENDS_WITHIN;
 use crate::support::*;
 use crate::tls::Authority;
 use model::Clock as _;
 use model::access::Suspension;
+use model::policy::WebSocketPolicy;
 use model::snapshot::KeyRecord;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,22 +16,23 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// An upstream that takes handshakes as the path says, and sends back what it gets.
-struct Server {
-    addr: std::net::SocketAddr,
+/// An upstream that takes handshakes as the path says, and sends back the frames that it gets. It closes when one is a close
+/// frame or ends in `bye`.
+pub(crate) struct Server {
+    pub(crate) addr: std::net::SocketAddr,
     /// Heads of requests.
     heads: Arc<Mutex<Vec<String>>>,
     /// What came behind them.
     bytes: Arc<Mutex<Vec<u8>>>,
     /// Connections that ended.
-    ended: Arc<AtomicUsize>,
+    pub(crate) ended: Arc<AtomicUsize>,
 }
 
 const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nX-Own: 1\r\n\r\n";
 
 impl Server {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(None).await
     }
 
@@ -62,7 +65,7 @@ impl Server {
         server
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         self.bytes.lock().unwrap().clone()
     }
 }
@@ -84,7 +87,6 @@ async fn take(mut stream: impl AsyncRead + AsyncWrite + Unpin, heads: &Mutex<Vec
     let path = head.split(' ').nth(1).unwrap().to_owned();
     heads.lock().unwrap().push(head);
     let answer = match path.rsplit('/').next().unwrap() {
-        "greets" => format!("{AGREED}hello"),
         "waits" => {
             // Nothing may come before it agrees.
             let mut early = [0; 64];
@@ -100,32 +102,50 @@ async fn take(mut stream: impl AsyncRead + AsyncWrite + Unpin, heads: &Mutex<Vec
             "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
                 .to_owned()
         }
+        "deflate" => AGREED.replace("X-Own", "Sec-WebSocket-Extensions: Permessage-Deflate; a=1\r\nX-Own"),
         _ => AGREED.to_owned(),
     };
-    stream.write_all(answer.as_bytes()).await.unwrap();
-    let mut chunk = vec![0; 16 << 10];
-    while let Ok(n @ 1..) = stream.read(&mut chunk).await {
-        bytes.lock().unwrap().extend_from_slice(&chunk[..n]);
-        if !answer.starts_with(AGREED) {
-            continue;
+    let mut said = answer.clone().into_bytes();
+    let last = path.rsplit('/').next().unwrap();
+    if last == "greets" {
+        said.extend(server_frame(0x81, b"hello"));
+    }
+    if let Some(hex) = last.strip_prefix("raw-") {
+        let digits = hex.as_bytes().chunks(2);
+        said.extend(digits.map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap()));
+    }
+    stream.write_all(&said).await.unwrap();
+    let (mut chunk, mut held) = (vec![0; 16 << 10], read[end..].to_vec());
+    loop {
+        if answer.starts_with("HTTP/1.1 101") {
+            for (first, payload) in client_payloads(&mut held) {
+                if payload.ends_with(b"bye") || stream.write_all(&server_frame(first, &payload)).await.is_err() {
+                    return;
+                }
+                if first == 0x88 {
+                    return;
+                }
+            }
         }
-        if chunk[..n].ends_with(b"bye") || stream.write_all(&chunk[..n]).await.is_err() {
+        let Ok(n @ 1..) = stream.read(&mut chunk).await else {
             return;
-        }
+        };
+        bytes.lock().unwrap().extend_from_slice(&chunk[..n]);
+        held.extend_from_slice(&chunk[..n]);
     }
 }
 
 async fn world(server: &Server, idle_timeout_ms: u32) -> World {
     let world = World::new().await;
-    route_to(&world, server, idle_timeout_ms).await;
+    route_to(&world, server, idle_timeout_ms, WebSocketPolicy::default()).await;
     world
 }
 
-async fn route_to(world: &World, server: &Server, idle_timeout_ms: u32) {
+pub(crate) async fn route_to(world: &World, server: &Server, idle_timeout_ms: u32, policy: WebSocketPolicy) {
     let mut told = routing(world.upstream.addr);
     told.upstreams[0].idle_timeout_ms = idle_timeout_ms;
     told.upstreams[0].url = format!("http://{}", server.addr);
-    told.routes[0].policy.websocket = true;
+    told.routes[0].policy.websocket = Some(policy);
     world.plane.put_routing(told);
     world.synced().await;
 }
@@ -134,7 +154,7 @@ const HANDSHAKE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 /// Sends a handshake and what else is told; the head of the answer, what came behind it, and the connection.
-async fn shake(world: &World, path: &str, behind: &[u8]) -> (Reply, TcpStream) {
+pub(crate) async fn shake(world: &World, path: &str, behind: &[u8]) -> (Reply, TcpStream) {
     let key = world.key.reveal();
     let head = format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\n{HANDSHAKE}\r\n");
     let mut stream = TcpStream::connect(world.addr).await.unwrap();
@@ -142,18 +162,22 @@ async fn shake(world: &World, path: &str, behind: &[u8]) -> (Reply, TcpStream) {
     (read_head(&mut stream).await, stream)
 }
 
+/// Reads an answer, and nothing of what is behind a 101: that is frames.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Reply {
     let mut out = Vec::new();
-    while !out.windows(4).any(|w| w == b"\r\n\r\n") {
-        let mut chunk = [0; 1024];
-        let n = stream.read(&mut chunk).await.unwrap();
-        assert!(n > 0, "closed: {:?}", String::from_utf8_lossy(&out));
-        out.extend_from_slice(&chunk[..n]);
+    while !out.ends_with(b"\r\n\r\n") {
+        let byte = stream.read_u8().await;
+        assert!(byte.is_ok(), "closed: {:?}", String::from_utf8_lossy(&out));
+        out.extend(byte);
     }
-    Reply::parse(&out)
+    let mut reply = Reply::parse(&out);
+    let length = reply.header("content-length").map_or(0, |l| l.parse().unwrap());
+    reply.body.resize(length, 0);
+    stream.read_exact(&mut reply.body).await.unwrap();
+    reply
 }
 
-async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut out = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut out)).await;
     // A connection that is cut may be reset.
@@ -161,10 +185,34 @@ async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     out
 }
 
-/// Reads to the end that comes when the tunnel has nothing to stand on.
-async fn ends_soon(stream: &mut TcpStream) {
-    let ended = tokio::time::timeout(ENDS_WITHIN, read_to_end(stream)).await;
-    assert!(ended.is_ok(), "the tunnel stayed open");
+/// Reads frames until a close frame, behind which nothing comes; its code and its reason.
+pub(crate) async fn closed_with(stream: &mut TcpStream) -> (u16, String) {
+    while let Some((first, payload)) = read_frame(stream).await {
+        if first == 0x88 {
+            assert!(read_to_end(stream).await.is_empty(), "nothing behind it");
+            let code = u16::from_be_bytes([payload[0], payload[1]]);
+            return (code, String::from_utf8(payload[2..].to_vec()).unwrap());
+        }
+    }
+    panic!("the connection ended without a word");
+}
+
+/// Sends bytes as a message of ten frames.
+async fn write_parts(stream: &mut (impl AsyncWrite + Unpin), sent: &[u8]) -> std::io::Result<()> {
+    for (number, part) in sent.chunks(sent.len() / 10).enumerate() {
+        let first = [2, 0, 0x80][usize::from(number > 0) + usize::from(number == 9)];
+        stream.write_all(&client_frame(first, part)).await?;
+    }
+    stream.flush().await
+}
+
+/// What comes back of it.
+async fn read_parts(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut back = Vec::new();
+    for _ in 0..10 {
+        back.extend(read_frame(stream).await.unwrap().1);
+    }
+    back
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,26 +236,27 @@ async fn bytes_pass_both_ways_and_the_handshake_is_one_request() {
         "while it is open"
     );
 
-    let mut got = reply.body;
-    while got.len() < 5 {
-        let mut chunk = [0; 5];
-        let n = stream.read(&mut chunk).await.unwrap();
-        got.extend_from_slice(&chunk[..n]);
-    }
-    assert_eq!(got, b"hello", "what the upstream says first is not lost");
+    let said = read_frame(&mut stream).await;
+    assert_eq!(
+        said,
+        Some((0x81, b"hello".to_vec())),
+        "what the upstream says first is not lost"
+    );
     let sent: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251).to_le_bytes()[0]).collect();
     let (mut reading, mut writing) = stream.split();
-    let mut back = vec![0; sent.len()];
-    let (written, read) = tokio::join!(writing.write_all(&sent), reading.read_exact(&mut back));
+    let (written, back) = tokio::join!(write_parts(&mut writing, &sent), read_parts(&mut reading));
     written.unwrap();
-    read.unwrap();
     assert!(back == sent, "byte for byte");
-    stream.write_all(b"bye").await.unwrap();
+    stream.write_all(&client_frame(0x81, b"bye")).await.unwrap();
     assert!(read_to_end(&mut stream).await.is_empty(), "the upstream ended it");
     drop(stream);
     until(|| world.target("in_flight", 0) == 0).await;
-    assert_eq!(world.target("tunnel_bytes_up_total", 0), 1_000_003);
-    assert_eq!(world.target("tunnel_bytes_down_total", 0), 1_000_005);
+    assert_eq!(
+        world.target("tunnel_bytes_up_total", 0),
+        1_000_140 + 9,
+        "ten heads and a frame"
+    );
+    assert_eq!(world.target("tunnel_bytes_down_total", 0), 1_000_100 + 7);
     assert_eq!(world.shipped().await.len(), 1);
 
     let head = server.heads.lock().unwrap()[0].to_ascii_lowercase();
@@ -299,9 +348,10 @@ async fn nothing_behind_a_handshake_is_smuggled() {
     let units: Vec<_> = rows.iter().map(|r| (r.status, r.units)).collect();
     assert_eq!(units, [(200, 1), (403, 0), (426, 0), (502, 0), (502, 0)]);
 
-    let (reply, _stream) = shake(&world, "/v1/waits", b"early").await;
+    let early = client_frame(0x81, b"early");
+    let (reply, _stream) = shake(&world, "/v1/waits", &early).await;
     assert_eq!(reply.status, 101);
-    until(|| server.bytes() == b"early").await;
+    until(|| server.bytes() == early).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,7 +360,7 @@ async fn a_tunnel_ends_with_what_it_stands_on() {
     for what in ["revoked", "expired", "out of scope", "suspended"] {
         let world = world(&server, 600_000).await;
         let before = server.ended.load(Ordering::SeqCst);
-        let (reply, mut stream) = shake(&world, "/v1/greets", b"").await;
+        let (reply, mut stream) = shake(&world, "/v1/a", b"").await;
         assert_eq!(reply.status, 101);
         let soon = world.clock.now().plus_ms(1_000);
         let edit = |change: fn(&mut KeyRecord)| world.plane.edit_key(world.key.lookup().0, change);
@@ -325,7 +375,15 @@ async fn a_tunnel_ends_with_what_it_stands_on() {
                 .edit_entitlement(world.consumer, |e| e.suspended = Some(Suspension::Provider)),
         }
         world.clock.advance(1_000);
-        ends_soon(&mut stream).await;
+        let ended = tokio::time::timeout(ENDS_WITHIN, closed_with(&mut stream)).await;
+        let (code, reason) = ended.expect("the tunnel stayed open");
+        let slug = match what {
+            "revoked" => "key-revoked",
+            "expired" => "key-expired",
+            "out of scope" => "insufficient-scope",
+            _ => "suspended",
+        };
+        assert!(code == 1008 && reason.starts_with(slug), "{what}: {code} {reason}");
         until(|| server.ended.load(Ordering::SeqCst) == before + 1).await;
         until(|| world.target("in_flight", 0) == 0).await;
     }
@@ -338,14 +396,15 @@ async fn silence_ends_a_tunnel_and_bytes_keep_it() {
     let (_, mut stream) = shake(&world, "/v1/a", b"").await;
     for _ in 0..12 {
         tokio::time::sleep(Duration::from_millis(60)).await;
-        stream.write_all(b"x").await.unwrap();
+        stream.write_all(&client_frame(0x81, b"x")).await.unwrap();
+        let back = read_frame(&mut stream).await;
         assert_eq!(
-            stream.read(&mut [0; 1]).await.unwrap(),
-            1,
+            back,
+            Some((0x81, b"x".to_vec())),
             "it lives on beyond the limit on silence"
         );
     }
-    read_to_end(&mut stream).await;
+    assert_eq!(closed_with(&mut stream).await.0, 1001);
     until(|| server.ended.load(Ordering::SeqCst) == 1).await;
 }
 
@@ -367,10 +426,8 @@ async fn a_gateway_that_stops_lets_tunnels_go_on_for_the_drain_time_and_no_longe
     let gateway = world.gateway.take().unwrap();
     let stopping = tokio::spawn(gateway.shutdown(Duration::from_millis(500)));
     tokio::time::sleep(Duration::from_millis(50)).await;
-    stream.write_all(b"still").await.unwrap();
-    let mut back = [0; 5];
-    stream.read_exact(&mut back).await.unwrap();
-    assert_eq!(&back, b"still");
+    stream.write_all(&client_frame(0x81, b"still")).await.unwrap();
+    assert_eq!(read_frame(&mut stream).await, Some((0x81, b"still".to_vec())));
     read_to_end(&mut stream).await;
     stopping.await.unwrap();
     assert_eq!(world.plane.rows().len(), 1, "and its record is shipped");
@@ -386,7 +443,7 @@ async fn an_open_tunnel_is_in_flight() {
         told.upstreams[0].url = format!("http://{}", server.addr);
         told.upstreams[0].policy.max_in_flight = upstream;
         told.upstreams[0].policy.max_wait_ms = upstream.map(|_| 0);
-        told.routes[0].policy.websocket = true;
+        told.routes[0].policy.websocket = Some(WebSocketPolicy::default());
         world.plane.put_routing(told);
         world.synced().await;
         let (first, open) = shake(&world, "/v1/echo", b"").await;
@@ -436,7 +493,7 @@ async fn pages_open_tunnels_only_where_they_may_call() {
         let mut told = routing(world.upstream.addr);
         told.upstreams[0].url = format!("http://{}", server.addr);
         told.routes[0].policy = serde_json::from_str(&format!("{{{policy}}}")).unwrap();
-        told.routes[0].policy.websocket = true;
+        told.routes[0].policy.websocket = Some(WebSocketPolicy::default());
         world.plane.put_routing(told);
         world.synced().await;
         let before = server.heads.lock().unwrap().len();
@@ -501,21 +558,13 @@ async fn tunnels_pass_through_tls() {
         }
         let sent: Vec<u8> = (0..300_000u32).map(|i| (i % 251).to_le_bytes()[0]).collect();
         let (mut reading, mut writing) = tokio::io::split(stream);
-        let mut back = vec![0; sent.len()];
-        let both = async {
-            let sending = async {
-                writing.write_all(&sent).await?;
-                writing.flush().await
-            };
-            tokio::join!(sending, reading.read_exact(&mut back))
-        };
-        let (written, read) = tokio::time::timeout(Duration::from_secs(20), both)
+        let both = async { tokio::join!(write_parts(&mut writing, &sent), read_parts(&mut reading)) };
+        let (written, back) = tokio::time::timeout(Duration::from_secs(20), both)
             .await
             .expect("stuck");
         written.unwrap();
-        read.unwrap();
         assert!(back == sent, "byte for byte");
-        writing.write_all(b"bye").await.unwrap();
+        writing.write_all(&client_frame(0x81, b"bye")).await.unwrap();
         writing.flush().await.unwrap();
         let ended = tokio::time::timeout(Duration::from_secs(20), reading.read(&mut [0; 1])).await;
         assert!(

@@ -19,7 +19,7 @@ struct Hour {
 
 impl Hour {
     fn add(&mut self, r: &UsageRecord) {
-        self.requests += 1;
+        self.requests += i64::from(!r.continues);
         // An upstream that cannot be reached is a failure, although it is the gateway that says so.
         self.refused += i64::from(r.refusal != 0 && r.status < 500);
         self.errors += i64::from(r.status >= 500);

@@ -12,9 +12,10 @@ pub(super) async fn add(connection: &mut PgConnection, ledger: &str, records: &[
         return Ok(());
     }
     let statement = "COPY requests (ledger, seq, request_id, at, consumer_id, environment, key_id, route, meter, units,
-                                    status, refusal, request_bytes, response_bytes, duration_us, variants)
+                                    status, refusal, request_bytes, response_bytes, duration_us, variants,
+                                    continues)
                      FROM STDIN (FORMAT binary)";
-    let mut copy = CopyIn::begin(connection, statement, 16).await?;
+    let mut copy = CopyIn::begin(connection, statement, 17).await?;
     for r in records {
         copy.row().await?;
         copy.text(ledger);
@@ -33,6 +34,7 @@ pub(super) async fn add(connection: &mut PgConnection, ledger: &str, records: &[
         copy.bigint(saturating(r.response_bytes));
         copy.bigint(i64::from(r.duration_us));
         copy.smallint(small(r.variants));
+        copy.boolean(r.continues);
     }
     copy.finish().await?;
     Ok(())
