@@ -19,6 +19,7 @@ use crate::stop::Stop;
 use crate::tables::Tables;
 use crate::trace::Tracer;
 use crate::worker::{self, Shared, Worker};
+use crate::leases::{Desk, keeper};
 use crate::{shipper, sync, token};
 use model::{Clock, Random};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -79,7 +80,11 @@ impl Gateway {
         let segment = config.limits.segment_records.max(1);
         let folder = config.data_dir.join(LEDGER_FOLDER);
         let ledger = Ledger::open_on(&folder, segment, &*random, config.before_sync.clone()).map_err(data)?;
-        let tables = Arc::new(Tables::new());
+        let mut tables = Tables::new();
+        let limits = &config.limits;
+        let desk = || Desk::new(ledger.committed(), limits.lease_wait, limits.lease_idle);
+        tables.desk = config.leases.then(desk);
+        let tables = Arc::new(tables);
         tables.seed.store(seed(&*random), Ordering::Relaxed);
         begin_tables(&config, &tables, &ledger, &*clock).map_err(data)?;
         let listening_on = sockets(&config).and_then(|(all, at)| Ok((copies(&all)?, all, at)));
@@ -121,6 +126,10 @@ impl Gateway {
         }
         let shipped = Arc::new(AtomicU64::new(0));
         let through = watch::Sender::new(false);
+        let leasing = shared.tables.desk.clone().map(|desk| {
+            let keeping = keeper::run(Arc::clone(&shared), desk, Arc::clone(&source), through.subscribe());
+            tokio::spawn(keeping)
+        });
         let snapshots = sync::run(
             Arc::clone(&shared),
             source,
@@ -141,6 +150,7 @@ impl Gateway {
             through,
             stop_shipping,
             workers,
+            leasing,
             snapshots: tokio::spawn(snapshots),
             shipping: tokio::spawn(shipping),
             syncing,
@@ -163,6 +173,7 @@ pub struct Running {
     through: watch::Sender<bool>,
     stop_shipping: watch::Sender<bool>,
     workers: Vec<oneshot::Receiver<()>>,
+    leasing: Option<JoinHandle<()>>,
     snapshots: JoinHandle<()>,
     shipping: JoinHandle<()>,
     syncing: std::thread::JoinHandle<()>,
@@ -310,6 +321,9 @@ impl Running {
         }
         self.through.send_replace(true);
         let _ = self.snapshots.await;
+        if let Some(leasing) = self.leasing {
+            let _ = leasing.await;
+        }
         self.shared.ledger.stop();
         let syncing = self.syncing;
         let _ = tokio::task::spawn_blocking(move || syncing.join().is_ok()).await;

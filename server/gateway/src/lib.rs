@@ -421,6 +421,7 @@ mod headers;
 mod http1;
 mod identity;
 mod key_limit;
+mod leases;
 mod ledger;
 mod limit;
 mod listen;

@@ -5,6 +5,7 @@ mod ingest;
 mod invoices;
 mod key_limits;
 mod keys;
+mod leases;
 mod late;
 mod marks;
 mod outbox;

@@ -257,6 +257,11 @@ impl<'a> Exchange<'a> {
             return self.quote(client, &route, parts);
         }
         let mut ready = self.prepare(client, route, parts, body)?;
+        if ready.admission.lack.is_some()
+            && let Err(refused) = Box::pin(self.wait_for_lease(client, &mut ready)).await
+        {
+            return Err(Early::new(Some(ready.open), refused));
+        }
         // A body that comes slowly takes no place while it is waited for.
         if let Err(refused) = call::pass_gates(&mut ready).await {
             return Err(Early::new(Some(ready.open), refused));
