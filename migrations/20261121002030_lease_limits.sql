@@ -17,8 +17,10 @@ CREATE TABLE leases (
     -- Units of the ledger, counted from when the row was made, that may be reached, and those of them that are taken in.
     ceiling      bigint      NOT NULL CHECK (ceiling >= 0),
     used         bigint      NOT NULL CHECK (used >= 0),
-    -- Beyond this record of the ledger nothing is used of it: what is left then is free.
+    -- What was leased before a gateway began is used up to this record of its ledger at most: until that is taken in, the
+    -- ceiling is not lowered, and then what is left is free, unless the gateway has taken the lease over.
     ends_after   bigint,
+    taken_over   boolean     NOT NULL DEFAULT false,
     PRIMARY KEY (ledger, consumer_id, environment, period_start, root_id, meter)
 );
 CREATE INDEX leases_by_account ON leases (consumer_id, environment, period_start, root_id);

@@ -257,7 +257,12 @@ impl Books<'_> {
         let used = match (subject.root, self.key) {
             (None, _) => self.meter(subject.meter).map_or(0, |m| m.used),
             (Some(_), None) => 0,
-            (Some(_), Some(key)) => key.used.iter().filter(|u| u.meter == subject.meter).map(|u| u.units).sum(),
+            (Some(_), Some(key)) => key
+                .used
+                .iter()
+                .filter(|u| u.meter == subject.meter)
+                .map(|u| u.units)
+                .sum(),
         };
         let of_it = self.leases.iter().filter(|row| row.subject == *subject);
         let open = of_it.map(|row| row.lease.open()).fold(0, u64::saturating_add);
@@ -404,7 +409,8 @@ impl Books<'_> {
         let all = m.used.max(own);
         let since = all.saturating_sub(m.settled_units);
         let cost = price::dearest(&m.terms, since, self.entitlement.currency).ok();
-        cost.and_then(|cost| key_part::part(cost.minor, own, all)).unwrap_or(i64::MAX)
+        cost.and_then(|cost| key_part::part(cost.minor, own, all))
+            .unwrap_or(i64::MAX)
     }
 }
 

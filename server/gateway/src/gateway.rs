@@ -8,6 +8,7 @@ use crate::disk;
 use crate::explain::{Explanation, Knowledge, Question, explain};
 use crate::gate::Gate;
 use crate::identity::Identities;
+use crate::leases::{Desk, keeper};
 use crate::ledger::Ledger;
 use crate::listen::{Crowd, Listening, TlsError};
 use crate::memory::Room;
@@ -19,7 +20,6 @@ use crate::stop::Stop;
 use crate::tables::Tables;
 use crate::trace::Tracer;
 use crate::worker::{self, Shared, Worker};
-use crate::leases::{Desk, keeper};
 use crate::{shipper, sync, token};
 use model::{Clock, Random};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -224,6 +224,11 @@ impl Running {
     /// The name of its ledger.
     pub fn ledger_id(&self) -> &str {
         self.shared.ledger.id()
+    }
+
+    /// Other gateways heard of lately that lease limits where this one does not, or the other way round.
+    pub fn unlike_leases(&self) -> u64 {
+        self.shared.tables.unlike.load(Ordering::Relaxed)
     }
 
     /// The last version applied.

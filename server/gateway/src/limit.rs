@@ -156,6 +156,10 @@ impl Slot {
     pub(crate) fn held(&self) -> &Held {
         self.held.get_or_init(Box::default)
     }
+    /// The same, where something was asked for.
+    pub(crate) fn held_so_far(&self) -> Option<&Held> {
+        self.held.get().map(|held| &**held)
+    }
     /// Units recorded and in flight, for who sets a bound to them.
     pub(crate) fn taken_units(&self) -> &AtomicU64 {
         &self.taken

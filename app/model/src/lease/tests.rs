@@ -207,7 +207,11 @@ impl World {
     }
 
     fn passed(&self, subject: LeaseSubject) -> u64 {
-        self.gateways.iter().filter_map(|g| g.get(&subject)).map(|h| h.own).sum()
+        self.gateways
+            .iter()
+            .filter_map(|g| g.get(&subject))
+            .map(|h| h.own)
+            .sum()
     }
 
     fn cost(&self) -> i64 {
@@ -222,18 +226,31 @@ impl World {
     fn check(&self) {
         for m in &self.terms.meters {
             if let (Some(quota), None) = (self.terms.quota_at(m, at(10)).0.ceiling(), m.terms.grace) {
-                assert!(self.passed(subject(None, m.meter)) <= quota, "quota of meter {}", m.meter);
+                assert!(
+                    self.passed(subject(None, m.meter)) <= quota,
+                    "quota of meter {}",
+                    m.meter
+                );
             }
         }
         if let Some(cap) = self.terms.spend_cap_minor {
             assert!(self.cost() <= cap, "{} beyond a cap of {cap}", self.cost());
         }
         if let Some(quota) = self.key.as_ref().and_then(|k| k.quota) {
-            let of_key: u64 = self.terms.meters.iter().map(|m| self.passed(subject(Some(9), m.meter))).sum();
+            let of_key: u64 = self
+                .terms
+                .meters
+                .iter()
+                .map(|m| self.passed(subject(Some(9), m.meter)))
+                .sum();
             assert!(of_key <= quota, "{of_key} beyond a key's quota of {quota}");
         }
         if let Some(budget) = self.key.as_ref().and_then(|k| k.budget_minor) {
-            assert!(self.cost() <= budget, "{} beyond a key's budget of {budget}", self.cost());
+            assert!(
+                self.cost() <= budget,
+                "{} beyond a key's budget of {budget}",
+                self.cost()
+            );
         }
     }
 
@@ -305,7 +322,8 @@ fn run(world: &mut World, deeds: Vec<Deed>) {
 
 const GRADUATED: Option<(TierModel, &[(Option<u64>, &str)])> =
     Some((TierModel::Graduated, &[(Some(60), "0.7"), (None, "0.333")]));
-const VOLUME: Option<(TierModel, &[(Option<u64>, &str)])> = Some((TierModel::Volume, &[(Some(40), "1.5"), (None, "0.9")]));
+const VOLUME: Option<(TierModel, &[(Option<u64>, &str)])> =
+    Some((TierModel::Volume, &[(Some(40), "1.5"), (None, "0.9")]));
 
 fn limits(quota: Option<u64>, budget_minor: Option<i64>) -> KeyLimits {
     KeyLimits {
@@ -396,7 +414,11 @@ fn what_others_have_is_no_end_and_what_they_used_is() {
     for _ in 0..10 {
         assert!(world.call(0, 1, 1));
     }
-    assert_eq!(world.ask(1, calls, 1, true), Some(Rest::Leased), "nobody heard of it yet");
+    assert_eq!(
+        world.ask(1, calls, 1, true),
+        Some(Rest::Leased),
+        "nobody heard of it yet"
+    );
     world.ship(0);
     assert_eq!(world.ask(1, calls, 1, true), Some(Rest::UsedUp(Limiting::Quota)));
 }

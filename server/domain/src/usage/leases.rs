@@ -82,9 +82,12 @@ pub(super) async fn drop_old(domain: &Domain) -> Result<()> {
     sqlx::query!("DELETE FROM leases WHERE period_end < $1", now.plus_ms(-KEPT_FOR_MS))
         .execute(&domain.pool)
         .await?;
-    sqlx::query!("DELETE FROM lease_wants WHERE wanted_at < $1", now.plus_ms(-KEPT_FOR_MS))
-        .execute(&domain.pool)
-        .await?;
+    sqlx::query!(
+        "DELETE FROM lease_wants WHERE wanted_at < $1",
+        now.plus_ms(-KEPT_FOR_MS)
+    )
+    .execute(&domain.pool)
+    .await?;
     Ok(())
 }
 
@@ -128,7 +131,8 @@ pub(super) async fn count(connection: &mut PgConnection, ledger: &str, records: 
 /// What is left of leases that were to end with a record that is taken in by now is free.
 pub(super) async fn end_reached(connection: &mut PgConnection, ledger: &str, through: u64) -> Result<()> {
     sqlx::query!(
-        "UPDATE leases SET ceiling = used, ends_after = NULL WHERE ledger = $1 AND ends_after <= $2",
+        "UPDATE leases SET ceiling = CASE WHEN taken_over THEN ceiling ELSE used END, ends_after = NULL, taken_over = false
+         WHERE ledger = $1 AND ends_after <= $2",
         ledger,
         signed(through),
     )
@@ -173,13 +177,14 @@ async fn take_turn(connection: &mut PgConnection, ledger: &str, turn: i64, now: 
     )
     .fetch_optional(connection)
     .await?;
-    let through = through.ok_or_else(|| DomainError::Conflict("a later question for leases was answered".to_owned()))?;
+    let through =
+        through.ok_or_else(|| DomainError::Conflict("a later question for leases was answered".to_owned()))?;
     unsigned(through)
 }
 
 async fn end_after(connection: &mut PgConnection, ledger: &str, seq: u64, through: u64) -> Result<()> {
     sqlx::query!(
-        "UPDATE leases SET ends_after = $2 WHERE ledger = $1",
+        "UPDATE leases SET ends_after = $2, taken_over = false WHERE ledger = $1",
         ledger,
         signed(seq)
     )
@@ -205,19 +210,14 @@ async fn take_accounts(connection: &mut PgConnection, items: &[LeaseItem]) -> Re
     Ok(())
 }
 
-/// What a row says beside the lease: whether it stands for what its gateway held before it began anew.
-#[derive(Clone, Copy, Default)]
-struct Mine {
-    ends: bool,
-}
-
 type Account = (ConsumerId, Environment, Time);
 
 /// All that the answer follows from.
 struct Desk {
     now: Time,
     rows: BTreeMap<LeaseOwner, Vec<LeaseRow>>,
-    mine: HashMap<LeaseSubject, Mine>,
+    /// Of the asking ledger, those from before its gateway began of which it is not known yet how much was used.
+    ending: BTreeSet<LeaseSubject>,
     entitlements: HashMap<Account, Entitlement>,
     keys: HashMap<KeyId, KeyLimits>,
     changed: BTreeSet<LeaseSubject>,
@@ -229,7 +229,7 @@ impl Desk {
         let mut desk = Self {
             now,
             rows: BTreeMap::new(),
-            mine: HashMap::new(),
+            ending: BTreeSet::new(),
             entitlements: HashMap::new(),
             keys: HashMap::new(),
             changed: BTreeSet::new(),
@@ -282,8 +282,8 @@ impl Desk {
                 meter: u16::try_from(r.meter).map_err(DomainError::internal)?,
                 period_start: r.period_start,
             };
-            if r.ledger == ask.ledger {
-                self.mine.insert(subject, Mine { ends: r.ends });
+            if r.ledger == ask.ledger && r.ends {
+                self.ending.insert(subject);
             }
             self.rows.entry(subject.owner()).or_default().push(LeaseRow {
                 ledger: r.ledger,
@@ -312,7 +312,8 @@ impl Desk {
         let (mut running, mut coming) = (Vec::new(), Vec::new());
         for row in rows {
             let record: Entitlement = serde_json::from_value(row)?;
-            let is_asked = |at| accounts.contains(&(record.consumer, record.environment, rolled(record.period, at).start));
+            let is_asked =
+                |at| accounts.contains(&(record.consumer, record.environment, rolled(record.period, at).start));
             if is_asked(self.now) {
                 running.push(record);
             } else if is_asked(ahead) {
@@ -324,8 +325,7 @@ impl Desk {
                 continue;
             }
             for e in with_usage(&mut *connection, records, at).await? {
-                self.entitlements
-                    .insert((e.consumer, e.environment, e.period.start), e);
+                self.entitlements.insert((e.consumer, e.environment, e.period.start), e);
             }
         }
         Ok(())
@@ -347,10 +347,10 @@ impl Desk {
 
     fn decide(&mut self, ledger: &str, item: &LeaseItem) -> LeaseTold {
         let subject = item.subject;
-        let ends = self.mine.get(&subject).is_some_and(|mine| mine.ends);
+        let ends = self.ending.contains(&subject);
         let row = self.lease(ledger, subject);
         if ends && item.more == 0 {
-            // It ends by itself, once what was recorded of it is known.
+            // Once what was recorded of it is known, it ends by itself, or is given back then.
             return LeaseTold {
                 subject,
                 ceiling: row.ceiling,
@@ -359,8 +359,8 @@ impl Desk {
                 rest: Rest::Granted,
             };
         }
-        // What it held before it began anew stays its own: nobody knows yet how much of that it recorded. What answers gave
-        // that never came is taken back.
+        // What it held before it began anew stays its own: nobody knows yet how much of that it recorded. What was given by
+        // answers that never came is taken back.
         row.ceiling = if ends { row.ceiling.max(item.holds) } else { item.holds };
         let lease = *row;
         let nothing = Vec::new();
@@ -376,12 +376,10 @@ impl Desk {
             };
             books.decide(ledger, item, lease)
         });
-        let (ceiling, until, rest) = decided.map_or((lease.ceiling, None, Rest::Leased), |d| (d.ceiling, d.until, d.rest));
+        let (ceiling, until, rest) =
+            decided.map_or((lease.ceiling, None, Rest::Leased), |d| (d.ceiling, d.until, d.rest));
         self.lease(ledger, subject).ceiling = ceiling;
         self.changed.insert(subject);
-        if let Some(mine) = self.mine.get_mut(&subject) {
-            mine.ends = false;
-        }
         LeaseTold {
             subject,
             ceiling,
@@ -403,7 +401,8 @@ impl Desk {
              SELECT $1, n.*, 0 FROM unnest($2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::smallint[],
                                            $7::timestamptz[], $8::bigint[]) AS n
              ON CONFLICT (ledger, consumer_id, environment, period_start, root_id, meter) DO UPDATE SET
-                 ceiling = excluded.ceiling, period_end = greatest(l.period_end, excluded.period_end), ends_after = NULL",
+                 ceiling = excluded.ceiling, period_end = greatest(l.period_end, excluded.period_end),
+                 taken_over = l.ends_after IS NOT NULL",
             ledger,
             &changed.iter().map(|s| s.consumer).collect::<Vec<_>>() as &[ConsumerId],
             &changed.iter().map(|s| s.environment).collect::<Vec<_>>() as &[Environment],

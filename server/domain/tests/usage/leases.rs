@@ -58,7 +58,10 @@ async fn on_terms(world: &World, change: impl FnOnce(&mut Entitlement)) -> (Unde
 
 async fn told(world: &World, consumer: ConsumerId) -> Entitlement {
     let all = changes_since(&world.domain, "nobody", 0).await.unwrap();
-    let mut live = all.entitlements.into_iter().filter(|e| e.environment == Environment::Live);
+    let mut live = all
+        .entitlements
+        .into_iter()
+        .filter(|e| e.environment == Environment::Live);
     live.find(|e| e.consumer == consumer).unwrap()
 }
 
@@ -242,7 +245,11 @@ async fn two_ledgers_share_a_cap_over_two_meters() {
     let (sums, rest) = race(&world, under, &[None], &[1, 2]).await;
     assert_eq!(rest, Rest::UsedUp(Limiting::Money));
     let cost = |more: u64| -> i64 {
-        let of = |m: &MeterEntitlement| price::cost(&m.terms, sums[&m.meter] + more, Currency::USD).unwrap().minor;
+        let of = |m: &MeterEntitlement| {
+            price::cost(&m.terms, sums[&m.meter] + more, Currency::USD)
+                .unwrap()
+                .minor
+        };
         terms.meters.iter().map(of).sum()
     };
     assert!(cost(0) <= 150 && cost(2) > 150, "{sums:?} cost {}", cost(0));
@@ -251,7 +258,10 @@ async fn two_ledgers_share_a_cap_over_two_meters() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_ledgers_share_a_keys_quota_over_two_meters() {
     let world = World::new().await;
-    let (under, _) = on_terms(&world, |e| e.meters = vec![meter(1, 10_000, &[]), meter(2, 10_000, &[])]).await;
+    let (under, _) = on_terms(&world, |e| {
+        e.meters = vec![meter(1, 10_000, &[]), meter(2, 10_000, &[])]
+    })
+    .await;
     let limits = Limits {
         quota_units: Some(200),
         budget_minor: None,
@@ -280,7 +290,11 @@ async fn who_died_keeps_its_lease_until_its_ledger_is_read() {
     // It begins anew on its folder, with records that are not shipped yet.
     let mut again = Holder::new(&world, "a", under);
     again.send(Some(10), Vec::new()).await;
-    assert_eq!(other.ask(calls, 41).await.rest, Rest::Leased, "what it recorded is not known yet");
+    assert_eq!(
+        other.ask(calls, 41).await.rest,
+        Rest::Leased,
+        "what it recorded is not known yet"
+    );
     dead.ship().await;
     assert_eq!(other.ask(calls, 70).await.ceiling, 70, "30 of 60 were used");
     assert_eq!(again.ask(calls, 1).await.rest, Rest::Leased);
@@ -331,6 +345,11 @@ async fn who_begins_anew_goes_on_with_what_it_held() {
     };
     let told = again.send(Some(7), vec![item]).await.told[0];
     assert!(told.ceiling >= 60 && told.rest == Rest::Granted, "{told:?}");
+    let told = again.send(None, vec![item]).await.told[0];
+    assert!(
+        told.ceiling >= 60,
+        "an answer that did not come lowers nothing either: {told:?}"
+    );
     // With everything shipped, what an earlier process had is free at once.
     let mut third = Holder::new(&world, "a", under);
     third.send(Some(0), Vec::new()).await;

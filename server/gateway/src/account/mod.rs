@@ -242,17 +242,13 @@ impl Account {
         Ok(total)
     }
 
-    /// Limits that are lower than before may be passed with what is leased already: asks again.
+    /// Limits that changed may be passed with what is leased already, or leave room where there was none: asks again.
     fn look_again(&self, old: &Terms, new: &Terms) {
         let Some(desk) = &self.desk else { return };
-        let lowered = |a: Option<u64>, b: Option<u64>| b.is_some_and(|b| a.is_none_or(|a| b < a));
-        let cap_lowered = match (old.spend_cap_minor, new.spend_cap_minor) {
-            (before, Some(now)) => before.is_none_or(|before| now < before),
-            (_, None) => false,
-        };
+        let cap_changed = (old.spend_cap_minor, old.settled_minor) != (new.spend_cap_minor, new.settled_minor);
         for limit in new.limits.iter().filter(|l| l.leased) {
             let before = old.limit(limit.meter).filter(|l| Arc::ptr_eq(&l.slot, &limit.slot));
-            if before.is_some_and(|b| cap_lowered || lowered(b.ceiling(), limit.ceiling())) {
+            if before.is_some_and(|b| cap_changed || b.ceiling() != limit.ceiling()) {
                 desk.look_again(self.subject(new, None, limit.meter), &limit.slot);
             }
         }
@@ -306,8 +302,8 @@ impl Account {
             own,
             summed: frame.is_summed(),
         });
+        self.terms.store(Arc::clone(&new));
         self.look_again(&old, &new);
-        self.terms.store(new);
     }
 
     /// Quotas with a grace that are used up by what is told and by what our ledger holds beyond it, where nobody knows

@@ -248,8 +248,7 @@ fn may_hit_free(ask: Option<&Ask>, admission: &Admission) -> bool {
 async fn wait_for_answer(desk: &Desk, lack: &Lack, units: u32, deadline: Instant) -> Option<Rest> {
     let held = lack.slot.held();
     let number = match desk.ask(lack.subject, &lack.slot, units.into()) {
-        Asked::Known(Rest::Leased) => return None,
-        Asked::Known(rest) => return Some(rest),
+        Asked::Known(rest) => return leases::limiting(rest).map(Rest::UsedUp),
         Asked::Wait(number) => number,
     };
     loop {

@@ -41,6 +41,8 @@ struct Entry {
 struct Question {
     items: Vec<LeaseItem>,
     slots: Vec<Arc<Slot>>,
+    /// Of these nothing is held any more, once the answer is there.
+    gone: Vec<LeaseSubject>,
 }
 
 struct Keeper {
@@ -99,8 +101,7 @@ impl Keeper {
         let is_open = |e: &Entry| e.slot.held().room(e.slot.taken()) > 0;
         match super::lock(&self.desk.queue).is_empty() {
             false => Duration::ZERO,
-            true if !self.unsure.is_empty() => Duration::ZERO,
-            true if self.held.values().any(is_open) => LOOK_EVERY,
+            true if !self.unsure.is_empty() || self.held.values().any(is_open) => LOOK_EVERY,
             true => SAY_EVERY,
         }
     }
@@ -130,6 +131,11 @@ impl Keeper {
         }
         for slot in &question.slots {
             slot.held().close(answered.is_err());
+        }
+        for subject in question.gone.iter().filter(|_| answered.is_ok()) {
+            if !self.unsure.contains(subject) {
+                self.held.remove(subject);
+            }
         }
         self.desk
             .held
@@ -175,7 +181,6 @@ impl Keeper {
     fn give_back(&mut self, question: &mut Question) {
         let (now, idle) = (Instant::now(), self.desk.idle);
         let asked: HashSet<LeaseSubject> = question.items.iter().map(|i| i.subject).collect();
-        let mut gone = Vec::new();
         for (subject, entry) in &mut self.held {
             if asked.contains(subject) {
                 continue;
@@ -197,7 +202,7 @@ impl Keeper {
                 continue;
             }
             if is_over {
-                gone.push(*subject);
+                question.gone.push(*subject);
             }
             if keep == room && !is_unsure {
                 continue;
@@ -220,9 +225,6 @@ impl Keeper {
             });
         }
         self.unsure.retain(|s| !question.items.iter().any(|i| i.subject == *s));
-        for subject in gone {
-            self.held.remove(&subject);
-        }
     }
 
     async fn take_over(&mut self, question: &Question, answer: LeaseAnswer) -> Result<(), String> {
@@ -230,7 +232,18 @@ impl Keeper {
         self.turn = Some(answer.turn);
         self.begun = true;
         self.wanted = answer.wanted;
-        let asked: HashSet<LeaseSubject> = question.items.iter().filter(|i| i.more > 0).map(|i| i.subject).collect();
+        let asked: HashSet<LeaseSubject> = question
+            .items
+            .iter()
+            .filter(|i| i.more > 0)
+            .map(|i| i.subject)
+            .collect();
+        for (item, told) in question.items.iter().zip(&answer.told) {
+            if item.more == 0 && told.ceiling > item.holds {
+                // It cannot be taken back yet: what was recorded before a start is not known whole.
+                self.unsure.insert(item.subject);
+            }
+        }
         let granted: Vec<(Arc<Slot>, LeaseTold)> = answer
             .told
             .into_iter()
@@ -318,7 +331,9 @@ impl Held {
 
 async fn answer(source: &dyn SnapshotSource, ask: &LeaseAsk) -> Result<LeaseAnswer, String> {
     let asked = timeout(ASK_TIMEOUT, source.lease(ask)).await;
-    asked.map_err(|_| "no answer in time".to_owned())?.map_err(|e| e.to_string())
+    asked
+        .map_err(|_| "no answer in time".to_owned())?
+        .map_err(|e| e.to_string())
 }
 
 /// A counter as it was at one instant.
@@ -390,7 +405,8 @@ impl Held {
         self.until_ms.store(until_ms, Ordering::Relaxed);
         let room = edge.saturating_sub(taken);
         let low = match told.rest {
-            Rest::Granted if now.unix_ms() < until_ms => edge - room / 2,
+            // Where nothing is left to be granted, more is asked for once this is used up.
+            Rest::Granted if now.unix_ms() < until_ms && Some(told.ceiling) > state.ceiling => edge - room / 2,
             _ => u64::MAX,
         };
         self.low.store(low, Ordering::Relaxed);

@@ -144,7 +144,11 @@ impl Held {
         self.edge.store(kept, Ordering::SeqCst);
         let ceiling = ceiling.saturating_sub(edge - kept);
         state.ceiling = Some(ceiling);
-        let low = if kept > count { kept - (kept - count) / 2 } else { u64::MAX };
+        let low = if kept > count {
+            kept - (kept - count) / 2
+        } else {
+            u64::MAX
+        };
         self.low.store(low, Ordering::Relaxed);
         Some((ceiling, own(ceiling, kept, count)))
     }
@@ -205,9 +209,11 @@ impl Desk {
         Asked::Wait(number)
     }
 
-    /// Limits changed: what is held may be too much.
+    /// Limits changed: what was used up may not be any more, and what is held may be too much.
     pub(crate) fn look_again(&self, subject: LeaseSubject, slot: &Arc<Slot>) {
-        if slot.held().room(slot.taken()) > 0 {
+        let Some(held) = slot.held_so_far() else { return };
+        lock(&held.state).shut_until = None;
+        if held.room(slot.taken()) > 0 {
             self.push(subject, slot, 1);
         }
     }

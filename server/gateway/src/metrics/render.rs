@@ -268,7 +268,11 @@ fn leases(text: &mut Text, shared: &Shared) {
     let Some(desk) = &shared.tables.desk else { return };
     text.family("leases_held", "gauge", "Counters that something is leased for.")
         .sample(&[], desk.held.load(Ordering::Relaxed));
-    text.family("lease_questions_total", "counter", "Questions for leases, by what became of them.");
+    text.family(
+        "lease_questions_total",
+        "counter",
+        "Questions for leases, by what became of them.",
+    );
     text.sample(&[("outcome", &"answered")], desk.answered.load(Ordering::Relaxed));
     text.sample(&[("outcome", &"failed")], desk.failed.load(Ordering::Relaxed));
 }

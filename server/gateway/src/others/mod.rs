@@ -198,7 +198,9 @@ impl Others {
 /// Limits are leased by all gateways or by none: says so when that changes.
 fn look_for_unlike(tables: &Tables, ends: &[LedgerEnd]) {
     let leases = tables.desk.is_some();
-    let unlike = ends.iter().filter(|end| end.leases.is_some_and(|other| other != leases));
+    let unlike = ends
+        .iter()
+        .filter(|end| end.leases.is_some_and(|other| other != leases));
     let names: Vec<&str> = unlike.map(|end| end.ledger.as_str()).collect();
     let count = u64::try_from(names.len()).unwrap_or(u64::MAX);
     if tables.unlike.swap(count, Ordering::Relaxed) == count {

@@ -14,6 +14,7 @@ const WANTED_FOR: Duration = Duration::from_secs(2);
 struct Row {
     lease: Lease,
     ends_after: Option<u64>,
+    taken_over: bool,
 }
 
 /// Leases, and whose turn it is.
@@ -59,7 +60,7 @@ impl Granting {
 
     pub(crate) fn end(&mut self, ledger: &str, seq: u64) {
         for (_, row) in self.rows.iter_mut().filter(|((name, _), _)| name == ledger) {
-            row.ends_after = Some(seq);
+            (row.ends_after, row.taken_over) = (Some(seq), false);
         }
         *self.turns.entry(ledger.to_owned()).or_default() += 1;
     }
@@ -67,8 +68,10 @@ impl Granting {
     pub(crate) fn reached(&mut self, ledger: &str, through: u64) {
         let of_it = self.rows.iter_mut().filter(|((name, _), _)| name == ledger);
         for (_, row) in of_it.filter(|(_, row)| row.ends_after.is_some_and(|seq| seq <= through)) {
-            row.lease.ceiling = row.lease.used;
-            row.ends_after = None;
+            if !row.taken_over {
+                row.lease.ceiling = row.lease.used;
+            }
+            (row.ends_after, row.taken_over) = (None, false);
         }
     }
 
@@ -80,7 +83,11 @@ impl Granting {
 
     pub(crate) fn answer(&mut self, known: &Known<'_>, ask: &LeaseAsk) -> Result<LeaseAnswer, String> {
         let turn = self.turns.get(&ask.ledger).copied().unwrap_or(0);
-        let through = known.ledgers.get(&ask.ledger).and_then(|rows| rows.last()).map_or(0, |r| r.seq);
+        let through = known
+            .ledgers
+            .get(&ask.ledger)
+            .and_then(|rows| rows.last())
+            .map_or(0, |r| r.seq);
         let mut answer = LeaseAnswer {
             turn,
             shipped_through: through,
@@ -102,7 +109,8 @@ impl Granting {
                 answer.told.push(told(item.subject, row.lease));
                 continue;
             }
-            row.lease.ceiling = match row.ends_after.take() {
+            row.taken_over = row.ends_after.is_some();
+            row.lease.ceiling = match row.ends_after {
                 Some(_) => row.lease.ceiling.max(item.holds),
                 None => item.holds,
             };
@@ -115,7 +123,11 @@ impl Granting {
                 continue;
             };
             of_it.used = lease.used;
-            self.rows.entry((ask.ledger.clone(), item.subject)).or_default().lease.ceiling = of_it.ceiling;
+            self.rows
+                .entry((ask.ledger.clone(), item.subject))
+                .or_default()
+                .lease
+                .ceiling = of_it.ceiling;
             if of_it.rest == Rest::Leased {
                 self.wanted.insert(item.subject.owner(), Instant::now());
             }

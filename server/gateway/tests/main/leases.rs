@@ -22,6 +22,9 @@ struct Calls {
     problem: String,
 }
 
+/// How long a gateway may find no lease before it counts as refused for good.
+const GIVES_UP_AFTER: Duration = Duration::from_secs(5);
+
 /// Calls, a few at once, until that is refused for good, or no more is leased for longer than it takes to heal.
 async fn use_up(world: &World, paths: &[&str]) -> Calls {
     let caller = |n: usize| async move {
@@ -40,9 +43,10 @@ async fn use_up(world: &World, paths: &[&str]) -> Calls {
                     calls.problem = reply.problem();
                     assert_eq!(calls.problem, "limit-leased");
                     assert_eq!(reply.header("retry-after"), Some("1"));
-                    if lacking.get_or_insert_with(Instant::now).elapsed() > HEALS_IN {
+                    if lacking.get_or_insert_with(Instant::now).elapsed() > GIVES_UP_AFTER {
                         break;
                     }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 _ => {
                     calls.problem = reply.problem();
@@ -140,12 +144,18 @@ async fn two_gateways_share_a_cap_over_two_meters() {
     .await;
     let paths = ["/v1/ok", "/other"];
     let (a, b) = tokio::join!(use_up(&first, &paths), use_up(&second, &["/other", "/v1/ok"]));
-    assert_eq!((a.problem.as_str(), b.problem.as_str()), ("spend-cap-reached", "spend-cap-reached"));
+    assert_eq!(
+        (a.problem.as_str(), b.problem.as_str()),
+        ("spend-cap-reached", "spend-cap-reached")
+    );
     first.shipped().await;
     second.shipped().await;
     let of = |meter: u16| -> i64 {
         let rows = first.plane.rows();
-        rows.iter().filter(|r| r.meter == meter).map(|r| i64::from(r.units)).sum()
+        rows.iter()
+            .filter(|r| r.meter == meter)
+            .map(|r| i64::from(r.units))
+            .sum()
     };
     let cost = (of(1) - 10).max(0) * 3 + (of(2) - 5).max(0) * 2;
     assert!((147..=150).contains(&cost), "{cost} of 150");
@@ -167,7 +177,10 @@ async fn two_gateways_share_a_keys_quota() {
     let paths = ["/v1/ok", "/other"];
     let (a, b) = tokio::join!(use_up(&first, &paths), use_up(&second, &paths));
     assert_eq!(a.passed + b.passed, 60, "{a:?} {b:?}");
-    assert_eq!((a.problem.as_str(), b.problem.as_str()), ("key-quota-reached", "key-quota-reached"));
+    assert_eq!(
+        (a.problem.as_str(), b.problem.as_str()),
+        ("key-quota-reached", "key-quota-reached")
+    );
 }
 
 /// One is not heard by the control plane, and serves what it has; the other gets everything else.
@@ -185,7 +198,10 @@ async fn a_partition_lets_nothing_more_through() {
     let healed = Instant::now();
     let (c, d) = tokio::join!(use_up(&first, &["/v1/ok"]), use_up(&second, &["/v1/ok"]));
     assert_eq!(a.passed + b.passed + c.passed + d.passed + 10, 200);
-    assert_eq!((c.problem.as_str(), d.problem.as_str()), ("quota-exceeded", "quota-exceeded"));
+    assert_eq!(
+        (c.problem.as_str(), d.problem.as_str()),
+        ("quota-exceeded", "quota-exceeded")
+    );
     assert!(healed.elapsed() < HEALS_IN);
     until_settled(&first, 200).await;
 }
@@ -235,7 +251,14 @@ async fn what_a_dead_gateway_had_is_free_when_its_ledger_is_shipped() {
     second.stop().await;
     heal(&first);
     let sink = Arc::clone(&first.plane) as Arc<dyn gateway::UsageSink>;
-    let shipped = ship_rest(&second.folder.0, &Limits::default(), sink, &*first.clock, &*first.random).await;
+    let shipped = ship_rest(
+        &second.folder.0,
+        &Limits::default(),
+        sink,
+        &*first.clock,
+        &*first.random,
+    )
+    .await;
     assert!(shipped.unwrap() >= 4);
     assert_eq!(first.plane.leased(&subject(&first)), 0);
     assert_eq!(use_up(&first, &["/v1/ok"]).await.passed, 93);
@@ -312,7 +335,9 @@ async fn leases_follow_the_limit() {
     pass(&first, 10).await;
     pass(&second, 10).await;
     let set = |units: u64| {
-        first.plane.edit_entitlement(first.consumer, |e| e.meters[0].terms.included = units);
+        first
+            .plane
+            .edit_entitlement(first.consumer, |e| e.meters[0].terms.included = units);
     };
     set(40);
     first.synced().await;
