@@ -80,13 +80,7 @@ impl Gateway {
         let segment = config.limits.segment_records.max(1);
         let folder = config.data_dir.join(LEDGER_FOLDER);
         let ledger = Ledger::open_on(&folder, segment, &*random, config.before_sync.clone()).map_err(data)?;
-        let mut tables = Tables::new();
-        let limits = &config.limits;
-        let desk = || Desk::new(ledger.committed(), limits.lease_wait, limits.lease_idle);
-        tables.desk = config.leases.then(desk);
-        let tables = Arc::new(tables);
-        tables.seed.store(seed(&*random), Ordering::Relaxed);
-        begin_tables(&config, &tables, &ledger, &*clock).map_err(data)?;
+        let tables = tables(&config, &ledger, &*clock, &*random).map_err(data)?;
         let listening_on = sockets(&config).and_then(|(all, at)| Ok((copies(&all)?, all, at)));
         let (kept, listeners, local_addr) = listening_on.map_err(|e| StartError::Listen(config.listen, e))?;
         let listening = Listening::new(&config)?;
@@ -126,10 +120,7 @@ impl Gateway {
         }
         let shipped = Arc::new(AtomicU64::new(0));
         let through = watch::Sender::new(false);
-        let leasing = shared.tables.desk.clone().map(|desk| {
-            let keeping = keeper::run(Arc::clone(&shared), desk, Arc::clone(&source), through.subscribe());
-            tokio::spawn(keeping)
-        });
+        let leasing = keep_leases(&shared, &source, &through);
         let snapshots = sync::run(
             Arc::clone(&shared),
             source,
@@ -352,6 +343,28 @@ fn follow_the_world(shared: &Arc<Shared>, stop: &watch::Sender<Option<Stop>>) {
     }
     tokio::spawn(token::keep(Arc::clone(shared), stop.subscribe()));
     tokio::spawn(targets::watch(Arc::clone(shared), stop.subscribe()));
+}
+
+/// Asks for leases, where limits are leased.
+fn keep_leases(
+    shared: &Arc<Shared>,
+    source: &Arc<dyn SnapshotSource>,
+    through: &watch::Sender<bool>,
+) -> Option<JoinHandle<()>> {
+    let desk = shared.tables.desk.clone()?;
+    let keeping = keeper::run(Arc::clone(shared), desk, Arc::clone(source), through.subscribe());
+    Some(tokio::spawn(keeping))
+}
+
+/// What is known at the start.
+fn tables(config: &Config, ledger: &Ledger, clock: &dyn Clock, random: &dyn Random) -> io::Result<Arc<Tables>> {
+    let mut tables = Tables::new();
+    let limits = &config.limits;
+    let desk = || Desk::new(ledger.committed(), limits.lease_wait, limits.lease_idle);
+    tables.desk = config.leases.then(desk);
+    tables.seed.store(seed(random), Ordering::Relaxed);
+    begin_tables(config, &tables, ledger, clock)?;
+    Ok(Arc::new(tables))
 }
 
 /// The stored snapshot, except where the process that is taken over from knows more. It is as old as its last confirmation,

@@ -64,8 +64,10 @@ pub async fn lease(domain: &Domain, ask: &LeaseAsk) -> Result<LeaseAnswer> {
 pub async fn end_leases(domain: &Domain, ledger: &str, seq: u64) -> Result<()> {
     let mut tx = domain.pool.begin().await?;
     let known = sqlx::query_scalar!(
-        "UPDATE ledgers SET lease_turn = lease_turn + 1 WHERE id = $1 AND lease_turn > 0 RETURNING shipped_through",
-        ledger
+        "UPDATE ledgers SET lease_turn = lease_turn + 1, leased_at = $2 WHERE id = $1 AND lease_turn > 0
+         RETURNING shipped_through",
+        ledger,
+        domain.clock.now(),
     )
     .fetch_optional(&mut *tx)
     .await?;

@@ -259,7 +259,7 @@ async fn two_ledgers_share_a_cap_over_two_meters() {
 async fn two_ledgers_share_a_keys_quota_over_two_meters() {
     let world = World::new().await;
     let (under, _) = on_terms(&world, |e| {
-        e.meters = vec![meter(1, 10_000, &[]), meter(2, 10_000, &[])]
+        e.meters = vec![meter(1, 10_000, &[]), meter(2, 10_000, &[])];
     })
     .await;
     let limits = Limits {
