@@ -106,6 +106,8 @@ problems! {
         "More is asked for than the API can serve, and plans with a higher priority go first. The call is not counted." "Try again as the Retry-After header says, with growing waits. A plan with a higher priority is served first." PLANS;
     33 "snapshot-stale" 503 "Plans and keys are not certain any more"
         "The gateway was cut off from what it knows of plans and keys for too long, so calls that are paid for wait. The call is not counted." "Try again as the Retry-After header says. Calls that cost nothing go on." NOWHERE;
+    34 "limit-leased" 503 "What is left of a limit is not here just now"
+        "Several gateways share what is left of a quota, a spend cap or a key's own limit, and this one has none of it at the moment. The call is not counted." "Try again as the Retry-After header says." NOWHERE;
     40 "credential-misplaced" 401 "The credential is in the wrong place"
         "The request carries a credential where this route does not take one: in the query, in a cookie, or under another scheme." "Send it where the answer's detail says. A key that was part of an address may be in logs by now: rotate it." KEYS;
     41 "too-many-failures" 429 "Too many wrong credentials"

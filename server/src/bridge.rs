@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use domain::Domain;
 use gateway::{SnapshotSource, SourceError, UsageSink};
+use model::lease::{LeaseAnswer, LeaseAsk};
 use model::snapshot::{Changes, Counts, LedgerPart};
 use model::usage::UsageBatch;
 use std::time::Duration;
@@ -73,6 +74,10 @@ impl SnapshotSource for Bridge {
             .await
             .map_err(source_error)
     }
+    async fn lease(&self, ask: &LeaseAsk) -> Result<LeaseAnswer, SourceError> {
+        self.tables_made().await;
+        domain::usage::lease(&self.domain, ask).await.map_err(source_error)
+    }
     async fn hint(&self) {
         self.changed.notified().await;
     }
@@ -87,6 +92,12 @@ impl UsageSink for Bridge {
     async fn shipped_through(&self, ledger: &str) -> Result<u64, SourceError> {
         self.tables_made().await;
         domain::usage::shipped_through(&self.domain, ledger)
+            .await
+            .map_err(source_error)
+    }
+    async fn end_leases(&self, ledger: &str, seq: u64) -> Result<(), SourceError> {
+        self.tables_made().await;
+        domain::usage::end_leases(&self.domain, ledger, seq)
             .await
             .map_err(source_error)
     }

@@ -259,6 +259,10 @@ pub(crate) struct Serving {
         requires = "gateway_redis_url"
     )]
     pub(crate) gateway_redis_ca_file: Option<PathBuf>,
+    /// Spends hard quotas, spend caps and keys' own limits from leases that the database grants, so that several gateways
+    /// on one database never pass them together. Must be set on all of them or on none; one gateway needs none.
+    #[arg(long, env = "TURNPIKE_GATEWAY_LEASES")]
+    pub(crate) gateway_leases: bool,
     /// Longest time that requests in flight get at the end, in seconds.
     #[arg(long, env = "TURNPIKE_DRAIN_SECONDS", default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) drain_seconds: u64,
@@ -321,6 +325,7 @@ impl Serving {
         config.limits.idempotency_bytes = self.gateway_idempotency_bytes;
         let stale_after = Duration::from_secs(self.gateway_stale_after_s.into());
         config.limits.stale_after = (!stale_after.is_zero()).then_some(stale_after);
+        config.leases = self.gateway_leases;
         config.tls = self.gateway_tls();
         config.access_log = self.access_log.clone().map(|to| gateway::AccessLogConfig {
             to,

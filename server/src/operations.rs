@@ -74,7 +74,13 @@ async fn ready(State(operations): State<Operations>) -> Response {
     {
         problems.push("the gateway has no snapshot yet");
     }
-    if problems.is_empty() {
+    let unlike = operations.gateway.as_ref().and_then(Weak::upgrade);
+    let unlike = unlike.map_or(0, |g| g.unlike_leases());
+    if problems.is_empty() && unlike > 0 {
+        // It serves as well as ever, so it stays in its balancer.
+        let other = "of the other gateways differ from this one in TURNPIKE_GATEWAY_LEASES: set it on all or on none";
+        format!("ready\nlimits can be passed: {unlike} {other}\n").into_response()
+    } else if problems.is_empty() {
         "ready\n".into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response()

@@ -39,7 +39,8 @@ pub fn cost_minor<'a>(
     cost.checked_add(part(settled_minor, own, all)?)
 }
 
-fn part(cost: i64, own: u64, all: u64) -> Option<i64> {
+/// What so many of all units are of a cost.
+pub(crate) fn part(cost: i64, own: u64, all: u64) -> Option<i64> {
     let all = i128::from(all.max(own).max(1));
     i64::try_from(i128::from(cost) * i128::from(own) / all).ok()
 }

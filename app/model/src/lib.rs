@@ -10,6 +10,7 @@ pub mod id;
 pub mod issuer;
 pub mod key;
 pub mod key_part;
+pub mod lease;
 mod method;
 pub mod money;
 pub mod overrides;

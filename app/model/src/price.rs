@@ -88,6 +88,27 @@ pub fn cost(terms: &MeterTerms, units: u64, currency: Currency) -> Result<Money,
     Ok(total)
 }
 
+/// The units after which the price of the next changes: the allowance's last, and of every tier but the open one.
+fn borders(terms: &MeterTerms) -> impl Iterator<Item = u64> + '_ {
+    let tiers = terms.overage.iter().flat_map(|o| o.tiers.iter());
+    std::iter::once(terms.included).chain(tiers.filter_map(|t| t.up_to))
+}
+
+/// The most that any number of units up to `units` costs: a volume price can make more units cheaper.
+///
+/// # Errors
+/// When an amount does not fit 64 bits of minor units.
+pub fn dearest(terms: &MeterTerms, units: u64, currency: Currency) -> Result<Money, MoneyError> {
+    let mut most = cost(terms, units, currency)?;
+    for border in borders(terms).filter(|border| *border < units) {
+        let at_border = cost(terms, border, currency)?;
+        if at_border.minor > most.minor {
+            most = at_border;
+        }
+    }
+    Ok(most)
+}
+
 /// What the units after `from` up to `to` add to the cost of a period, in exact minor units, before any line is rounded:
 /// what single calls cost adds up to the cost of all of them. A volume price makes the unit at a border cheap or dear,
 /// even negative, and a package is paid by the unit that begins it.

@@ -54,6 +54,9 @@ pub struct LedgerEnd {
     pub ledger: String,
     /// The last sequence number that is counted.
     pub shipped_through: u64,
+    /// Whether its gateway takes leases; none where it was not heard of lately.
+    #[serde(default)]
+    pub leases: Option<bool>,
 }
 
 /// Records of a ledger that are counted, and that the asking gateway has not heard of.

@@ -99,6 +99,29 @@ async fn used(connection: &mut PgConnection, root: KeyId, period_start: Time) ->
         .collect()
 }
 
+/// What a chain of keys may use, and has used in a period; none where it has no limits. `root` is its first key.
+pub(crate) async fn of_chain(
+    connection: &mut PgConnection,
+    root: KeyId,
+    period_start: Time,
+) -> Result<Option<KeyLimits>> {
+    let set = sqlx::query!(
+        "SELECT quota_units, budget_minor FROM keys WHERE id = $1 AND (quota_units IS NOT NULL OR budget_minor IS NOT NULL)",
+        root as KeyId
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(set) = set else { return Ok(None) };
+    let used = used(connection, root, period_start).await?;
+    Ok(Some(KeyLimits {
+        root: None,
+        quota: set.quota_units.and_then(|n| u64::try_from(n).ok()),
+        budget_minor: set.budget_minor,
+        period_start,
+        used: used.into_iter().map(|(meter, units)| KeyUse { meter, units }).collect(),
+    }))
+}
+
 /// What gateways hold against the budget.
 fn spent_minor(record: &Entitlement, used: &BTreeMap<u16, u64>) -> Result<i64> {
     let shares = record.meters.iter().map(|m| KeyShare {

@@ -16,6 +16,8 @@ pub(crate) const CARRYING: i64 = 7_770_005;
 pub(crate) const FIRST_ADMIN: i64 = 7_770_006;
 /// Meter events are handed out by one at a time.
 pub(crate) const HANDING_OUT: i64 = 7_770_007;
+/// First half of an account's turn to be granted leases; the second is made of the account.
+pub(crate) const LEASING: i32 = 7_770_008;
 
 /// Takes one of these locks, when it is free, until commit.
 pub(crate) async fn hold(connection: &mut PgConnection, lock: i64) -> Result<()> {
@@ -57,6 +59,7 @@ mod tests {
             CARRYING,
             FIRST_ADMIN,
             HANDING_OUT,
+            i64::from(LEASING),
         ];
         assert_eq!(BTreeSet::from(all).len(), all.len());
     }

@@ -18,6 +18,9 @@ use std::collections::{BTreeSet, HashMap};
 /// Most keys and most entitlements in one answer: some tenths of a second for the database, some megabytes of memory.
 const KEYS_MOST: i64 = 20_000;
 const ENTITLEMENTS_MOST: i64 = 5_000;
+/// A ledger that shipped within this time says by it whether its gateway leases, in seconds. A gateway that does asks every
+/// ten.
+const LATELY_S: i64 = 60;
 /// Wait before a lost connection is tried again, in milliseconds.
 const RECONNECT_MS: u64 = 500;
 
@@ -48,12 +51,15 @@ pub async fn changes_since(domain: &Domain, ledger: &str, version: i64) -> Resul
                         (SELECT version FROM entitlements WHERE version > $2 ORDER BY version OFFSET $4 LIMIT 1))
                   AS left_out,
                   ARRAY (SELECT id FROM ledgers WHERE id <> $1 AND shipped_at >= $5 ORDER BY id) AS "others!",
-                  ARRAY (SELECT shipped_through FROM ledgers WHERE id <> $1 AND shipped_at >= $5 ORDER BY id) AS "ends!""#,
+                  ARRAY (SELECT shipped_through FROM ledgers WHERE id <> $1 AND shipped_at >= $5 ORDER BY id) AS "ends!",
+                  ARRAY (SELECT CASE WHEN shipped_at >= $6 THEN coalesce(leased_at >= shipped_at - interval '30 seconds', false) END
+                         FROM ledgers WHERE id <> $1 AND shipped_at >= $5 ORDER BY id) AS "leases!: Vec<Option<bool>>""#,
         ledger,
         version,
         KEYS_MOST,
         ENTITLEMENTS_MOST,
         others_since,
+        domain.clock.now().plus_s(-LATELY_S),
     )
     .fetch_one(&mut *tx)
     .await?;
@@ -78,9 +84,11 @@ pub async fn changes_since(domain: &Domain, ledger: &str, version: i64) -> Resul
             .others
             .into_iter()
             .zip(newest.ends)
-            .map(|(ledger, end)| LedgerEnd {
+            .zip(newest.leases)
+            .map(|((ledger, end), leases)| LedgerEnd {
                 ledger,
                 shipped_through: u64::try_from(end).unwrap_or(0),
+                leases,
             })
             .collect(),
     };
@@ -317,7 +325,7 @@ pub(crate) async fn live_of(
 }
 
 /// Fills in what is used of each meter in the period that holds `now`, over all plan versions of that period.
-async fn with_usage(
+pub(crate) async fn with_usage(
     connection: &mut PgConnection,
     mut records: Vec<Entitlement>,
     now: Time,

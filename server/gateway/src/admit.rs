@@ -16,6 +16,7 @@ use crate::tables::Tables;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 use model::access::{Method, Suspension};
+use model::lease::{LeaseSubject, Limiting};
 use model::{Money, Time};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub(crate) struct Admission {
     /// Why its units were not given: then it may be answered with what is there already and costs nothing, and is refused
     /// otherwise.
     pub(crate) unpaid: Option<Box<Refused>>,
+    /// What it may wait for, where units were not given for want of a lease alone.
+    pub(crate) lack: Option<Box<Lack>>,
     /// Gates of the route that the caller does not pass.
     pub(crate) closed: Closed,
     /// Its place among the requests in flight.
@@ -35,6 +38,24 @@ pub(crate) struct Admission {
     pub(crate) stand: Stand,
     /// What is left of the rate limits.
     left: Left,
+}
+
+/// A counter of which no more is leased to this gateway.
+pub(crate) struct Lack {
+    pub(crate) subject: LeaseSubject,
+    pub(crate) slot: Arc<Slot>,
+}
+
+/// Why units were not given.
+pub(crate) struct Unpaid {
+    pub(crate) refused: Refused,
+    pub(crate) lack: Option<Box<Lack>>,
+}
+
+impl From<Refused> for Unpaid {
+    fn from(refused: Refused) -> Self {
+        Self { refused, lack: None }
+    }
 }
 
 /// Units that a call took.
@@ -107,17 +128,18 @@ pub(crate) fn admit(
         Err(limited) => return Err(with_limits(over_rate(&limited), &terms, route, &limited.left, now)),
     };
     left.concurrency = concurrency.zip(in_flight_left);
-    let (reserved, unpaid) = match reserve(caller, route, &terms, route.weight, now) {
-        Ok(reserved) => (reserved, None),
-        Err(refused) => {
+    let (reserved, unpaid, lack) = match reserve(caller, route, &terms, route.weight, now) {
+        Ok(reserved) => (reserved, None, None),
+        Err(Unpaid { refused, lack }) => {
             let refused = with_limits(refused, &terms, route, &left, now);
-            (Reserved::nothing(caller, route, &terms), Some(Box::new(refused)))
+            (Reserved::nothing(caller, route, &terms), Some(Box::new(refused)), lack)
         }
     };
     Ok(Admission {
         terms,
         reserved,
         unpaid,
+        lack,
         closed,
         flight,
         stand,
@@ -139,24 +161,37 @@ pub(crate) fn reserve(
     terms: &Terms,
     units: u32,
     now: Time,
-) -> Result<Reserved, Refused> {
+) -> Result<Reserved, Unpaid> {
+    let account = &caller.key.account;
+    let lack = |root, slot: &Arc<Slot>| {
+        let (subject, slot) = (account.subject(terms, root, route.meter), Arc::clone(slot));
+        Some(Box::new(Lack { subject, slot }))
+    };
     let limit = terms.limit(route.meter);
     let taken = match limit {
         None => 0,
         Some(limit) => {
-            let taken = caller.key.account.take(terms, limit, units, now);
-            taken.map_err(|over| over_limit(over, terms, limit, now))?
+            let taken = account.take(terms, limit, units, now);
+            taken.map_err(|over| Unpaid {
+                refused: over_limit(over, terms, limit, now),
+                lack: (over == Over::Lease).then(|| lack(None, &limit.slot)).flatten(),
+            })?
         }
     };
     let (mut key_slot, mut key_budget_left) = (None, None);
     if let Some(own) = &caller.key.limit {
-        match own.take(terms, route.meter, units) {
+        let root = caller.key.root();
+        match own.take((account, root), terms, (route.meter, units), now) {
             Ok(given) => (key_slot, key_budget_left) = (Some(given.slot), given.budget_left_minor),
             Err(over) => {
                 if let Some(limit) = limit {
                     limit.slot.release(units.into());
                 }
-                return Err(over_key(over, caller, terms, now));
+                let of_key = || lack(Some(root), &own.slot(terms, route.meter));
+                return Err(Unpaid {
+                    refused: over_key(over, caller, terms, now),
+                    lack: (over == KeyOver::Lease).then(of_key).flatten(),
+                });
             }
         }
     }
@@ -289,6 +324,9 @@ fn over_rate(limited: &rate::Limited) -> Refused {
 /// Seconds after which a caller may try again: a place may be free at any moment, and clients wait whole seconds.
 const BUSY_RETRY_S: u64 = 1;
 
+/// Seconds after which a call may be tried again that found no lease.
+const LEASE_RETRY_S: u64 = 1;
+
 /// The consumer's own bound is answered 429, as Stripe does: it has a hand in it. That of a route is not of its making:
 /// 503, which the RateLimit draft calls a temporarily reduced capacity.
 pub(crate) fn too_many(full: Full, terms: &Terms, route: &Route, now: Time) -> Refused {
@@ -353,6 +391,24 @@ fn over_limit(over: Over, terms: &Terms, limit: &Limit, now: Time) -> Refused {
                 terms.period.end
             ),
         ),
+        Over::Lease => not_leased(),
+    }
+}
+
+fn not_leased() -> Refused {
+    let detail = "What is left of a limit is in use at other gateways, or cannot be asked for just now.";
+    Refused::new(Refusal::LimitLeased, detail).retry_after(LEASE_RETRY_S)
+}
+
+/// The refusal by a limit of which the control plane says that it is used up, whatever is known here.
+pub(crate) fn used_up(lack: &Lack, by: Limiting, caller: &Caller, terms: &Terms, now: Time) -> Refused {
+    let own = caller.key.limit.as_ref().filter(|_| lack.subject.root.is_some());
+    match (own, terms.limit(lack.subject.meter), by) {
+        (Some(own), _, Limiting::Quota) => over_key(KeyOver::Quota(own.quota.unwrap_or(0)), caller, terms, now),
+        (Some(own), _, Limiting::Money) => over_key(KeyOver::Budget(own.budget_minor.unwrap_or(0)), caller, terms, now),
+        (None, Some(limit), Limiting::Quota) => over_limit(Over::Quota, terms, limit, now),
+        (None, Some(limit), Limiting::Money) => over_limit(Over::Cap, terms, limit, now),
+        (None, None, _) => not_leased(),
     }
 }
 
@@ -374,6 +430,7 @@ fn over_key(over: KeyOver, caller: &Caller, terms: &Terms, now: Time) -> Refused
             );
             Refused::new(Refusal::KeyBudgetReached, detail)
         }
+        KeyOver::Lease => return not_leased(),
     };
     refused.mended_at(format!("/keys/{key}/limits"))
 }
@@ -413,6 +470,22 @@ impl Admission {
             }
             Err(limited) => Err(with_limits(over_rate(&limited), &self.terms, route, &limited.left, now)),
         }
+    }
+
+    /// Takes the units again, after more was leased.
+    pub(crate) fn reserve_again(&mut self, caller: &Caller, route: &Route, now: Time) {
+        match reserve(caller, route, &self.terms, route.weight, now) {
+            Ok(reserved) => {
+                (self.reserved, self.unpaid, self.lack) = (reserved, None, None);
+            }
+            Err(Unpaid { refused, lack }) => self.refuse(refused, lack, route, now),
+        }
+    }
+
+    /// The units are not given.
+    pub(crate) fn refuse(&mut self, refused: Refused, lack: Option<Box<Lack>>, route: &Route, now: Time) {
+        let refused = with_limits(refused, &self.terms, route, &self.left, now);
+        (self.unpaid, self.lack) = (Some(Box::new(refused)), lack);
     }
 
     /// Says what is left, and what the call cost, after the answer was counted or not.

@@ -40,6 +40,8 @@ pub struct Config {
     pub trace: Option<TraceConfig>,
     /// Where rate limits are shared with other gateways; none counts them here alone.
     pub redis: Option<RedisConfig>,
+    /// Hard limits are spent from leases: for several gateways on one control plane, of which all must do so.
+    pub leases: bool,
     /// What comes before every sync of the ledger, in tests of disks that fail.
     pub before_sync: Option<BeforeSync>,
     /// Bounds on time and size.
@@ -139,6 +141,7 @@ impl Config {
             access_log: None,
             trace: None,
             redis: None,
+            leases: false,
             before_sync: None,
             limits: Limits::default(),
         }
@@ -204,6 +207,10 @@ pub struct Limits {
     /// The same while other gateways count, too: what they let through in this time, and until they have shipped it, may
     /// pass a hard quota or a spend cap.
     pub counts_interval: Duration,
+    /// Longest wait of a call for units that are leased to others, or that have to be asked for.
+    pub lease_wait: Duration,
+    /// Time after which what is leased and not used is given back; sooner where others lack it.
+    pub lease_idle: Duration,
     /// Time without a word of the control plane after which calls are refused that take units of somebody's: who was
     /// suspended, has cancelled or revoked a key may be served until then. None serves for ever; the program's default is a
     /// quarter of an hour.
@@ -243,6 +250,8 @@ impl Default for Limits {
             poll_interval: Duration::from_secs(2),
             stale_after: None,
             counts_interval: Duration::from_secs(1),
+            lease_wait: Duration::from_secs(1),
+            lease_idle: Duration::from_secs(30),
             ship_interval: Duration::from_millis(200),
             segment_records: 1 << 16,
             retention: Duration::from_secs(7 * 24 * 3600),

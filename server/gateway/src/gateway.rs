@@ -8,6 +8,7 @@ use crate::disk;
 use crate::explain::{Explanation, Knowledge, Question, explain};
 use crate::gate::Gate;
 use crate::identity::Identities;
+use crate::leases::{Desk, keeper};
 use crate::ledger::Ledger;
 use crate::listen::{Crowd, Listening, TlsError};
 use crate::memory::Room;
@@ -83,9 +84,7 @@ impl Gateway {
         let segment = config.limits.segment_records.max(1);
         let folder = config.data_dir.join(LEDGER_FOLDER);
         let ledger = Ledger::open_on(&folder, segment, &*random, config.before_sync.clone()).map_err(data)?;
-        let tables = Arc::new(Tables::new());
-        tables.seed.store(seed(&*random), Ordering::Relaxed);
-        begin_tables(&config, &tables, &ledger, &*clock).map_err(data)?;
+        let tables = tables(&config, &ledger, &*clock, &*random).map_err(data)?;
         let listening_on = sockets(&config).and_then(|(all, at)| Ok((copies(&all)?, all, at)));
         let (kept, listeners, local_addr) = listening_on.map_err(|e| StartError::Listen(config.listen, e))?;
         let listening = Listening::new(&config)?;
@@ -119,6 +118,7 @@ impl Gateway {
         let (metrics, workers) = start_workers(&shared, listeners, (&open, &stop), &random)?;
         let shipped = Arc::new(AtomicU64::new(0));
         let through = watch::Sender::new(false);
+        let leasing = keep_leases(&shared, &source, &through);
         let snapshots = sync::run(
             Arc::clone(&shared),
             source,
@@ -139,6 +139,7 @@ impl Gateway {
             through,
             stop_shipping,
             workers,
+            leasing,
             snapshots: tokio::spawn(snapshots),
             shipping: tokio::spawn(shipping),
             syncing,
@@ -161,6 +162,7 @@ pub struct Running {
     through: watch::Sender<bool>,
     stop_shipping: watch::Sender<bool>,
     workers: Vec<oneshot::Receiver<()>>,
+    leasing: Option<JoinHandle<()>>,
     snapshots: JoinHandle<()>,
     shipping: JoinHandle<()>,
     syncing: std::thread::JoinHandle<()>,
@@ -211,6 +213,11 @@ impl Running {
     /// The name of its ledger.
     pub fn ledger_id(&self) -> &str {
         self.shared.ledger.id()
+    }
+
+    /// Other gateways heard of lately that lease limits where this one does not, or the other way round.
+    pub fn unlike_leases(&self) -> u64 {
+        self.shared.tables.unlike.load(Ordering::Relaxed)
     }
 
     /// The last version applied.
@@ -312,6 +319,9 @@ impl Running {
         }
         self.through.send_replace(true);
         let _ = self.snapshots.await;
+        if let Some(leasing) = self.leasing {
+            let _ = leasing.await;
+        }
         self.shared.ledger.stop();
         let syncing = self.syncing;
         let _ = tokio::task::spawn_blocking(move || syncing.join().is_ok()).await;
@@ -363,6 +373,28 @@ fn follow_the_world(shared: &Arc<Shared>, stop: &watch::Sender<Option<Stop>>) {
     }
     tokio::spawn(token::keep(Arc::clone(shared), stop.subscribe()));
     tokio::spawn(targets::watch(Arc::clone(shared), stop.subscribe()));
+}
+
+/// Asks for leases, where limits are leased.
+fn keep_leases(
+    shared: &Arc<Shared>,
+    source: &Arc<dyn SnapshotSource>,
+    through: &watch::Sender<bool>,
+) -> Option<JoinHandle<()>> {
+    let desk = shared.tables.desk.clone()?;
+    let keeping = keeper::run(Arc::clone(shared), desk, Arc::clone(source), through.subscribe());
+    Some(tokio::spawn(keeping))
+}
+
+/// What is known at the start.
+fn tables(config: &Config, ledger: &Ledger, clock: &dyn Clock, random: &dyn Random) -> io::Result<Arc<Tables>> {
+    let mut tables = Tables::new();
+    let limits = &config.limits;
+    let desk = || Desk::new(ledger.committed(), limits.lease_wait, limits.lease_idle);
+    tables.desk = config.leases.then(desk);
+    tables.seed.store(seed(random), Ordering::Relaxed);
+    begin_tables(config, &tables, ledger, clock)?;
+    Ok(Arc::new(tables))
 }
 
 /// The stored snapshot, except where the process that is taken over from knows more. It is as old as its last confirmation,

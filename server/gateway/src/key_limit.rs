@@ -4,8 +4,8 @@
 //!
 //! Keys of a chain of rotations share one count: a rotation renews nothing, and while two work they use one budget.
 
-use crate::account::Terms;
-use crate::limit::Slot;
+use crate::account::{Account, Terms};
+use crate::limit::{Over, Slot};
 use model::key_part::{self, KeyShare};
 use model::snapshot::{KeyLimits, KeyRecord, KeyUse};
 use model::{KeyId, Time};
@@ -88,6 +88,8 @@ impl Chains {
 pub(crate) enum KeyOver {
     Quota(u64),
     Budget(i64),
+    /// No more of it is leased to this gateway.
+    Lease,
 }
 
 /// What a key was given.
@@ -203,8 +205,14 @@ impl KeyLimit {
         (counts.period_start == start).then(|| counts.slot(meter))
     }
 
-    /// Gives units that the consumer was given already; the counter they are in.
-    pub(crate) fn take(&self, terms: &Terms, meter: u16, units: u32) -> Result<Given, KeyOver> {
+    /// Gives units that the consumer was given already; the counter they are in. `root` is the first key of its chain.
+    pub(crate) fn take(
+        &self,
+        (account, root): (&Account, KeyId),
+        terms: &Terms,
+        (meter, units): (u16, u32),
+        now: Time,
+    ) -> Result<Given, KeyOver> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.enter(terms.period.start);
         let counted = More {
@@ -214,11 +222,25 @@ impl KeyLimit {
         };
         let budget_left_minor = self.check(&counts, terms, counted)?;
         let slot = counts.slot(meter);
-        slot.reserve(units.into());
+        match &account.desk {
+            None => slot.reserve(units.into()),
+            Some(desk) => {
+                let taken = slot.take_leased(units.into(), None, now);
+                let taken = taken.map_err(|_: Over| KeyOver::Lease)?;
+                desk.took(account.subject(terms, Some(root), meter), &slot, taken);
+            }
+        }
         Ok(Given {
             slot,
             budget_left_minor,
         })
+    }
+
+    /// The counter of a meter in the period of these terms.
+    pub(crate) fn slot(&self, terms: &Terms, meter: u16) -> Arc<Slot> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.enter(terms.period.start);
+        counts.slot(meter)
     }
 
     /// Whether units would be given just now; what would be left of the budget then.

@@ -425,10 +425,26 @@
 //! running period alone. Requests in flight stay taken beside that. So counts come together within
 //! [`Limits::ship_interval`], the time to store a batch, and [`Limits::counts_interval`]: by default about a second and a
 //! half, and a second more for the first requests after a minute in which no other gateway counted. What the others let
-//! through in that time may pass a hard quota or a cap; nothing counts twice, and nothing is left out. After a start, a
+//! through in that time may pass a hard quota or a cap, where limits are not leased; nothing counts twice, and nothing is left out. After a start, a
 //! long absence of the control plane, or when its database was set back, everything is asked for. One gateway alone asks
 //! for nothing. Rate limits are shared where there is a [place for them](#rate-limits), and otherwise each gateway's own, as
 //! requests in flight always are.
+//!
+//! With [`Config::leases`] nothing passes a hard quota, a spend cap or a key's own limit, on any number of gateways and
+//! whatever connection is broken: each spends from *leases*, ceilings for its own ledger which the control plane grants so
+//! that all of them and what is used stay within the limit ([`model::lease`] has the rule). What a limit means stays as it
+//! is, and the counts above go on beside. More is asked for when half of a lease is gone; a call that finds none waits up
+//! to [`Limits::lease_wait`] for an answer, then gets 503 `limit-leased` with `Retry-After`, or 429 and 402 as ever where
+//! the control plane says that the limit is used up everywhere. So the first call on a limit costs a question to the
+//! database, and while it is away calls go on as far as leases in hand reach. What is not used for
+//! [`Limits::lease_idle`] is given back, sooner where others lack it, and all of it at a stop; the control plane keeps what a
+//! gateway had that died until one starts on its folder or another ships its ledger ([`ship_rest`]), or the period ends.
+//! Leased are limits of consumers and their keys, live and test. Not leased are rate limits, what strangers may do, and the
+//! quotas of plans that tokens name, which come together as said above. Three things bound what can be said: a gateway that
+//! does not hear of a limit cannot keep to it, so one that is new or lower holds for each from when it hears of it; of a
+//! plan changed in mid-period, units in flight are charged by either price; and a grace in hours has an end that
+//! gateways see by their clocks. All gateways on one control plane must lease or none: [`Running::unlike_leases`] counts
+//! those that differ, and the log says so.
 //!
 //! # Threads
 //!
@@ -470,6 +486,7 @@ mod headers;
 mod http1;
 mod identity;
 mod key_limit;
+mod leases;
 mod ledger;
 mod limit;
 mod listen;

@@ -5,12 +5,13 @@
 //! at the prices in force. That is how the invoices are made.
 
 use crate::headers;
+use crate::leases::Held;
 use http::HeaderValue;
 use model::catalogue::{MeterTerms, RateLimit};
 use model::quota::{Quota, QuotaGrace};
 use model::{Currency, Period, Time, price};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The ceiling and the counter of a meter.
 #[derive(Clone)]
@@ -26,6 +27,8 @@ pub(crate) struct Limit {
     pub(crate) within_cap: Option<u64>,
     /// Units of the period that were charged under earlier plan versions.
     pub(crate) settled_units: u64,
+    /// Where limits are leased, it is: a quota or a cap ends it.
+    pub(crate) leased: bool,
     /// `RateLimit-Policy` on this meter's routes.
     pub(crate) policy: HeaderValue,
     pub(crate) slot: Arc<Slot>,
@@ -65,6 +68,7 @@ impl Frame {
             priced: terms.overage.is_some(),
             within_cap,
             settled_units,
+            leased: quota.is_some() || (self.cap_left_minor.is_some() && terms.overage.is_some()),
             policy: headers::policy(self.rate, ceiling.map(|c| (c, length_s))),
             slot,
         }
@@ -126,6 +130,8 @@ pub(crate) struct Slot {
     pub(crate) recorded: AtomicU64,
     /// When a quota with a grace was used up, in milliseconds since 1970; 0 when it is not.
     used_up_ms: AtomicI64,
+    /// What it has of a lease, once one was asked for.
+    held: OnceLock<Box<Held>>,
 }
 
 /// Why units were not given.
@@ -133,6 +139,8 @@ pub(crate) struct Slot {
 pub(crate) enum Over {
     Quota,
     Cap,
+    /// No more of it is leased to this gateway.
+    Lease,
 }
 
 impl Slot {
@@ -141,7 +149,24 @@ impl Slot {
             taken: AtomicU64::new(units),
             recorded: AtomicU64::new(units),
             used_up_ms: AtomicI64::new(0),
+            held: OnceLock::new(),
         })
+    }
+    /// What it has of a lease.
+    pub(crate) fn held(&self) -> &Held {
+        self.held.get_or_init(Box::default)
+    }
+    /// The same, where something was asked for.
+    pub(crate) fn held_so_far(&self) -> Option<&Held> {
+        self.held.get().map(|held| &**held)
+    }
+    /// Units recorded and in flight, for who sets a bound to them.
+    pub(crate) fn taken_units(&self) -> &AtomicU64 {
+        &self.taken
+    }
+    /// Whether units are in flight.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.taken() > self.recorded()
     }
     /// Units recorded and in flight.
     pub(crate) fn taken(&self) -> u64 {
@@ -217,6 +242,33 @@ impl Slot {
         }
     }
 
+    /// Gives units that are leased, as [`Slot::take`] does; `limit` is that of an account. What is given back of the lease in
+    /// this moment is not given here, too: who lowers the edge looks at the count, and we at the edge, each after its own.
+    pub(crate) fn take_leased(&self, units: u64, limit: Option<&Limit>, at: Time) -> Result<u64, Over> {
+        let (held, now_ms) = (self.held(), at.unix_ms());
+        let mut now = self.taken.load(Ordering::SeqCst);
+        loop {
+            let then = now.saturating_add(units);
+            if let Some(limit) = limit {
+                self.check(limit, units, then, at)?;
+            }
+            if units > 0 && !held.covers(then, now_ms) {
+                return Err(Over::Lease);
+            }
+            match self
+                .taken
+                .compare_exchange_weak(now, then, Ordering::SeqCst, Ordering::SeqCst)
+            {
+                Ok(_) if units > 0 && !held.covers(then, now_ms) => {
+                    self.release(units);
+                    return Err(Over::Lease);
+                }
+                Ok(_) => return Ok(then),
+                Err(other) => now = other,
+            }
+        }
+    }
+
     /// Why units would not be given just now.
     pub(crate) fn peek(&self, units: u64, limit: &Limit, at: Time) -> Result<(), Over> {
         let then = self.taken().saturating_add(units);
@@ -230,9 +282,11 @@ impl Slot {
 
     /// Others counted so many units more than we knew. Those in flight here stay taken beside them.
     pub(crate) fn raise(&self, units: u64) {
-        if units > 0 {
-            self.recorded.fetch_add(units, Ordering::Relaxed);
+        if let Some(held) = self.held.get().filter(|_| units > 0) {
+            held.raise(units, [&self.taken, &self.recorded]);
+        } else if units > 0 {
             self.taken.fetch_add(units, Ordering::Relaxed);
+            self.recorded.fetch_add(units, Ordering::Relaxed);
         }
     }
 }
@@ -250,6 +304,7 @@ mod tests {
             priced: false,
             within_cap: None,
             settled_units: 0,
+            leased: true,
             policy: HeaderValue::from_static(""),
             slot: Slot::starting_at(900),
         };

@@ -167,6 +167,12 @@ impl Open {
         self.upload = upload;
     }
 
+    /// Units were given later: from now on they are held here.
+    pub(crate) fn given(&mut self, admission: &mut Admission) {
+        self.reserved = admission.reserved.units;
+        self.key_slot = admission.reserved.key_slot.take();
+    }
+
     /// The request was let in: from now on its places are held here.
     pub(crate) fn let_in(&mut self, passes: Passes) {
         self.places.passes = passes;

@@ -111,6 +111,8 @@ refusals! {
     Overloaded = 32, SERVICE_UNAVAILABLE, "overloaded", "There is more to do than can be done just now", "/pricing";
     /// The control plane was not heard for too long.
     SnapshotStale = 33, SERVICE_UNAVAILABLE, "snapshot-stale", "Plans and keys are not certain any more", "/docs";
+    /// What is left of a limit is leased to other gateways, or none can be asked for.
+    LimitLeased = 34, SERVICE_UNAVAILABLE, "limit-leased", "What is left of a limit is not here just now", "/docs";
     /// A credential is where the route takes none.
     CredentialMisplaced = 40, UNAUTHORIZED, "credential-misplaced", "The credential is in the wrong place", "/docs";
     /// Too many wrong credentials came from one network.

@@ -26,7 +26,7 @@ pub fn is_free(data_dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// Ships what is left in a data folder, and removes what was kept long enough; how many records it was. While a gateway runs
+/// Ships what is left in a data folder, gives back what it had leased, and removes what was kept long enough; how many records it was. While a gateway runs
 /// there it is left alone.
 ///
 /// # Errors
@@ -44,9 +44,10 @@ pub async fn ship_rest(
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),
         Err(e) => return Err(e),
     };
-    let (shipped, records) = shipper::finish(Arc::clone(&ledger), sink)
+    let (shipped, records) = shipper::finish(Arc::clone(&ledger), Arc::clone(&sink))
         .await
         .map_err(io::Error::other)?;
+    sink.end_leases(ledger.id(), shipped).await.map_err(io::Error::other)?;
     ledger.prune(shipped, limits.retention, clock.security_now());
     Ok(records)
 }

@@ -26,6 +26,9 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// Longest wait for the last batches at shutdown; what is left is shipped after the next start.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
+/// Longest wait for leases to be given back then.
+const END_WAIT: Duration = Duration::from_secs(2);
+
 /// Runs until told to stop, and then until everything is shipped or [`LAST_WAIT`] is over.
 pub(crate) async fn run(
     shared: Arc<Shared>,
@@ -74,6 +77,13 @@ pub(crate) async fn run(
     let rest = async { while shipper.step().await.is_ok_and(|n| n > 0) {} };
     if timeout(LAST_WAIT, rest).await.is_err() {
         tracing::warn!("usage is left in the ledger for the next start");
+    }
+    if shared.tables.desk.is_some() {
+        // What is not shipped yet is still kept for it.
+        let ending = shipper.sink.end_leases(shared.ledger.id(), shared.ledger.committed());
+        if !matches!(timeout(END_WAIT, ending).await, Ok(Ok(()))) {
+            tracing::warn!("leases cannot be given back: they are kept until the next start on this folder");
+        }
     }
 }
 

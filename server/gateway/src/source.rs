@@ -1,6 +1,7 @@
 //! The two doors to the control plane. The gateway waits for neither while it answers a request.
 
 use async_trait::async_trait;
+use model::lease::{LeaseAnswer, LeaseAsk};
 use model::snapshot::{Changes, Counts, LedgerPart};
 use model::usage::UsageBatch;
 
@@ -34,6 +35,15 @@ pub trait SnapshotSource: Send + Sync {
     /// When the control plane cannot be reached.
     async fn counts(&self, ledger: &str, parts: &[LedgerPart]) -> Result<Counts, SourceError>;
 
+    /// Grants leases, and takes back what is given back ([`model::lease`] has the rule). A question whose turn is not the next
+    /// one is refused.
+    ///
+    /// # Errors
+    /// When the control plane cannot be reached, or grants no leases.
+    async fn lease(&self, _ask: &LeaseAsk) -> Result<LeaseAnswer, SourceError> {
+        Err(SourceError::new("no leases are granted here"))
+    }
+
     /// Returns when something may have changed. It may return too often and it may miss a change: the gateway asks
     /// from time to time whatever it says. The future is dropped and made anew between questions, so a notice that
     /// comes meanwhile must be kept for the next call (as a `PgListener` or a `tokio::sync::Notify` does); and while the
@@ -56,4 +66,12 @@ pub trait UsageSink: Send + Sync {
     /// # Errors
     /// When the control plane cannot be reached.
     async fn shipped_through(&self, ledger: &str) -> Result<u64, SourceError>;
+
+    /// Nothing is used any more of what this ledger has leased beyond its record `seq`: its gateway has ended.
+    ///
+    /// # Errors
+    /// When the control plane cannot be reached.
+    async fn end_leases(&self, _ledger: &str, _seq: u64) -> Result<(), SourceError> {
+        Ok(())
+    }
 }

@@ -5,6 +5,7 @@ use crate::config::Limits;
 use crate::flight::RouteFlights;
 use crate::gate::Gate;
 use crate::key_limit::{Chains, KeyLimit};
+use crate::leases::Desk;
 use crate::ledger::{Ledger, UnitsKey};
 use crate::rate::Arrivals;
 use crate::route::{Heritage, Routes};
@@ -115,6 +116,10 @@ type AccountKey = (ConsumerId, Environment);
 
 /// Everything the request path reads.
 pub(crate) struct Tables {
+    /// Where limits are leased; none where they are not.
+    pub(crate) desk: Option<Arc<Desk>>,
+    /// Other gateways heard of lately that lease where this one does not, or the other way round.
+    pub(crate) unlike: AtomicU64,
     shards: Vec<Shard>,
     accounts: Mutex<HashMap<AccountKey, Arc<Account>>>,
     profiles: Mutex<Vec<Arc<Profile>>>,
@@ -161,6 +166,8 @@ impl Tables {
     /// Nothing known yet.
     pub(crate) fn new() -> Self {
         Self {
+            desk: None,
+            unlike: AtomicU64::new(0),
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             accounts: Mutex::default(),
             profiles: Mutex::default(),
@@ -503,7 +510,8 @@ impl Tables {
     fn account(&self, consumer: ConsumerId, environment: Environment) -> Arc<Account> {
         let mut accounts = lock(&self.accounts);
         let account = accounts.entry((consumer, environment));
-        Arc::clone(account.or_insert_with(|| Arc::new(Account::unknown(consumer, environment))))
+        let unknown = || Account::unknown(consumer, environment).leasing_at(self.desk.clone());
+        Arc::clone(account.or_insert_with(|| Arc::new(unknown())))
     }
 
     /// What holds by an entitlement at `now`, and from each later instant on at which something begins or ends.

@@ -132,6 +132,7 @@ impl Job for DropOldRequests {
 
     async fn run(&self, domain: &Domain) -> Result<()> {
         let now = domain.clock.now();
+        super::leases::drop_old(domain).await?;
         for _ in 0..DELETE_ROUNDS {
             let gone = sqlx::query!(
                 "DELETE FROM requests WHERE (ledger, seq) IN

@@ -3,6 +3,7 @@
 mod carry_over;
 pub mod counts;
 pub mod ingest;
+pub mod leases;
 pub mod log;
 pub(crate) mod marks;
 pub mod report;
@@ -12,5 +13,6 @@ pub(crate) use carry_over::carry_late;
 pub use carry_over::carry_over;
 pub use counts::counts;
 pub use ingest::{ship, shipped_through};
+pub use leases::{end_leases, lease};
 pub use log::{LogFilter, LogLine, ensure_recurring, has_requests, register, requests};
 pub use report::{Daily, GroupBy, MeterUsage, PeriodUsage, Series, by_day, period};

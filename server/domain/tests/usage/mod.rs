@@ -6,6 +6,7 @@ mod invoices;
 mod key_limits;
 mod keys;
 mod late;
+mod leases;
 mod marks;
 mod outbox;
 mod paid;

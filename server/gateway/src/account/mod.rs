@@ -10,6 +10,7 @@ mod terms;
 mod tests;
 
 use crate::headers;
+use crate::leases::Desk;
 use crate::limit::{Limit, Over, Slot, cap_left};
 use crate::memory::Held;
 use crate::rate::Own;
@@ -18,8 +19,9 @@ use foreign::Foreign;
 pub(crate) use foreign::ForeignUse;
 use http::HeaderValue;
 use model::access::{Environment, Suspension};
+use model::lease::LeaseSubject;
 use model::snapshot::{Entitlement, MeterEntitlement};
-use model::{ConsumerId, Period, Time};
+use model::{ConsumerId, KeyId, Period, Time};
 use profile::current;
 pub(crate) use profile::{Later, Profile, Profiles};
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -40,6 +42,8 @@ pub(crate) struct Account {
     in_flight: AtomicU32,
     /// Memory that its requests hold.
     pub(crate) held: Held,
+    /// Where its limits are leased.
+    pub(crate) desk: Option<Arc<Desk>>,
     terms: ArcSwap<Terms>,
     /// The same by plans that tokens name.
     on_plans: ArcSwapOption<Vec<OnPlan>>,
@@ -72,6 +76,22 @@ impl Account {
         Self::named(consumer, environment, headers::value(&consumer.to_string()))
     }
 
+    /// With limits that are leased at this desk, where there is one.
+    pub(crate) fn leasing_at(self, desk: Option<Arc<Desk>>) -> Self {
+        Self { desk, ..self }
+    }
+
+    /// What is leased of a meter in the period of these terms: for the account, or for a chain of its keys.
+    pub(crate) fn subject(&self, terms: &Terms, root: Option<KeyId>, meter: u16) -> LeaseSubject {
+        LeaseSubject {
+            consumer: self.consumer,
+            environment: self.environment,
+            root,
+            meter,
+            period_start: terms.period.start,
+        }
+    }
+
     /// The same, with what `X-Consumer-Id` says.
     pub(crate) fn named(consumer: ConsumerId, environment: Environment, header: HeaderValue) -> Self {
         let epoch = Time::from_unix_ms(0);
@@ -83,6 +103,7 @@ impl Account {
             arrival: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             held: Held::default(),
+            desk: None,
             on_plans: ArcSwapOption::empty(),
             foreign: Mutex::default(),
             terms: ArcSwap::from_pointee(Terms {
@@ -200,16 +221,37 @@ impl Account {
     /// Reserves units; the new total on success.
     pub(crate) fn take(&self, terms: &Terms, limit: &Limit, units: u32, now: Time) -> Result<u64, Over> {
         if !terms.summed || units == 0 {
-            return limit.slot.take(u64::from(units), limit, now);
+            return self.take_units(terms, limit, units, now);
         }
         let _held = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         let before = terms.cost_minor(None);
-        let total = limit.slot.take(u64::from(units), limit, now)?;
+        let total = self.take_units(terms, limit, units, now)?;
         if terms.is_beyond_cap(before, terms.cost_minor(None)) {
             limit.slot.release(u64::from(units));
             return Err(Over::Cap);
         }
         Ok(total)
+    }
+
+    fn take_units(&self, terms: &Terms, limit: &Limit, units: u32, now: Time) -> Result<u64, Over> {
+        let Some(desk) = self.desk.as_ref().filter(|_| limit.leased) else {
+            return limit.slot.take(units.into(), limit, now);
+        };
+        let total = limit.slot.take_leased(units.into(), Some(limit), now)?;
+        desk.took(self.subject(terms, None, limit.meter), &limit.slot, total);
+        Ok(total)
+    }
+
+    /// Limits that changed may be passed with what is leased already, or leave room where there was none: asks again.
+    fn look_again(&self, old: &Terms, new: &Terms) {
+        let Some(desk) = &self.desk else { return };
+        let cap_changed = (old.spend_cap_minor, old.settled_minor) != (new.spend_cap_minor, new.settled_minor);
+        for limit in new.limits.iter().filter(|l| l.leased) {
+            let before = old.limit(limit.meter).filter(|l| Arc::ptr_eq(&l.slot, &limit.slot));
+            if before.is_some_and(|b| cap_changed || b.ceiling() != limit.ceiling()) {
+                desk.look_again(self.subject(new, None, limit.meter), &limit.slot);
+            }
+        }
     }
 
     /// Takes over what the control plane says, with its profiles. `own` gives the units of this gateway's ledger that
@@ -245,7 +287,7 @@ impl Account {
         };
         let limits = e.meters.iter().zip(profile.metered()).map(limit).collect();
         let own = profile.rules.own(&[(&old.profile.rules, &old.own)]);
-        self.terms.store(Arc::new(Terms {
+        let new = Arc::new(Terms {
             profile,
             prices: None,
             later,
@@ -259,7 +301,9 @@ impl Account {
             limits,
             own,
             summed: frame.is_summed(),
-        }));
+        });
+        self.terms.store(Arc::clone(&new));
+        self.look_again(&old, &new);
     }
 
     /// Quotas with a grace that are used up by what is told and by what our ledger holds beyond it, where nobody knows

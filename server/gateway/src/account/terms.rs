@@ -73,10 +73,13 @@ impl Terms {
             priced: false,
             within_cap: None,
             settled_units: 0,
+            leased: false,
             policy: HeaderValue::from_static(""),
             slot: counter(*meter, before.and_then(|b| b.limit(*meter)).map(|l| &l.slot)),
         });
         let limits = shared.chain(foreign).map(|mut limit| {
+            // What is leased ends with the own plan's quota; the other plan's is compared with what is counted.
+            limit.leased &= limit.priced && self.spend_cap_minor.is_some();
             let of_plan = metered(limit.meter);
             let ceiling = of_plan.and_then(|(_, _, quota)| quota.ceiling());
             if ceiling.is_some() || limit.priced {

@@ -1,13 +1,14 @@
 //! Phases two and three: who calls, and whether they may.
 
 use super::{Early, Exchange, Ready};
-use crate::admit;
+use crate::admit::{self, Admission, Lack};
 use crate::authenticate::{self, Arrival, Caller};
 use crate::body::{self, Answer};
 use crate::cache::Ask;
 use crate::client::ClientBody;
 use crate::gate::{Passes, Shed};
 use crate::headers;
+use crate::leases::{self, Asked, Desk};
 use crate::ledger::Ledger;
 use crate::listen::Client;
 use crate::memory::Taken;
@@ -23,9 +24,12 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
+use model::lease::Rest;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+/// Pause before units are asked for again that others have: they give back what they do not need.
+const LEASE_PAUSE: Duration = Duration::from_millis(50);
 /// Seconds after which a call may be tried again that was refused because the control plane is away.
 const STALE_RETRY_S: u64 = 5;
 
@@ -144,10 +148,9 @@ impl Exchange<'_> {
         };
         let has_body = !matches!(length, BodyLength::Absent | BodyLength::Exact(0)) || self.websocket;
         let ask = route.cache.as_ref().map(|_| Box::new(Ask::of(&parts, has_body)));
-        let looks = ask.as_ref().is_some_and(|ask| ask.goes_by().is_none());
-        let may_hit_free = looks && !admission.terms.profile.cache_hits.count();
         if admission.unpaid.is_some()
-            && !may_hit_free
+            && admission.lack.is_none()
+            && !may_hit_free(ask.as_deref(), &admission)
             && !self.may_be_repeat(client, (&route, &caller), &parts)
             && let Some(refused) = admission.unpaid.take()
         {
@@ -177,6 +180,42 @@ impl Exchange<'_> {
         })
     }
 
+    /// Waits for units that have to be leased first, where they are all that is lacking. Refuses what cannot be answered
+    /// without them.
+    pub(super) async fn wait_for_lease(&self, client: &Client, ready: &mut Ready) -> Result<(), Refused> {
+        let (route, caller, admission) = (&ready.route, &ready.caller, &mut ready.admission);
+        let Some(desk) = caller.key.account.desk.as_ref().filter(|_| admission.lack.is_some()) else {
+            return Ok(());
+        };
+        let deadline = Instant::now() + desk.wait;
+        while let Some(lack) = admission.lack.take() {
+            let rest = wait_for_answer(desk, &lack, route.weight, deadline).await;
+            if let Some(by) = rest.and_then(leases::limiting) {
+                let refused = admit::used_up(&lack, by, caller, &admission.terms, self.now);
+                admission.refuse(refused, None, route, self.now);
+                break;
+            }
+            admission.reserve_again(caller, route, self.now);
+            let Some(lack) = &admission.lack else { break };
+            if rest.is_none() || Instant::now() >= deadline {
+                lack.slot.held().shut();
+                admission.lack = None;
+            } else if rest == Some(Rest::Leased) {
+                tokio::time::sleep(LEASE_PAUSE).await;
+            }
+        }
+        ready.open.given(admission);
+        let free = may_hit_free(ready.ask.as_deref(), admission);
+        if !free
+            && admission.unpaid.is_some()
+            && !self.may_be_repeat(client, (route, caller), &ready.parts)
+            && let Some(refused) = ready.admission.unpaid.take()
+        {
+            return Err(*refused);
+        }
+        Ok(())
+    }
+
     pub(super) fn open(&self, caller: &Caller, route: &Route) -> Open {
         let place = (route.number, route.meter);
         let open = Open::new(Arc::clone(self.worker), caller, place, self.id, self.now, self.started);
@@ -203,6 +242,30 @@ impl Exchange<'_> {
         passes[1] = Some(self.worker.gate.enter(priority, consumer, wait).await.map_err(shed)?);
         ready.open.let_in(passes);
         Ok(())
+    }
+}
+
+/// Whether a kept answer would do that costs nothing.
+fn may_hit_free(ask: Option<&Ask>, admission: &Admission) -> bool {
+    let looks = ask.is_some_and(|ask| ask.goes_by().is_none());
+    looks && !admission.terms.profile.cache_hits.count()
+}
+
+/// Asks for units that are lacking; what the control plane says, or none when it does not in time.
+async fn wait_for_answer(desk: &Desk, lack: &Lack, units: u32, deadline: Instant) -> Option<Rest> {
+    let held = lack.slot.held();
+    let number = match desk.ask(lack.subject, &lack.slot, units.into()) {
+        Asked::Known(rest) => return leases::limiting(rest).map(Rest::UsedUp),
+        Asked::Wait(number) => number,
+    };
+    loop {
+        let told = held.told().notified();
+        tokio::pin!(told);
+        told.as_mut().enable();
+        if let Some(rest) = held.answer(number) {
+            return Some(rest);
+        }
+        tokio::time::timeout_at(deadline.into(), told).await.ok()?;
     }
 }
 

@@ -265,6 +265,11 @@ impl<'a> Exchange<'a> {
             return Box::pin(self.quote(client, &route, parts)).await;
         }
         let mut ready = self.prepare(client, route, parts, body)?;
+        if ready.admission.lack.is_some()
+            && let Err(refused) = Box::pin(self.wait_for_lease(client, &mut ready)).await
+        {
+            return Err(Early::new(Some(ready.open), refused));
+        }
         if ready.admission.stand != Stand::Alone
             && let Err(refused) = Box::pin(self.agree(client, &mut ready)).await
         {

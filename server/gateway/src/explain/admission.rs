@@ -178,6 +178,11 @@ fn quota(notes: &mut Notes, asked: &Request<'_>, terms: &Terms, arrival: Arrival
         fits,
         format!("{taken} units taken of {most}; {cap}."),
     );
+    if asked.caller.key.account.desk.is_some() && limit.leased {
+        let room = limit.slot.held_so_far().map_or(0, |held| held.room(taken));
+        let told = format!("{room} more units are leased to this gateway; beyond them it asks.");
+        notes.says("lease", told);
+    }
     if let Some((o, plan)) = terms.quota_override(route.meter) {
         let told = format!("{}; the plan says {} ({}).", by(o), plan.units, plan.kind);
         notes.says("quota", told);

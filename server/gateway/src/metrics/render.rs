@@ -36,6 +36,7 @@ pub(crate) fn render(text: &mut Text, all: &[Arc<Metrics>], shared: &Shared, shi
     if shared.sharing.is_some() {
         questions(text, all);
     }
+    leases(text, shared);
 }
 
 /// Questions about rate limits that all gateways share.
@@ -275,6 +276,27 @@ fn kept(text: &mut Text, shared: &Shared) {
         "Memory that request bodies take which are read whole before they go on.",
     )
     .sample(&[], shared.bodies.taken());
+}
+
+/// What is leased, where limits are; and whether others do as this gateway does.
+fn leases(text: &mut Text, shared: &Shared) {
+    let unlike = shared.tables.unlike.load(Ordering::Relaxed);
+    text.family(
+        "leases_unlike",
+        "gauge",
+        "Other gateways heard of lately that lease limits where this one does not, or the other way round.",
+    )
+    .sample(&[], unlike);
+    let Some(desk) = &shared.tables.desk else { return };
+    text.family("leases_held", "gauge", "Counters that something is leased for.")
+        .sample(&[], desk.held.load(Ordering::Relaxed));
+    text.family(
+        "lease_questions_total",
+        "counter",
+        "Questions for leases, by what became of them.",
+    );
+    text.sample(&[("outcome", &"answered")], desk.answered.load(Ordering::Relaxed));
+    text.sample(&[("outcome", &"failed")], desk.failed.load(Ordering::Relaxed));
 }
 
 /// Requests in flight and waiting, here and of the upstreams that have a bound; subjects that rate limits know.

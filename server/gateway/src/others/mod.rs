@@ -25,6 +25,7 @@ use model::{ConsumerId, KeyId, Time};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -127,6 +128,7 @@ impl Others {
         if let Some(sharing) = &shared.sharing {
             sharing.hear_of(self.live.count(&answer.ends, answer.everything, now));
         }
+        look_for_unlike(&shared.tables, &answer.ends);
         let next = self.next(&answer, now);
         self.told_at = Some(now);
         self.more = next == Next::Everything;
@@ -197,6 +199,28 @@ impl Others {
         }
         ends.iter()
             .any(|end| heard.get(&end.ledger).copied().unwrap_or(0) < end.shipped_through)
+    }
+}
+
+/// Limits are leased by all gateways or by none: says so when that changes.
+fn look_for_unlike(tables: &Tables, ends: &[LedgerEnd]) {
+    let leases = tables.desk.is_some();
+    let unlike = ends
+        .iter()
+        .filter(|end| end.leases.is_some_and(|other| other != leases));
+    let names: Vec<&str> = unlike.map(|end| end.ledger.as_str()).collect();
+    let count = u64::try_from(names.len()).unwrap_or(u64::MAX);
+    if tables.unlike.swap(count, Ordering::Relaxed) == count {
+        return;
+    }
+    if count == 0 {
+        tracing::info!("all gateways that were heard of lately lease limits, or none does");
+    } else {
+        tracing::error!(
+            leases,
+            others = names.join(", "),
+            "gateways differ in whether they lease limits: together they can pass hard quotas and caps. Set              TURNPIKE_GATEWAY_LEASES on all of them or on none"
+        );
     }
 }
 

@@ -4,7 +4,18 @@ fn end(ledger: &str, shipped_through: u64) -> LedgerEnd {
     LedgerEnd {
         ledger: ledger.to_owned(),
         shipped_through,
+        leases: None,
     }
+}
+
+#[test]
+fn gateways_that_do_otherwise_are_noticed() {
+    let tables = Tables::new();
+    let ends = [None, Some(false), Some(true)].map(|leases| LedgerEnd { leases, ..end("a", 1) });
+    look_for_unlike(&tables, &ends);
+    assert_eq!(tables.unlike.load(Ordering::Relaxed), 1);
+    look_for_unlike(&tables, &ends[..2]);
+    assert_eq!(tables.unlike.load(Ordering::Relaxed), 0);
 }
 
 fn answer(everything: bool, ends: &[(&str, u64)]) -> Answer {

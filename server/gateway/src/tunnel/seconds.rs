@@ -4,9 +4,10 @@
 //! recorded when it is over, so a hard quota or a cap is never passed and a crash loses one slice at most. When no second
 //! more is given the tunnel ends; what was taken and not begun is given back.
 
-use crate::admit;
+use crate::admit::{self, Unpaid};
 use crate::authenticate::{Caller, Hold};
 use crate::exchange;
+use crate::leases::{self, Asked};
 use crate::record::{self, Units};
 use crate::refusal::{Refusal, Refused};
 use crate::route::Route;
@@ -24,6 +25,9 @@ use std::time::{Duration, Instant};
 /// goes unnoticed. Shorter ones would be more records for the same seconds.
 const SLICE_S: u32 = 3;
 
+/// How often it is tried again while units have to be leased first.
+const LEASE_PAUSE: Duration = Duration::from_millis(50);
+
 /// The time of one WebSocket.
 pub(crate) struct Seconds {
     worker: Arc<Worker>,
@@ -33,6 +37,8 @@ pub(crate) struct Seconds {
     timer: Timer,
     /// When what was taken is over.
     until: Instant,
+    /// When the next slice is tried again, while it lacks a lease.
+    retry: Option<Instant>,
     slice: Option<Slice>,
     /// Bytes that passed so far, up and down; and those that are recorded.
     moved: [u64; 2],
@@ -59,6 +65,7 @@ impl Seconds {
             request,
             timer: Timer::default(),
             until: Instant::now() + Duration::from_secs(1),
+            retry: None,
             slice: None,
             moved: [0; 2],
             recorded: [0; 2],
@@ -69,9 +76,9 @@ impl Seconds {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, moved: [u64; 2]) -> Poll<Refused> {
         self.moved = moved;
         loop {
-            self.timer.set(self.until.into());
+            self.timer.set(self.retry.unwrap_or(self.until).into());
             ready!(self.timer.poll(cx));
-            if let Err(refused) = self.record().and_then(|()| self.take()) {
+            if let Err(refused) = self.record().and_then(|()| self.take_or_wait()) {
                 return Poll::Ready(refused);
             }
         }
@@ -82,8 +89,27 @@ impl Seconds {
         self.moved = moved;
     }
 
+    /// Takes the next slice, or says when it is to be tried again.
+    fn take_or_wait(&mut self) -> Result<(), Refused> {
+        self.retry = None;
+        let Err(Unpaid { refused, lack }) = self.take() else {
+            return Ok(());
+        };
+        let desk = self.worker.shared.tables.desk.clone().zip(lack);
+        let Some((desk, lack)) = desk.filter(|(desk, _)| self.until.elapsed() < desk.wait) else {
+            return Err(refused);
+        };
+        match desk.ask(lack.subject, &lack.slot, self.route.weight.into()) {
+            Asked::Known(rest) if leases::limiting(rest).is_some() => Err(refused),
+            Asked::Known(_) | Asked::Wait(_) => {
+                self.retry = Some(Instant::now() + LEASE_PAUSE);
+                Ok(())
+            }
+        }
+    }
+
     /// Takes the next slice, or as much of it as there is.
-    fn take(&mut self) -> Result<(), Refused> {
+    fn take(&mut self) -> Result<(), Unpaid> {
         let shared = &self.worker.shared;
         let now = shared.clock.now();
         let caller = self.hold.caller(&shared.tables, now, shared.clock.security_now())?;
@@ -97,7 +123,7 @@ impl Seconds {
             match admit::reserve(&caller, &self.route, &terms, units, now) {
                 Ok(reserved) => break reserved,
                 Err(_) if seconds > 1 => seconds -= 1,
-                Err(refused) => return Err(refused),
+                Err(unpaid) => return Err(unpaid),
             }
         };
         let taken = Units::new(terms, self.route.meter, reserved.units, reserved.key_slot);

@@ -1,16 +1,18 @@
 //! A gateway between a raw client and a recording upstream, and a control plane that can go away.
 
+use crate::granting::{Granting, Known};
 use async_trait::async_trait;
 use gateway::{Config, Gateway, Peppers, Running, SnapshotSource, SourceError, UsageSink};
 use model::access::{Environment, Method};
 use model::catalogue::{CacheHits, MeterTerms, RateLimit};
 use model::key::PlainKey;
+use model::lease::{LeaseAnswer, LeaseAsk, LeaseSubject};
 use model::policy::{RoutePolicy, UpstreamPolicy};
 use model::price::{Overage, OverageTier, TierModel};
 use model::snapshot::*;
 use model::usage::{UsageBatch, UsageRecord};
 use model::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -80,6 +82,7 @@ struct State {
     entitlements: HashMap<(ConsumerId, Environment), (i64, Entitlement)>,
     purges: Vec<(i64, Purge)>,
     ledgers: HashMap<String, Vec<UsageRecord>>,
+    leases: Granting,
 }
 
 impl State {
@@ -118,6 +121,10 @@ pub(crate) struct Plane {
     pub(crate) counts_away: AtomicBool,
     /// Questions for what others count.
     pub(crate) counts_asked: AtomicU64,
+    /// Ledgers whose gateways it does not hear.
+    pub(crate) cut_off: Mutex<HashSet<String>>,
+    /// Ledgers whose gateways do not hear its answers for leases.
+    pub(crate) deaf: Mutex<HashSet<String>>,
     hint: Notify,
 }
 
@@ -128,6 +135,17 @@ impl Plane {
         } else {
             Ok(())
         }
+    }
+    fn hears(&self, ledger: &str) -> Result<(), SourceError> {
+        self.here()?;
+        if self.cut_off.lock().unwrap().contains(ledger) {
+            return Err(SourceError("cut off".to_owned()));
+        }
+        Ok(())
+    }
+    /// What a subject's ceilings let happen, with what is used.
+    pub(crate) fn leased(&self, subject: &LeaseSubject) -> u64 {
+        self.state.lock().unwrap().leases.open(subject)
     }
     fn change(&self, f: impl FnOnce(&mut State, i64)) {
         let mut state = self.state.lock().unwrap();
@@ -189,7 +207,7 @@ impl Plane {
 #[async_trait]
 impl SnapshotSource for Plane {
     async fn changes_since(&self, ledger: &str, version: i64) -> Result<Changes, SourceError> {
-        self.here()?;
+        self.hears(ledger)?;
         let last = self.away_after.load(Ordering::SeqCst);
         if last > 0 && self.answers.load(Ordering::SeqCst) >= last {
             return Err(SourceError("away".to_owned()));
@@ -227,6 +245,7 @@ impl SnapshotSource for Plane {
         let others = others.map(|name| LedgerEnd {
             ledger: name.clone(),
             shipped_through: s.shipped_through(name),
+            leases: None,
         });
         Ok(Changes {
             version: through,
@@ -240,7 +259,7 @@ impl SnapshotSource for Plane {
         })
     }
     async fn counts(&self, ledger: &str, parts: &[LedgerPart]) -> Result<Counts, SourceError> {
-        self.here()?;
+        self.hears(ledger)?;
         self.counts_asked.fetch_add(1, Ordering::SeqCst);
         if self.counts_away.load(Ordering::SeqCst) {
             return Err(SourceError("no counts".to_owned()));
@@ -285,6 +304,22 @@ impl SnapshotSource for Plane {
         }
         Ok(counts)
     }
+    async fn lease(&self, ask: &LeaseAsk) -> Result<LeaseAnswer, SourceError> {
+        self.hears(&ask.ledger)?;
+        let mut s = self.state.lock().unwrap();
+        let mut leases = std::mem::take(&mut s.leases);
+        let known = Known {
+            ledgers: &s.ledgers,
+            entitlements: &s.entitlements,
+            keys: &s.keys,
+        };
+        let answer = leases.answer(&known, ask);
+        s.leases = leases;
+        if self.deaf.lock().unwrap().contains(&ask.ledger) {
+            return Err(SourceError("the answer was lost".to_owned()));
+        }
+        answer.map_err(SourceError::new)
+    }
     async fn hint(&self) {
         self.hint.notified().await;
     }
@@ -292,8 +327,16 @@ impl SnapshotSource for Plane {
 
 #[async_trait]
 impl UsageSink for Plane {
+    async fn end_leases(&self, ledger: &str, seq: u64) -> Result<(), SourceError> {
+        self.hears(ledger)?;
+        let mut s = self.state.lock().unwrap();
+        let through = s.shipped_through(ledger);
+        s.leases.end(ledger, seq);
+        s.leases.reached(ledger, through);
+        Ok(())
+    }
     async fn ship(&self, batch: &UsageBatch) -> Result<(), SourceError> {
-        self.here()?;
+        self.hears(&batch.ledger)?;
         let mut s = self.state.lock().unwrap();
         let rows = s.ledgers.entry(batch.ledger.clone()).or_default();
         for r in &batch.records {
@@ -301,13 +344,18 @@ impl UsageSink for Plane {
             assert_eq!(r.seq, last + 1, "records come in order, without gaps and repeats");
             rows.push(r.clone());
         }
+        let through = s.shipped_through(&batch.ledger);
+        let keys = std::mem::take(&mut s.keys);
+        s.leases.count(&batch.ledger, &batch.records, &keys);
+        s.keys = keys;
+        s.leases.reached(&batch.ledger, through);
         if self.lose_answers.swap(false, Ordering::SeqCst) {
             return Err(SourceError("the answer was lost".to_owned()));
         }
         Ok(())
     }
     async fn shipped_through(&self, ledger: &str) -> Result<u64, SourceError> {
-        self.here()?;
+        self.hears(ledger)?;
         Ok(self.state.lock().unwrap().shipped_through(ledger))
     }
 }
@@ -475,6 +523,8 @@ pub(crate) struct World {
     pub(crate) key: PlainKey,
     pub(crate) consumer: ConsumerId,
     pub(crate) random: Arc<Seeded>,
+    /// Whether its gateways lease limits.
+    leases: bool,
 }
 
 impl World {
@@ -484,6 +534,15 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Entitlement)) -> Self {
+        Self::made(change, false).await
+    }
+
+    /// With a gateway that leases limits.
+    pub(crate) async fn leasing(change: impl FnOnce(&mut Entitlement)) -> Self {
+        Self::made(change, true).await
+    }
+
+    async fn made(change: impl FnOnce(&mut Entitlement), leases: bool) -> Self {
         let random = Arc::new(Seeded(AtomicU64::new(7)));
         let consumer = ConsumerId::from_bits(1 << 80);
         let key = PlainKey::generate("tp", Environment::Live, &*random);
@@ -504,6 +563,7 @@ impl World {
             key,
             consumer,
             random,
+            leases,
         };
         world.start();
         world.synced().await;
@@ -522,6 +582,7 @@ impl World {
             key: self.key.clone(),
             consumer: self.consumer,
             random: Arc::clone(&self.random),
+            leases: self.leases,
         };
         other.start();
         other.synced().await;
@@ -536,6 +597,7 @@ impl World {
     pub(crate) fn start(&mut self) {
         let mut config = config(&self.folder.0);
         config.limits.segment_records = 64;
+        config.leases = self.leases;
         self.start_with(config);
     }
 
@@ -596,6 +658,7 @@ pub(crate) fn config(folder: &Path) -> Config {
     config.limits.poll_interval = Duration::from_millis(500);
     config.limits.counts_interval = Duration::from_millis(50);
     config.limits.ship_interval = Duration::from_millis(20);
+    config.limits.lease_idle = Duration::from_secs(1);
     config
 }
 

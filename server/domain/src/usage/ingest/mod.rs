@@ -47,16 +47,18 @@ pub async fn ship(domain: &Domain, batch: &UsageBatch) -> Result<()> {
     )
     .execute(&mut *tx)
     .await?;
-    let through = sqlx::query_scalar!(
-        "SELECT shipped_through FROM ledgers WHERE id = $1 FOR UPDATE",
+    let known = sqlx::query!(
+        "SELECT shipped_through, lease_turn FROM ledgers WHERE id = $1 FOR UPDATE",
         batch.ledger
     )
     .fetch_one(&mut *tx)
     .await?;
-    let fresh = unseen(&batch.records, u64::try_from(through).map_err(DomainError::internal)?)?;
+    let through = u64::try_from(known.shipped_through).map_err(DomainError::internal)?;
+    let leases = known.lease_turn > 0;
+    let fresh = unseen(&batch.records, through)?;
     let Some(last) = fresh.last() else { return Ok(()) };
-    let known = known_consumers(&mut tx, fresh).await?;
-    let counted: Vec<&UsageRecord> = fresh.iter().filter(|r| known.contains(&r.consumer)).collect();
+    let consumers = known_consumers(&mut tx, fresh).await?;
+    let counted: Vec<&UsageRecord> = fresh.iter().filter(|r| consumers.contains(&r.consumer)).collect();
     // Callers without a credential have no account and no bill: the gateway's metrics count them.
     let anonymous = fresh.iter().filter(|r| r.consumer == ConsumerId::ANONYMOUS).count();
     if counted.len() + anonymous < fresh.len() {
@@ -70,6 +72,9 @@ pub async fn ship(domain: &Domain, batch: &UsageBatch) -> Result<()> {
     hours::add(&mut tx, &counted).await?;
     periods::add(&mut tx, &counted, now).await?;
     key_limits::count(&mut tx, &counted).await?;
+    if leases {
+        super::leases::count(&mut tx, &batch.ledger, &counted).await?;
+    }
     super::marks::touch(&mut tx, &counted, now).await?;
     rows::add(&mut tx, &batch.ledger, &counted).await?;
     keys::touch(&mut tx, &counted).await?;
@@ -81,6 +86,9 @@ pub async fn ship(domain: &Domain, batch: &UsageBatch) -> Result<()> {
     )
     .execute(&mut *tx)
     .await?;
+    if leases {
+        super::leases::end_reached(&mut tx, &batch.ledger, last.seq).await?;
+    }
     tx.commit().await?;
     Ok(())
 }
