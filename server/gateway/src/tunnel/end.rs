@@ -12,8 +12,9 @@ use tokio::time::timeout;
 /// Longest wait for a side to take its last words, and then for its own end: closing while it sends would reset the
 /// connection and lose the words.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Most bytes that are read and thrown away meanwhile.
+/// Most bytes that are read and thrown away meanwhile, and how many at once.
 const FAREWELL_BYTES: usize = 1 << 20;
+const FAREWELL_READ: usize = 16 << 10;
 
 const GOING_AWAY: u16 = 1001;
 const PROTOCOL_ERROR: u16 = 1002;
@@ -119,7 +120,7 @@ pub(super) async fn part(mut side: impl AsyncRead + AsyncWrite + Unpin, words: O
     if !matches!(timeout(FAREWELL, telling).await, Ok(Ok(()))) {
         return;
     }
-    let mut unwanted = BytesMut::new();
+    let mut unwanted = BytesMut::with_capacity(FAREWELL_READ);
     let mut left = FAREWELL_BYTES;
     let listening = async {
         while let Ok(count @ 1..) = side.read_buf(&mut unwanted).await {
