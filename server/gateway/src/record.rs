@@ -162,15 +162,14 @@ impl Open {
     /// The request was admitted: from now on its units are held here.
     pub(crate) fn admitted(&mut self, admission: &mut Admission, upload: Option<Arc<Progress>>) {
         self.places.flight = std::mem::take(&mut admission.flight);
-        let (reserved, terms) = (&mut admission.reserved, Arc::clone(&admission.terms));
-        self.units = Units::new(terms, self.units.meter, reserved.units, reserved.key_slot.take());
+        self.given(admission);
         self.upload = upload;
     }
 
-    /// Units were given later: from now on they are held here.
+    /// Units were given, or were not: from now on they are held here.
     pub(crate) fn given(&mut self, admission: &mut Admission) {
-        self.reserved = admission.reserved.units;
-        self.key_slot = admission.reserved.key_slot.take();
+        let (reserved, terms) = (&mut admission.reserved, Arc::clone(&admission.terms));
+        self.units = Units::new(terms, self.units.meter, reserved.units, reserved.key_slot.take());
     }
 
     /// The request was let in: from now on its places are held here.

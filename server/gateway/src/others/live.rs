@@ -42,6 +42,7 @@ mod tests {
             let end = |(ledger, through): &(&str, u64)| LedgerEnd {
                 ledger: (*ledger).to_owned(),
                 shipped_through: *through,
+                leases: None,
             };
             let ends: Vec<LedgerEnd> = ends.iter().map(end).collect();
             live.count(&ends, everything, Time::from_unix_s(1_000_000 + s))
