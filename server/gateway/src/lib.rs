@@ -129,7 +129,8 @@
 //! failed is not synced again: what is not on the disk for certain goes from memory into a new segment, and the old one ends
 //! before it (`ledger::rescue`).
 //!
-//! The shipper reads from the sink's cursor. [`UsageSink::ship`] counts a batch and moves the cursor in one transaction;
+//! The shipper reads from the sink's cursor, all there is every [`Limits::ship_interval`], less often while much is done:
+//! what PostgreSQL has to do for a batch goes by the keys in it more than by the requests. [`UsageSink::ship`] counts a batch and moves the cursor in one transaction;
 //! after any failure the cursor is asked for again, so nothing is lost or counted twice. Segments go once they are
 //! shipped whole and older than [`Limits::retention`].
 //!
@@ -424,8 +425,9 @@
 //! ([`SnapshotSource::counts`]) and raises its own to `used` and what its own ledger holds beyond `shipped_through`, of the
 //! running period alone. Requests in flight stay taken beside that. So counts come together within
 //! [`Limits::ship_interval`], the time to store a batch, and [`Limits::counts_interval`]: by default about a second and a
-//! half, and a second more for the first requests after a minute in which no other gateway counted. What the others let
-//! through in that time may pass a hard quota or a cap, where limits are not leased; nothing counts twice, and nothing is left out. After a start, a
+//! half, half a second more where thousands of requests a second are stored, and a second more for the first requests after
+//! a minute in which no other gateway counted. What the others let through in that time may pass a hard quota or a cap, where
+//! limits are not leased; nothing counts twice, and nothing is left out. After a start, a
 //! long absence of the control plane, or when its database was set back, everything is asked for. One gateway alone asks
 //! for nothing. Rate limits are shared where there is a [place for them](#rate-limits), and otherwise each gateway's own, as
 //! requests in flight always are.
