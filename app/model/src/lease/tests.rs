@@ -8,6 +8,9 @@ use crate::{Currency, Period};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+/// How tiers are read, and each one's last unit and price.
+type Prices<'a> = Option<(TierModel, &'a [(Option<u64>, &'a str)])>;
+
 const LEDGERS: usize = 4;
 const NAMES: [&str; LEDGERS] = ["a", "b", "c", "d"];
 
@@ -15,7 +18,7 @@ fn at(s: i64) -> Time {
     Time::from_unix_s(s)
 }
 
-fn meter(number: u16, included: u64, model: Option<(TierModel, &[(Option<u64>, &str)])>) -> MeterEntitlement {
+fn meter(number: u16, included: u64, model: Prices<'_>) -> MeterEntitlement {
     let overage = model.map(|(model, tiers)| Overage {
         model,
         package_units: 1,
@@ -320,10 +323,8 @@ fn run(world: &mut World, deeds: Vec<Deed>) {
     }
 }
 
-const GRADUATED: Option<(TierModel, &[(Option<u64>, &str)])> =
-    Some((TierModel::Graduated, &[(Some(60), "0.7"), (None, "0.333")]));
-const VOLUME: Option<(TierModel, &[(Option<u64>, &str)])> =
-    Some((TierModel::Volume, &[(Some(40), "1.5"), (None, "0.9")]));
+const GRADUATED: Prices<'_> = Some((TierModel::Graduated, &[(Some(60), "0.7"), (None, "0.333")]));
+const VOLUME: Prices<'_> = Some((TierModel::Volume, &[(Some(40), "1.5"), (None, "0.9")]));
 
 fn limits(quota: Option<u64>, budget_minor: Option<i64>) -> KeyLimits {
     KeyLimits {
