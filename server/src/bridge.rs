@@ -85,9 +85,13 @@ impl SnapshotSource for Bridge {
 
 #[async_trait]
 impl UsageSink for Bridge {
-    async fn ship(&self, batch: &UsageBatch) -> Result<(), SourceError> {
+    async fn ship(&self, batch: UsageBatch) -> Result<(), SourceError> {
         self.tables_made().await;
-        domain::usage::ship(&self.domain, batch).await.map_err(source_error)
+        let domain = self.domain.clone();
+        // A task of its own, so that whoever stops waiting does not cut it: rows are on their way in a form that sqlx cannot
+        // abandon half-way without losing count of the answers on that connection. PostgreSQL bounds it by its own limit.
+        let shipping = tokio::spawn(async move { domain::usage::ship(&domain, &batch).await });
+        shipping.await.map_err(SourceError::new)?.map_err(source_error)
     }
     async fn shipped_through(&self, ledger: &str) -> Result<u64, SourceError> {
         self.tables_made().await;

@@ -325,12 +325,13 @@ impl Books<'_> {
     }
 
     /// The highest total of a meter's units at which the spend cap holds whatever the other meters come to. Units that
-    /// cost nothing more than what is leased of it already fit always.
+    /// cost nothing more than what is used of it already fit always. Only what is used: for a moment a total may say more
+    /// than there is, and that must not become a right to it.
     fn within_cap(&self, subject: &LeaseSubject, opens: Opens) -> Option<u64> {
         let e = self.entitlement;
         let left = e.spend_cap_minor?.saturating_sub(e.settled_minor).max(0);
         let asked = self.meter(subject.meter)?;
-        let cost = |m: &MeterEntitlement| {
+        let cost = |m: &MeterEntitlement, opens| {
             let of_it = LeaseSubject {
                 meter: m.meter,
                 ..*subject
@@ -339,9 +340,9 @@ impl Books<'_> {
             // What does not fit a number of money is beyond every cap.
             price::dearest(&m.terms, since, e.currency).map_or(i64::MAX, |money| money.minor)
         };
-        let others = e.meters.iter().filter(|m| m.meter != asked.meter).map(cost);
-        let others = others.fold(0, i64::saturating_add);
-        let budget = left.saturating_sub(others).max(cost(asked));
+        let others = e.meters.iter().filter(|m| m.meter != asked.meter);
+        let others = others.map(|m| cost(m, opens)).fold(0, i64::saturating_add);
+        let budget = left.saturating_sub(others).max(cost(asked, Opens::None));
         let within = price::units_within(&asked.terms, budget, e.currency)?;
         Some(within.saturating_add(asked.settled_units))
     }
@@ -368,7 +369,7 @@ impl Books<'_> {
                 let own = self.total(subject, opens);
                 let highest = own.saturating_add(up_to).saturating_mul(4).min(UNITS_MOST);
                 let fits = |units: u64| self.part_of_key(subject, units, &others) <= budget;
-                last_that_fits(own, highest, fits)
+                last_that_fits(self.total(subject, Opens::None), highest, fits)
             }),
             by: Limiting::Money,
         })

@@ -71,7 +71,7 @@ struct Sink(AtomicU64);
 
 #[async_trait]
 impl UsageSink for Sink {
-    async fn ship(&self, batch: &UsageBatch) -> Result<(), SourceError> {
+    async fn ship(&self, batch: UsageBatch) -> Result<(), SourceError> {
         self.0
             .store(batch.records.last().map_or(0, |r| r.seq), Ordering::Relaxed);
         Ok(())

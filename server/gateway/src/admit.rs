@@ -187,7 +187,7 @@ pub(crate) fn reserve(
                 if let Some(limit) = limit {
                     limit.slot.release(units.into());
                 }
-                let of_key = || lack(Some(root), &own.slot(terms, route.meter));
+                let of_key = || lack(Some(root), &own.slot(terms, route.meter)?);
                 return Err(Unpaid {
                     refused: over_key(over, caller, terms, now),
                     lack: (over == KeyOver::Lease).then(of_key).flatten(),

@@ -224,6 +224,8 @@ impl KeyLimit {
         let slot = counts.slot(meter);
         match &account.desk {
             None => slot.reserve(units.into()),
+            // Others are in the next period already: what is leased there is not for this one.
+            Some(_) if counts.period_start != terms.period.start => return Err(KeyOver::Lease),
             Some(desk) => {
                 let taken = slot.take_leased(units.into(), None, now);
                 let taken = taken.map_err(|_: Over| KeyOver::Lease)?;
@@ -236,11 +238,9 @@ impl KeyLimit {
         })
     }
 
-    /// The counter of a meter in the period of these terms.
-    pub(crate) fn slot(&self, terms: &Terms, meter: u16) -> Arc<Slot> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.enter(terms.period.start);
-        counts.slot(meter)
+    /// The counter of a meter in the period of these terms, unless the key counts in a later one.
+    pub(crate) fn slot(&self, terms: &Terms, meter: u16) -> Option<Arc<Slot>> {
+        self.slot_in(terms.period.start, terms.period.start, meter)
     }
 
     /// Whether units would be given just now; what would be left of the budget then.

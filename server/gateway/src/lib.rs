@@ -232,7 +232,7 @@
 //! `limit / gateways * 1.2` of every limit by itself (the rate, and of the burst at least one; alone all of it), from where
 //! it was last heard. Gateways are those whose ledgers grew in the last minute, as far as the control plane tells
 //! ([`model::snapshot::Changes::others`]), and this one: those that let nothing through take no share. All of them
-//! together let at most a fifth more through than the limit says, and a burst for what was not yet heard of; Kong's
+//! together let at most a fifth more through than the limit says, beside what they had not heard to be used before; Kong's
 //! documentation advises half as much again, with counters that are brought together later. What is let through meanwhile
 //! is not brought in afterwards. With a server that lost what it held, every limit begins anew once. Quotas,
 //! spend caps and limits of keys are never counted there.

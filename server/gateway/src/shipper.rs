@@ -11,8 +11,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Most records in a batch: some 15 MB on their way.
-const BATCH: usize = 50_000;
+/// Most records in a batch at first, at the end, and where a long transaction would keep leases waiting.
+const BATCH: usize = 5_000;
+/// Most records in a batch ever, some 15 MB on their way: twice as many go as long as batches are full and taken.
+const BATCH_MOST: usize = 40_000;
+/// Least: half as many go after each that was not taken, because it may be too much for a slow disk.
+const BATCH_LEAST: usize = 1_000;
 /// A batch of so many shows that there is much to do. What storing it costs goes by the keys that were used, so fewer and
 /// larger batches are cheaper: the next one waits for [`BUSY_PAUSE`].
 const BUSY_BATCH: usize = 2_000;
@@ -41,23 +45,30 @@ pub(crate) async fn run(
         sink,
         shipped,
         cursor: None,
+        size: BATCH,
+        size_most: if shared.tables.desk.is_some() {
+            BATCH
+        } else {
+            BATCH_MOST
+        },
     };
     let mut retry = RETRY_FIRST;
     let mut pruned = Instant::now();
     loop {
         let pause = match shipper.step().await {
-            Ok(BATCH) => {
+            Ok(step) if step.is_full => {
                 tokio::task::yield_now().await;
                 continue;
             }
-            Ok(count) => {
+            Ok(step) => {
                 retry = RETRY_FIRST;
-                let most = if count < BUSY_BATCH { Duration::ZERO } else { BUSY_PAUSE };
-                shared.limits.ship_interval.max(most)
+                let is_busy = step.records >= BUSY_BATCH;
+                let least = if is_busy { BUSY_PAUSE } else { Duration::ZERO };
+                shared.limits.ship_interval.max(least)
             }
             Err(error) => {
                 tracing::warn!(%error, "usage cannot be shipped; it stays in the ledger");
-                shipper.cursor = None;
+                shipper.failed();
                 retry = (retry * 2).min(RETRY_MOST);
                 retry
             }
@@ -74,7 +85,9 @@ pub(crate) async fn run(
             _ = stop.changed() => break,
         }
     }
-    let rest = async { while shipper.step().await.is_ok_and(|n| n > 0) {} };
+    // Small ones, so that something is through when the time is over.
+    (shipper.size, shipper.size_most) = (BATCH.min(shipper.size), BATCH);
+    let rest = async { while shipper.step().await.is_ok_and(|step| step.records > 0) {} };
     if timeout(LAST_WAIT, rest).await.is_err() {
         tracing::warn!("usage is left in the ledger for the next start");
     }
@@ -97,10 +110,12 @@ pub(crate) async fn finish(ledger: Arc<Ledger>, sink: Arc<dyn UsageSink>) -> Res
         sink,
         shipped: Arc::default(),
         cursor: None,
+        size: BATCH,
+        size_most: BATCH_MOST,
     };
     let mut records = 0;
     loop {
-        match shipper.step().await? {
+        match shipper.step().await?.records {
             0 => return Ok((shipper.shipped.load(Ordering::Relaxed), records)),
             more => records += more,
         }
@@ -112,11 +127,27 @@ struct Shipper {
     sink: Arc<dyn UsageSink>,
     shipped: Arc<AtomicU64>,
     cursor: Option<u64>,
+    /// Most records in the next batch, and ever.
+    size: usize,
+    size_most: usize,
+}
+
+/// A batch that was taken.
+struct Step {
+    records: usize,
+    /// Whether there may be more to ship.
+    is_full: bool,
 }
 
 impl Shipper {
-    /// Ships a batch; how many records were in it.
-    async fn step(&mut self) -> Result<usize, SourceError> {
+    /// A batch was not taken, or nobody knows: where to go on from is asked for, and the next one is smaller.
+    fn failed(&mut self) {
+        self.cursor = None;
+        self.size = (self.size / 2).max(BATCH_LEAST);
+    }
+
+    /// Ships a batch.
+    async fn step(&mut self) -> Result<Step, SourceError> {
         let ledger = &self.ledger;
         let slow = |_| SourceError::new("no answer in time");
         let cursor = match self.cursor {
@@ -135,17 +166,27 @@ impl Shipper {
                 ledger.committed()
             )));
         }
-        let records = ledger.read(cursor + 1, BATCH).map_err(SourceError::new)?;
-        let (count, Some(last)) = (records.len(), records.last().map(|r| r.seq)) else {
-            return Ok(0);
+        let records = ledger.read(cursor + 1, self.size).map_err(SourceError::new)?;
+        let Some(last) = records.last().map(|r| r.seq) else {
+            return Ok(Step {
+                records: 0,
+                is_full: false,
+            });
+        };
+        let step = Step {
+            records: records.len(),
+            is_full: records.len() == self.size,
         };
         let batch = UsageBatch {
             ledger: ledger.id().to_owned(),
             records,
         };
-        timeout(SHIP_TIMEOUT, self.sink.ship(&batch)).await.map_err(slow)??;
+        timeout(SHIP_TIMEOUT, self.sink.ship(batch)).await.map_err(slow)??;
         self.cursor = Some(last);
         self.shipped.store(last, Ordering::Relaxed);
-        Ok(count)
+        if step.is_full {
+            self.size = (self.size * 2).min(self.size_most);
+        }
+        Ok(step)
     }
 }

@@ -55,11 +55,12 @@ pub trait SnapshotSource: Send + Sync {
 #[async_trait]
 pub trait UsageSink: Send + Sync {
     /// Takes a batch: the aggregates, the rows and the cursor in one transaction. Records at or before the cursor
-    /// are passed over, so that a batch sent twice counts once.
+    /// are passed over, so that a batch sent twice counts once. Who waits for it may stop waiting, and then ask for the
+    /// cursor: what was begun must be whole or nothing all the same, also where it is done later.
     ///
     /// # Errors
     /// When it is unknown whether the batch was taken; it is sent again from the cursor.
-    async fn ship(&self, batch: &UsageBatch) -> Result<(), SourceError>;
+    async fn ship(&self, batch: UsageBatch) -> Result<(), SourceError>;
 
     /// The cursor: the last sequence number taken from this ledger, 0 for a ledger never seen.
     ///

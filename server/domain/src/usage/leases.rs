@@ -221,7 +221,8 @@ struct Desk {
     /// Of the asking ledger, those from before its gateway began of which it is not known yet how much was used.
     ending: BTreeSet<LeaseSubject>,
     entitlements: HashMap<Account, Entitlement>,
-    keys: HashMap<KeyId, KeyLimits>,
+    /// By the first key of the chain and the period's start.
+    keys: HashMap<(KeyId, Time), KeyLimits>,
     changed: BTreeSet<LeaseSubject>,
 }
 
@@ -253,7 +254,7 @@ impl Desk {
             .collect();
         for (root, period_start) in roots {
             if let Some(limits) = key_limits::of_chain(connection, root, period_start).await? {
-                desk.keys.insert(root, limits);
+                desk.keys.insert((root, period_start), limits);
             }
         }
         Ok(desk)
@@ -367,7 +368,9 @@ impl Desk {
         let lease = *row;
         let nothing = Vec::new();
         let account = (subject.consumer, subject.environment, subject.period_start);
-        let key = subject.root.and_then(|root| self.keys.get(&root));
+        let key = subject
+            .root
+            .and_then(|root| self.keys.get(&(root, subject.period_start)));
         let is_known = subject.root.is_none() || key.is_some();
         let decided = self.entitlements.get(&account).filter(|_| is_known).map(|entitlement| {
             let books = Books {

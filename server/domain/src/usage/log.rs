@@ -75,13 +75,10 @@ pub async fn requests(domain: &Domain, viewer: &Viewer, filter: &LogFilter) -> R
         LogLine,
         r#"SELECT q.request_id AS "request: RequestId", q.at, q.environment, k.name AS "key_name?",
                   k.last4 AS "key_last4?", i.slug AS "issuer?", r.slug AS "route?", q.status, q.refusal,
-                  q.units + p.units AS "units!", q.duration_us + p.duration_us AS "duration_us!",
-                  q.response_bytes + p.response_bytes AS "response_bytes!", v.words AS "variants?"
-           FROM requests q CROSS JOIN LATERAL (
-                    SELECT coalesce(sum(units), 0)::bigint AS units, coalesce(sum(duration_us), 0)::bigint AS duration_us,
-                           coalesce(sum(response_bytes), 0)::bigint AS response_bytes
-                    FROM requests WHERE q.status = 101 AND request_id = q.request_id AND continues
-                ) p
+                  q.units + coalesce(p.units, 0) AS "units!",
+                  q.duration_us + coalesce(p.duration_us, 0) AS "duration_us!",
+                  q.response_bytes + coalesce(p.response_bytes, 0) AS "response_bytes!", v.words AS "variants?"
+           FROM requests q LEFT JOIN request_parts p ON q.status = 101 AND p.request_id = q.request_id
                            LEFT JOIN variant_sets v ON v.number = q.variants LEFT JOIN keys k ON k.id = q.key_id
                            LEFT JOIN issuers i ON i.key_id = q.key_id LEFT JOIN routes r ON r.number = q.route
            WHERE q.consumer_id = $1 AND NOT q.continues
@@ -133,11 +130,15 @@ impl Job for DropOldRequests {
     async fn run(&self, domain: &Domain) -> Result<()> {
         let now = domain.clock.now();
         super::leases::drop_old(domain).await?;
+        let oldest = now.plus_s(-RETENTION_DAYS * 86_400);
+        sqlx::query!("DELETE FROM request_parts WHERE last_at < $1", oldest)
+            .execute(&domain.pool)
+            .await?;
         for _ in 0..DELETE_ROUNDS {
             let gone = sqlx::query!(
                 "DELETE FROM requests WHERE (ledger, seq) IN
                     (SELECT ledger, seq FROM requests WHERE at < $1 ORDER BY at LIMIT $2)",
-                now.plus_s(-RETENTION_DAYS * 86_400),
+                oldest,
                 DELETE_BATCH,
             )
             .execute(&domain.pool)

@@ -179,7 +179,7 @@ impl SnapshotSource for Plane {
 
 #[async_trait]
 impl UsageSink for Plane {
-    async fn ship(&self, batch: &UsageBatch) -> Result<(), SourceError> {
+    async fn ship(&self, batch: UsageBatch) -> Result<(), SourceError> {
         self.shipped
             .store(batch.records.last().map_or(0, |r| r.seq), Ordering::Relaxed);
         Ok(())

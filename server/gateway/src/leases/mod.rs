@@ -126,9 +126,13 @@ impl Held {
         &self.told
     }
 
-    /// A request waited in vain: those that follow need not.
+    /// A request waited in vain: those that follow need not, for a while. One that was turned away meanwhile makes it no
+    /// longer, or under load it would never be asked again.
     pub(crate) fn shut(&self) {
-        lock(&self.state).shut_until = Some(Instant::now() + LEASED_FOR);
+        let (now, mut state) = (Instant::now(), lock(&self.state));
+        if state.shut_until.is_none_or(|until| until <= now) {
+            state.shut_until = Some(now + LEASED_FOR);
+        }
     }
 
     /// What is left of the counter goes down to `room`; the ceiling from then on, and units of ours in it. Requests go on

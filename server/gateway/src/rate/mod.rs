@@ -395,11 +395,12 @@ fn take_all(all: &mut [Held<'_>], now_ns: u64) -> Result<(), ()> {
 
 /// The same of the part of each that this gateway holds by itself.
 fn take_part(all: &mut [Held<'_>], now_ns: u64) -> Result<(), ()> {
-    take_all(all, now_ns)?;
+    let taken = take_all(all, now_ns);
+    // Also what was given back at once: that may have unmade the mark of another request.
     for held in all.iter() {
         Gcra::part_from_others(held.arrival());
     }
-    Ok(())
+    taken
 }
 
 fn limited(all: &[Held<'_>], terms: &Terms) -> Limited {

@@ -96,10 +96,12 @@ fn overall(asked: &Asked<'_>) -> Subject<'static> {
     }
 }
 
-/// Keyed by the first pepper: addresses are few enough to be guessed from a plain hash.
+/// Keyed by the pepper with the lowest number, which all gateways have whatever the order they were given in: addresses are
+/// few enough to be guessed from a plain hash.
 fn hash(peppers: &Peppers, text: &str, bytes: usize) -> String {
     let said = format!("turnpike rate limit {text}");
-    let mac = peppers.mac(peppers.any(), said.as_bytes());
+    let oldest = peppers.numbers().min().unwrap_or_default();
+    let mac = peppers.mac(oldest, said.as_bytes());
     let mac = mac.unwrap_or_else(|| Sha256::digest(said.as_bytes()).into());
     URL_SAFE_NO_PAD.encode(&mac[..bytes])
 }

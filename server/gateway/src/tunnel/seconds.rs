@@ -4,7 +4,7 @@
 //! recorded when it is over, so a hard quota or a cap is never passed and a crash loses one slice at most. When no second
 //! more is given the tunnel ends; what was taken and not begun is given back.
 
-use crate::admit::{self, Unpaid};
+use crate::admit::{self, Lack, Unpaid};
 use crate::authenticate::{Caller, Hold};
 use crate::exchange;
 use crate::leases::{self, Asked};
@@ -14,6 +14,7 @@ use crate::route::Route;
 use crate::timer::Timer;
 use crate::worker::Worker;
 use http::StatusCode;
+use model::lease::Limiting;
 use model::usage::UsageRecord;
 use model::{RequestId, Time};
 use std::io;
@@ -99,12 +100,22 @@ impl Seconds {
         let Some((desk, lack)) = desk.filter(|(desk, _)| self.until.elapsed() < desk.wait) else {
             return Err(refused);
         };
-        match desk.ask(lack.subject, &lack.slot, self.route.weight.into()) {
-            Asked::Known(rest) if leases::limiting(rest).is_some() => Err(refused),
-            Asked::Known(_) | Asked::Wait(_) => {
-                self.retry = Some(Instant::now() + LEASE_PAUSE);
-                Ok(())
-            }
+        if let Asked::Known(rest) = desk.ask(lack.subject, &lack.slot, self.route.weight.into())
+            && let Some(by) = leases::limiting(rest)
+        {
+            return Err(self.used_up(&lack, by));
+        }
+        self.retry = Some(Instant::now() + LEASE_PAUSE);
+        Ok(())
+    }
+
+    /// The refusal by a limit that is used up everywhere.
+    fn used_up(&self, lack: &Lack, by: Limiting) -> Refused {
+        let shared = &self.worker.shared;
+        let now = shared.clock.now();
+        match self.hold.caller(&shared.tables, now, shared.clock.security_now()) {
+            Ok(caller) => admit::used_up(lack, by, &caller, &caller.terms(now), now),
+            Err(refused) => refused,
         }
     }
 

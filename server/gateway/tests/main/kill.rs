@@ -51,10 +51,10 @@ impl Files {
 
 #[async_trait]
 impl UsageSink for Files {
-    async fn ship(&self, batch: &UsageBatch) -> Result<(), SourceError> {
+    async fn ship(&self, batch: UsageBatch) -> Result<(), SourceError> {
         let name = format!("{:020}", batch.records[0].seq);
         let made = self.0.join(format!("{name}.new"));
-        std::fs::write(&made, serde_json::to_vec(batch).unwrap()).unwrap();
+        std::fs::write(&made, serde_json::to_vec(&batch).unwrap()).unwrap();
         std::fs::rename(&made, self.0.join(format!("{name}.json"))).unwrap();
         Ok(())
     }

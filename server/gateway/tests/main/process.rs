@@ -46,11 +46,11 @@ impl Files {
 
 #[async_trait]
 impl UsageSink for Files {
-    async fn ship(&self, batch: &UsageBatch) -> Result<(), SourceError> {
+    async fn ship(&self, batch: UsageBatch) -> Result<(), SourceError> {
         let name = format!("{:020}", batch.records[0].seq);
         let made = self.0.join(format!("{name}.new"));
         let failed = |e: std::io::Error| SourceError(e.to_string());
-        std::fs::write(&made, serde_json::to_vec(batch).unwrap()).map_err(failed)?;
+        std::fs::write(&made, serde_json::to_vec(&batch).unwrap()).map_err(failed)?;
         std::fs::rename(&made, self.0.join(format!("{name}.json"))).map_err(failed)
     }
     async fn shipped_through(&self, _: &str) -> Result<u64, SourceError> {

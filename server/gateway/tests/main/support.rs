@@ -335,7 +335,7 @@ impl UsageSink for Plane {
         s.leases.reached(ledger, through);
         Ok(())
     }
-    async fn ship(&self, batch: &UsageBatch) -> Result<(), SourceError> {
+    async fn ship(&self, batch: UsageBatch) -> Result<(), SourceError> {
         self.hears(&batch.ledger)?;
         let mut s = self.state.lock().unwrap();
         let rows = s.ledgers.entry(batch.ledger.clone()).or_default();

@@ -4,6 +4,7 @@
 
 mod hours;
 mod keys;
+mod parts;
 mod periods;
 mod rows;
 mod sums;
@@ -77,6 +78,7 @@ pub async fn ship(domain: &Domain, batch: &UsageBatch) -> Result<()> {
     }
     super::marks::touch(&mut tx, &counted, now).await?;
     rows::add(&mut tx, &batch.ledger, &counted).await?;
+    parts::add(&mut tx, &counted).await?;
     keys::touch(&mut tx, &counted).await?;
     sqlx::query!(
         "UPDATE ledgers SET shipped_through = $2, shipped_at = $3 WHERE id = $1",
