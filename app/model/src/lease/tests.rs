@@ -448,6 +448,40 @@ fn a_lowered_limit_is_found_at_the_next_question() {
     assert_eq!(world.ask(1, calls, 1, true), Some(Rest::UsedUp(Limiting::Quota)));
 }
 
+/// Leases are read before what is used, so what is taken in between the two counts twice for a moment: nobody may get a right
+/// to that.
+#[test]
+fn what_counts_twice_for_a_moment_is_given_to_nobody() {
+    for used in 60..260 {
+        let mut terms = entitlement(vec![meter(1, 20, GRADUATED), meter(2, 10, GRADUATED)], None);
+        let cost = |m: &MeterEntitlement, units| price::cost(&m.terms, units, Currency::USD).unwrap().minor;
+        (terms.meters[0].used, terms.meters[1].used) = (used, 96);
+        let cap = cost(&terms.meters[0], used) + cost(&terms.meters[1], 96);
+        terms.spend_cap_minor = Some(cap);
+        // Ten of those that are used are still open here.
+        let row = LeaseRow {
+            ledger: "b".to_owned(),
+            subject: subject(None, 1),
+            lease: Lease { ceiling: 10, used: 0 },
+        };
+        let books = Books {
+            entitlement: &terms,
+            key: None,
+            leases: &[row],
+            now: at(10),
+        };
+        let item = LeaseItem {
+            subject: subject(None, 1),
+            holds: 0,
+            own: 0,
+            more: 1,
+        };
+        let given = books.decide("a", &item, Lease::default()).ceiling;
+        let then = cost(&terms.meters[0], used + given) + cost(&terms.meters[1], 96);
+        assert!(then <= cap, "{given} given at {used}: {then} beyond {cap}");
+    }
+}
+
 #[test]
 fn a_grace_in_hours_bounds_the_ceiling_in_time() {
     let grace = QuotaGrace {
