@@ -84,6 +84,11 @@ impl Frames {
         }
     }
 
+    /// Whether a close frame was passed, whole.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.left == 0 && self.closed
+    }
+
     /// Whether a frame of the gateway's own can follow what has passed.
     pub(crate) fn may_be_closed(&self) -> bool {
         self.left == 0 && !self.closed

@@ -166,6 +166,13 @@ impl Tunnel {
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Over),
                 _ => {}
             }
+            if up.is_closed() && down.is_closed() {
+                // For both it is over, whenever their connections end.
+                seconds
+                    .take()
+                    .into_iter()
+                    .for_each(|seconds| seconds.end([up.bytes, down.bytes]));
+            }
             if !timer.is_set() || moved != up.bytes + down.bytes {
                 moved = up.bytes + down.bytes;
                 timer.set((Instant::now() + idle).into());

@@ -120,6 +120,11 @@ impl Way {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether a close frame went this way: no message comes behind it.
+    pub(super) fn is_closed(&self) -> bool {
+        self.frames.is_closed() && self.passed == 0
+    }
+
     /// What is left to be written to the side that this leads to, with a close frame behind it; none where that side can
     /// take none, because it was told of the end already or is inside a frame.
     pub(super) fn last_words(mut self, close: &[u8]) -> Option<BytesMut> {

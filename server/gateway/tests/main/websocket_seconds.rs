@@ -80,6 +80,19 @@ async fn seconds_are_recorded_while_it_is_open_and_rounded_up_at_its_end() {
     assert_eq!(server.ended.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
 
+/// Who closed it as the protocol has it, and lost the network before the connection's end, pays for no second more.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_counted_behind_the_close_frames() {
+    let server = Server::start().await;
+    let world = world(&server, |_| {}).await;
+    let (_, mut stream) = shake(&world, "/v1/a", b"").await;
+    stream.write_all(&client_frame(0x88, &[3, 232])).await.unwrap();
+    assert_eq!(read_frame(&mut stream).await, Some((0x88, vec![3, 232])));
+    sleep(Duration::from_millis(4_500)).await;
+    let rows = world.shipped().await;
+    assert_eq!((rows.len(), units(&rows)), (1, 1), "{rows:?}");
+}
+
 /// What ends it: the plan's quota, the consumer's spend cap, and what the key's owner allows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_used_up_ends_it_and_no_second_more_is_counted() {
