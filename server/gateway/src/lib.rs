@@ -171,19 +171,20 @@
 //! CPU time (`perf record` of `examples/bench_gateway`; in nginx five sixths), the ledger's syncing about a twentieth at
 //! a few thousand requests a second, less at more. What arrives together is read together and then written together
 //! (`http1::Turn`): a tenth of the kernel's part was waking peers one by one. Beside nginx's 14 us in the same run the
-//! whole program takes 19, of which 12 are the kernel's, as nginx's are. The other 7 go as the instructions outside the
+//! whole program takes 18, of which 12 are the kernel's, as nginx's are. Of the other 6 one is what ships the records, a
+//! sort and a `COPY`; the rest go as the instructions outside the
 //! kernel do (`./dev bench instructions`; its hash of the key is done in software there, a sixth of all, and by the
 //! processor in earnest):
 //!
 //! | share | about | what |
 //! | --- | --- | --- |
-//! | a quarter | 1.8 us | header names, values and maps, both heads; `httparse` |
-//! | a sixth | 1.2 us | copies: heads and body into one buffer, structures from phase to phase |
-//! | an eighth | 0.9 us | the client's connection: reading, framing, writing the answer |
-//! | a tenth | 0.7 us | tokio: readiness, wake-ups, polls |
-//! | a fifteenth | 0.5 us | the upstream's connection |
-//! | a twentieth each | 0.3 us | the key's form and checksum; the ledger record |
-//! | the rest | 1.3 us | route, limits, ids, clocks |
+//! | a quarter | 1.3 us | header names, values and maps, both heads; `httparse` |
+//! | a seventh | 0.7 us | copies: heads and body into one buffer, structures from phase to phase |
+//! | a seventh | 0.7 us | the client's connection: reading, framing, writing the answer |
+//! | a seventh | 0.7 us | tokio: readiness, wake-ups, polls |
+//! | a thirteenth | 0.4 us | the upstream's connection |
+//! | a twenty-fifth each | 0.2 us | the key's form and checksum; the ledger record |
+//! | the rest | 1.1 us | route, limits, ids, clocks |
 //!
 //! HTTP/1 is read and written here: with hyper on both sides, and a task for each upstream connection, the program took
 //! 24 us, 1.65 times what nginx did.
