@@ -23,7 +23,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Wait after a failure; it doubles up to a second, so that leases come back soon after the control plane does.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(1);
-/// While something is held that is not used, it is asked so often whether others lack it.
+/// While something is held that is not used, or may not be used in the end, it is asked so often whether others lack it.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Otherwise so often, to say that this gateway leases.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -98,7 +98,8 @@ pub(crate) async fn run(
 
 impl Keeper {
     fn pause(&self) -> Duration {
-        let is_open = |e: &Entry| e.slot.held().room(e.slot.taken()) > 0;
+        // What is in flight may come back, and nothing else would tell.
+        let is_open = |e: &Entry| e.slot.is_in_flight() || e.slot.held().room(e.slot.taken()) > 0;
         match super::lock(&self.desk.queue).is_empty() {
             false => Duration::ZERO,
             true if !self.unsure.is_empty() || self.held.values().any(is_open) => LOOK_EVERY,
