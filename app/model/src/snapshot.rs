@@ -388,6 +388,17 @@ pub struct MeterEntitlement {
 }
 
 impl MeterEntitlement {
+    /// A meter of which nothing is used.
+    pub fn unused(meter: u16, terms: MeterTerms) -> Self {
+        Self {
+            meter,
+            terms,
+            used: 0,
+            settled_units: 0,
+            used_up_at: None,
+        }
+    }
+
     /// Units used that do not count against the allowance: it is for what its prices are for.
     pub fn settled_outside_allowance(&self) -> u64 {
         match self.terms.overage {

@@ -243,13 +243,7 @@ impl World {
 
     fn meter(&self, terms: &MeterTerms) -> Option<MeterEntitlement> {
         let meter = self.meters.iter().find(|m| m.slug == terms.meter)?;
-        Some(MeterEntitlement {
-            meter: meter.number,
-            terms: terms.clone(),
-            used: 0,
-            settled_units: 0,
-            used_up_at: None,
-        })
+        Some(MeterEntitlement::unused(meter.number, terms.clone()))
     }
 
     /// The row of somebody without a plan; its period is the calendar month counted from the account's first day.

@@ -3,7 +3,7 @@
 //! all keys of it have the same, and what they use counts together.
 
 use crate::snapshot::{entitlement_of, rolled};
-use crate::usage::ingest::summed;
+use crate::usage::ingest::{small, summed};
 use crate::{Domain, DomainError, KeyManager, Result, Viewer, audit, keys};
 use model::access::Environment;
 use model::key_part::{self, KeyShare};
@@ -196,7 +196,7 @@ pub async fn set(domain: &Domain, manager: &KeyManager, id: KeyId, limits: Limit
 
 /// Counts what each key has used, in the transaction that takes usage in.
 pub(crate) async fn count(connection: &mut PgConnection, records: &[&UsageRecord]) -> Result<()> {
-    let key = |r: &UsageRecord| (r.key, r.period_start, i16::try_from(r.meter).unwrap_or(0));
+    let key = |r: &UsageRecord| (r.key, r.period_start, small(r.meter));
     let add = |units: &mut i64, r: &UsageRecord| *units += i64::from(r.units);
     let units = summed(records.iter().copied().filter(|r| r.units > 0), key, add);
     sqlx::query!(

@@ -2,6 +2,7 @@
 //! versions, usage and the ledger's cursor agree with each other.
 
 use crate::key_limits::{self, Limits, OfChain};
+use crate::usage::ingest::small;
 use crate::usage::{marks, settled};
 use crate::{Domain, DomainError, Result, catalogue, entitlements, purges};
 use futures::TryStreamExt as _;
@@ -356,11 +357,7 @@ pub(crate) async fn with_usage(
         .collect();
     for record in &mut records {
         for meter in &mut record.meters {
-            let key = (
-                record.consumer,
-                record.environment,
-                i16::try_from(meter.meter).unwrap_or(0),
-            );
+            let key = (record.consumer, record.environment, small(meter.meter));
             meter.used = used.get(&key).copied().unwrap_or(0);
         }
     }

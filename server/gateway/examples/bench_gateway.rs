@@ -138,17 +138,14 @@ fn entitlement(consumer: ConsumerId, now: Time) -> Entitlement {
             start: now.plus_s(-3600),
             end: now.plus_s(30 * 86_400),
         },
-        meters: vec![MeterEntitlement {
-            meter: 1,
-            terms: MeterTerms {
+        meters: vec![MeterEntitlement::unused(
+            1,
+            MeterTerms {
                 meter: "calls".to_owned(),
                 included: u64::MAX / 2,
                 ..MeterTerms::default()
             },
-            used: 0,
-            settled_units: 0,
-            used_up_at: None,
-        }],
+        )],
         currency: Currency::USD,
         spend_cap_minor: Some(1_000_000),
         settled_minor: 0,

@@ -11,7 +11,7 @@ use crate::key_limit::KeyOver;
 use crate::limit::{Limit, Over, Slot};
 use crate::rate::{self, Asked, Left, Limited, Stand};
 use crate::refusal::{Refusal, Refused};
-use crate::route::Route;
+use crate::route::{self, Route};
 use crate::tables::Tables;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
@@ -93,6 +93,17 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// Of a caller at a route, from a client's address, with this head.
+    pub(crate) fn new(caller: &'a Caller, route: &'a Route, address: IpAddr, parts: &'a Parts) -> Self {
+        Self {
+            caller,
+            route,
+            method: route::known_method(&parts.method),
+            address,
+            parts,
+        }
+    }
+
     pub(crate) fn asked(&self) -> Asked<'a> {
         Asked {
             account: &self.caller.key.account,

@@ -5,7 +5,7 @@ use crate::admit;
 use crate::authenticate::{self, Caller, Callers, Known as Knowing};
 use crate::ledger::{Ledger, record};
 use crate::rate::{Gcra, Stand};
-use crate::route::{Route, known_method};
+use crate::route::Route;
 use crate::tables::Tables;
 use http::request::Parts;
 use http::{HeaderValue, Request};
@@ -151,13 +151,8 @@ impl Bench {
     /// Features, concurrency, rate limits, quota and spend cap of a known caller; whether it is admitted.
     pub fn admit(&self, caller: &Known) -> bool {
         let Some(caller) = &caller.0 else { return false };
-        let request = admit::Request {
-            caller,
-            route: &self.route,
-            method: known_method(&self.parts.method),
-            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            parts: &self.parts,
-        };
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let request = admit::Request::new(caller, &self.route, address, &self.parts);
         admit::admit(&request, &self.tables, now(), (Stand::Alone, self.now_ns())).is_ok_and(|a| a.unpaid.is_none())
     }
 

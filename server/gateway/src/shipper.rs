@@ -105,14 +105,7 @@ pub(crate) async fn run(
 /// # Errors
 /// When the ledger cannot be read, or the sink does not take it.
 pub(crate) async fn finish(ledger: Arc<Ledger>, sink: Arc<dyn UsageSink>) -> Result<(u64, usize), SourceError> {
-    let mut shipper = Shipper {
-        ledger,
-        sink,
-        shipped: Arc::default(),
-        cursor: None,
-        size: BATCH,
-        size_most: BATCH_MOST,
-    };
+    let mut shipper = Shipper::new(ledger, sink, Arc::default(), BATCH_MOST);
     let mut records = 0;
     loop {
         match shipper.step().await?.records {
@@ -140,6 +133,17 @@ struct Step {
 }
 
 impl Shipper {
+    fn new(ledger: Arc<Ledger>, sink: Arc<dyn UsageSink>, shipped: Arc<AtomicU64>, size_most: usize) -> Self {
+        Self {
+            ledger,
+            sink,
+            shipped,
+            cursor: None,
+            size: BATCH,
+            size_most,
+        }
+    }
+
     /// A batch was not taken, or nobody knows: where to go on from is asked for, and the next one is smaller.
     fn failed(&mut self) {
         self.cursor = None;

@@ -30,18 +30,15 @@ fn meter(number: u16, included: u64, model: Prices<'_>) -> MeterEntitlement {
             })
             .collect(),
     });
-    MeterEntitlement {
-        meter: number,
-        terms: MeterTerms {
+    MeterEntitlement::unused(
+        number,
+        MeterTerms {
             meter: format!("meter-{number}"),
             included,
             overage,
             ..MeterTerms::default()
         },
-        used: 0,
-        settled_units: 0,
-        used_up_at: None,
-    }
+    )
 }
 
 fn entitlement(meters: Vec<MeterEntitlement>, spend_cap_minor: Option<i64>) -> Entitlement {

@@ -4,6 +4,7 @@
 //! is about. Questions of one ledger are numbered by turns: one that comes late, after its gateway gave it up, changes
 //! nothing.
 
+use super::ingest::{self, saturating, small, summed};
 use crate::key_limits;
 use crate::snapshot::{rolled, with_usage};
 use crate::{Domain, DomainError, Result, locks};
@@ -95,13 +96,9 @@ pub(super) async fn drop_old(domain: &Domain) -> Result<()> {
 
 /// Counts records of a ledger towards its leases, in the transaction that takes them in.
 pub(super) async fn count(connection: &mut PgConnection, ledger: &str, records: &[&UsageRecord]) -> Result<()> {
-    let mut units: BTreeMap<(ConsumerId, Environment, Time, i16, KeyId), i64> = BTreeMap::new();
-    for r in records.iter().filter(|r| r.units > 0) {
-        let meter = i16::try_from(r.meter).unwrap_or(0);
-        *units
-            .entry((r.consumer, r.environment, r.period_start, meter, r.key))
-            .or_default() += i64::from(r.units);
-    }
+    let key = |r: &UsageRecord| (r.consumer, r.environment, r.period_start, small(r.meter), r.key);
+    let add = |units: &mut i64, r: &UsageRecord| *units += i64::from(r.units);
+    let units = summed(records.iter().copied().filter(|r| r.units > 0), key, add);
     sqlx::query!(
         "WITH n AS (
              SELECT u.*, coalesce(k.root_id, u.key_id) AS root_id
@@ -118,12 +115,12 @@ pub(super) async fn count(connection: &mut PgConnection, ledger: &str, records: 
          WHERE l.ledger = $1 AND l.consumer_id = s.consumer_id AND l.environment = s.environment
            AND l.period_start = s.period_start AND l.root_id = s.root_id AND l.meter = s.meter",
         ledger,
-        &units.keys().map(|k| k.0).collect::<Vec<_>>() as &[ConsumerId],
-        &units.keys().map(|k| k.1).collect::<Vec<_>>() as &[Environment],
-        &units.keys().map(|k| k.2).collect::<Vec<_>>() as &[Time],
-        &units.keys().map(|k| k.3).collect::<Vec<_>>(),
-        &units.keys().map(|k| k.4).collect::<Vec<_>>() as &[KeyId],
-        &units.values().copied().collect::<Vec<_>>(),
+        &units.iter().map(|(k, _)| k.0).collect::<Vec<_>>() as &[ConsumerId],
+        &units.iter().map(|(k, _)| k.1).collect::<Vec<_>>() as &[Environment],
+        &units.iter().map(|(k, _)| k.2).collect::<Vec<_>>() as &[Time],
+        &units.iter().map(|(k, _)| k.3).collect::<Vec<_>>(),
+        &units.iter().map(|(k, _)| k.4).collect::<Vec<_>>() as &[KeyId],
+        &units.iter().map(|(_, units)| *units).collect::<Vec<_>>(),
     )
     .execute(connection)
     .await?;
@@ -136,7 +133,7 @@ pub(super) async fn end_reached(connection: &mut PgConnection, ledger: &str, thr
         "UPDATE leases SET ceiling = CASE WHEN taken_over THEN ceiling ELSE used END, ends_after = NULL, taken_over = false
          WHERE ledger = $1 AND ends_after <= $2",
         ledger,
-        signed(through),
+        saturating(through),
     )
     .execute(connection)
     .await?;
@@ -145,10 +142,6 @@ pub(super) async fn end_reached(connection: &mut PgConnection, ledger: &str, thr
 
 fn unsigned(n: i64) -> Result<u64> {
     u64::try_from(n).map_err(DomainError::internal)
-}
-
-fn signed(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 async fn turn_of(domain: &Domain, ledger: &str) -> Result<LeaseAnswer> {
@@ -163,13 +156,7 @@ async fn turn_of(domain: &Domain, ledger: &str) -> Result<LeaseAnswer> {
 
 /// Holds the ledger's row and counts the question; how far the ledger is taken in.
 async fn take_turn(connection: &mut PgConnection, ledger: &str, turn: i64, now: Time) -> Result<u64> {
-    sqlx::query!(
-        "INSERT INTO ledgers (id, shipped_at) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-        ledger,
-        now
-    )
-    .execute(&mut *connection)
-    .await?;
+    ingest::ensure_ledger(&mut *connection, ledger, now).await?;
     let through = sqlx::query_scalar!(
         "UPDATE ledgers SET lease_turn = lease_turn + 1, leased_at = $3 WHERE id = $1 AND lease_turn = $2
          RETURNING shipped_through",
@@ -188,7 +175,7 @@ async fn end_after(connection: &mut PgConnection, ledger: &str, seq: u64, throug
     sqlx::query!(
         "UPDATE leases SET ends_after = $2, taken_over = false WHERE ledger = $1",
         ledger,
-        signed(seq)
+        saturating(seq)
     )
     .execute(&mut *connection)
     .await?;
@@ -396,7 +383,10 @@ impl Desk {
 
     async fn write(&mut self, connection: &mut PgConnection, ledger: &str) -> Result<()> {
         let changed = std::mem::take(&mut self.changed);
-        let ceilings: Vec<i64> = changed.iter().map(|s| signed(self.lease(ledger, *s).ceiling)).collect();
+        let ceilings: Vec<i64> = changed
+            .iter()
+            .map(|s| saturating(self.lease(ledger, *s).ceiling))
+            .collect();
         let end = |s: &LeaseSubject| {
             let of_it = self.entitlements.get(&(s.consumer, s.environment, s.period_start));
             of_it.map_or(self.now, |e| e.period.end)

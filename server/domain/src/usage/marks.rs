@@ -5,6 +5,7 @@
 //! so it is sent once for each mark, amount and period, whatever dies in between. When several are reached between two
 //! looks, the highest is told alone.
 
+use super::ingest::saturating;
 use crate::jobs::{self, Job};
 use crate::{Domain, DomainError, Result, catalogue, letters, mail, snapshot};
 use model::access::Environment;
@@ -68,15 +69,11 @@ pub(crate) async fn fill(connection: &mut PgConnection, records: &mut [Entitleme
         let quotas: Vec<Quota> = record.meters.iter().map(|m| record.quota_at(m, now).0).collect();
         let meters = record.meters.iter_mut().zip(quotas);
         for (meter, quota) in meters.filter(|(m, _)| timed(m)) {
-            let key = (consumer, meter.terms.meter.clone(), start, amount(quota.units));
+            let key = (consumer, meter.terms.meter.clone(), start, saturating(quota.units));
             meter.used_up_at = reached.get(&key).copied();
         }
     }
     Ok(())
-}
-
-fn amount(units: u64) -> i64 {
-    i64::try_from(units).unwrap_or(i64::MAX)
 }
 
 /// Looks at those whose usage grew, tells their members of new marks, and comes again.
@@ -246,7 +243,7 @@ impl Part<'_> {
             record.consumer as ConsumerId,
             slug,
             record.period.start,
-            amount(self.of),
+            saturating(self.of),
             &marks,
             now,
         )

@@ -19,9 +19,9 @@ fn meter(number: u16, included: u64, tiers: &[(Option<u64>, &str)]) -> MeterEnti
         up_to: *up_to,
         unit_minor: unit.parse().unwrap(),
     };
-    MeterEntitlement {
-        meter: number,
-        terms: MeterTerms {
+    MeterEntitlement::unused(
+        number,
+        MeterTerms {
             meter: format!("meter-{number}"),
             included,
             overage: (!tiers.is_empty()).then(|| Overage {
@@ -31,10 +31,7 @@ fn meter(number: u16, included: u64, tiers: &[(Option<u64>, &str)]) -> MeterEnti
             }),
             ..MeterTerms::default()
         },
-        used: 0,
-        settled_units: 0,
-        used_up_at: None,
-    }
+    )
 }
 
 /// A consumer on such terms, with a key.

@@ -10,7 +10,6 @@ use crate::listen::Client;
 use crate::metrics::Asked;
 use crate::rate::{self, Question, Stand};
 use crate::refusal::Refused;
-use crate::route;
 use std::sync::Arc;
 
 impl Exchange<'_> {
@@ -23,13 +22,7 @@ impl Exchange<'_> {
             return Ok(());
         }
         let terms = Arc::clone(&ready.admission.terms);
-        let request = admit::Request {
-            caller: &ready.caller,
-            route: &ready.route,
-            method: route::known_method(&ready.parts.method),
-            address: client.address,
-            parts: &ready.parts,
-        };
+        let request = admit::Request::new(&ready.caller, &ready.route, client.address, &ready.parts);
         let from = (&shared.tables.arrivals, &link.sharing.names);
         let mut question = Question::new(from, &request.asked(), &terms, shared.clock.steady_ns());
         let taken = link.ask(&mut question, metrics).await;

@@ -16,7 +16,7 @@ use crate::methods;
 use crate::metrics::Phase;
 use crate::record::Open;
 use crate::refusal::{Refusal, Refused};
-use crate::route::{self, Route};
+use crate::route::Route;
 use crate::upload::{Bounds, Upload};
 use crate::upstream::BodyLength;
 use crate::{feature_gates, quote};
@@ -26,10 +26,7 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use model::lease::Rest;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Pause before units are asked for again that others have: they give back what they do not need.
-const LEASE_PAUSE: Duration = Duration::from_millis(50);
+use std::time::Instant;
 /// Seconds after which a call may be tried again that was refused because the control plane is away.
 const STALE_RETRY_S: u64 = 5;
 
@@ -72,13 +69,7 @@ impl Exchange<'_> {
     ) -> Result<Response<Answer>, Early> {
         let shared = &self.worker.shared;
         let (caller, mut open, now_ns) = self.caller(client, route, &mut parts)?;
-        let asked = admit::Request {
-            caller: &caller,
-            route,
-            method: route::known_method(&parts.method),
-            address: client.address,
-            parts: &parts,
-        };
+        let asked = admit::Request::new(&caller, route, client.address, &parts);
         let place = self.place_of_quote(&asked, now_ns).await;
         let mut foresight = match admit::foresee(&asked, place, self.now) {
             Ok(foresight) => foresight,
@@ -134,13 +125,7 @@ impl Exchange<'_> {
         if let Err(refused) = bounds.check(length, &shared.limits) {
             return Err(Early::new(Some(open), refused));
         }
-        let asked = admit::Request {
-            caller: &caller,
-            route: &route,
-            method: route::known_method(&parts.method),
-            address: client.address,
-            parts: &parts,
-        };
+        let asked = admit::Request::new(&caller, &route, client.address, &parts);
         let stand = self.worker.stand();
         let mut admission = match admit::admit(&asked, &shared.tables, self.now, (stand, now_ns)) {
             Ok(admission) => admission,
@@ -201,7 +186,7 @@ impl Exchange<'_> {
                 lack.slot.held().shut();
                 admission.lack = None;
             } else if rest == Some(Rest::Leased) {
-                tokio::time::sleep(LEASE_PAUSE).await;
+                tokio::time::sleep(leases::TRY_EVERY).await;
             }
         }
         ready.open.given(admission);

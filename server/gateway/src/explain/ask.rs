@@ -99,13 +99,7 @@ pub(crate) fn explain(knowledge: &Knowledge<'_>, question: &Question) -> Result<
     let Some(caller) = identify(&mut notes, knowledge, &route, &mut parts, (question, arrival))? else {
         return Ok(notes.explanation());
     };
-    let asked = Request {
-        caller: &caller,
-        route: &route,
-        method: route::known_method(&parts.method),
-        address: client.address,
-        parts: &parts,
-    };
+    let asked = Request::new(&caller, &route, client.address, &parts);
     let terms = caller.terms(arrival.now);
     let is_billed = record::is_billed(caller.key.account.environment, caller.key.id, &terms, route.meter);
     let stale_ns = knowledge.known.tables.stale_ns(knowledge.limits, arrival.now_ns);

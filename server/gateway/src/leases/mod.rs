@@ -20,6 +20,9 @@ const USED_UP_FOR: Duration = Duration::from_millis(300);
 /// The same after a request waited in vain for what others have.
 const LEASED_FOR: Duration = Duration::from_secs(1);
 
+/// Pause before units are asked for again that others have: they give back what they do not need.
+pub(crate) const TRY_EVERY: Duration = Duration::from_millis(50);
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

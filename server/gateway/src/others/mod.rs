@@ -219,7 +219,8 @@ fn look_for_unlike(tables: &Tables, ends: &[LedgerEnd]) {
         tracing::error!(
             leases,
             others = names.join(", "),
-            "gateways differ in whether they lease limits: together they can pass hard quotas and caps. Set              TURNPIKE_GATEWAY_LEASES on all of them or on none"
+            "gateways differ in whether they lease limits: together they can pass hard quotas and caps. Set \
+             TURNPIKE_GATEWAY_LEASES on all of them or on none"
         );
     }
 }

@@ -177,6 +177,16 @@ impl Stand {
             Self::Apart(gateways) => limit.narrowed(gateways),
         }
     }
+
+    /// Takes a place from each of these limits that were looked at, or from none. Where all gateways count, that is for them
+    /// to do, and this only says whether all are known to let it pass.
+    fn take(self, all: &mut [Held<'_>], now_ns: u64) -> Result<(), ()> {
+        match self {
+            Self::Alone => take_all(all, now_ns),
+            Self::Apart(_) => take_part(all, now_ns),
+            Self::Together => all_pass(all),
+        }
+    }
 }
 
 /// Who asks for what.
@@ -257,11 +267,7 @@ pub(crate) fn take(
     (stand, now_ns): (Stand, u64),
 ) -> Result<Left, Box<Limited>> {
     let mut all = holding(arrivals, asked, terms, (stand, now_ns));
-    let taken = match stand {
-        Stand::Alone => take_all(&mut all, now_ns),
-        Stand::Apart(_) => take_part(&mut all, now_ns),
-        Stand::Together => all_pass(&all),
-    };
+    let taken = stand.take(&mut all, now_ns);
     settle(&mut all, taken, terms)
 }
 
@@ -286,12 +292,7 @@ pub(crate) fn ask(
 ) -> Result<(Left, Option<Box<Limited>>), Box<Limited>> {
     let mut all = holding(arrivals, asked, terms, (stand, now_ns));
     let overall = &mut all[..1];
-    let taken = match stand {
-        Stand::Alone => take_all(overall, now_ns),
-        Stand::Apart(_) => take_part(overall, now_ns),
-        Stand::Together => all_pass(overall),
-    };
-    if taken.is_err() {
+    if stand.take(overall, now_ns).is_err() {
         return Err(Box::new(limited(overall, terms)));
     }
     Ok(foreseen(&all, terms))

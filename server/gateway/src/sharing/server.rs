@@ -2,15 +2,12 @@
 
 use super::config::{RedisConfig, RedisUrl};
 use crate::rate::{Gcra, SLACK_NS};
+use crate::upstream::connector;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use std::io;
-use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -61,7 +58,7 @@ impl Server {
             true => {
                 let name = ServerName::try_from(url.host().to_owned());
                 let name = name.map_err(|_| format!("{url}: no certificate can be for this host"))?;
-                Some((connector(config.ca_file.as_deref())?, name))
+                Some((connector(config.ca_file.as_deref()).map_err(|e| e.to_string())?, name))
             }
         };
         Ok(Self { url, tls })
@@ -129,29 +126,6 @@ impl Server {
         let sha = sha.map_err(|e| format!("{url} does not take the script: {e}"))?;
         Ok((Connection { redis, sha }, driver))
     }
-}
-
-fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
-    let mut roots = RootCertStore::empty();
-    match ca_file {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(file) => {
-            let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-            let pem = CertificateDer::pem_file_iter(file).map_err(|e| wrong(&e))?;
-            for certificate in pem {
-                let added = roots.add(certificate.map_err(|e| wrong(&e))?);
-                added.map_err(|e| wrong(&e))?;
-            }
-            if roots.is_empty() {
-                return Err(wrong(&"no certificate in PEM"));
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|e| format!("TLS cannot be set up: {e}"))?;
-    let config = builder.with_root_certificates(roots).with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// A connection on which questions follow one another without waiting for answers.

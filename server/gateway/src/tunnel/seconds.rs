@@ -26,9 +26,6 @@ use std::time::{Duration, Instant};
 /// goes unnoticed. Shorter ones would be more records for the same seconds.
 const SLICE_S: u32 = 3;
 
-/// How often it is tried again while units have to be leased first.
-const LEASE_PAUSE: Duration = Duration::from_millis(50);
-
 /// The time of one WebSocket.
 pub(crate) struct Seconds {
     worker: Arc<Worker>,
@@ -105,7 +102,7 @@ impl Seconds {
         {
             return Err(self.used_up(&lack, by));
         }
-        self.retry = Some(Instant::now() + LEASE_PAUSE);
+        self.retry = Some(Instant::now() + leases::TRY_EVERY);
         Ok(())
     }
 

@@ -31,4 +31,4 @@ pub(crate) use check::check;
 pub(crate) use connection::Connection;
 pub(crate) use head::{BodyLength, RequestHead};
 pub(crate) use pool::Pool;
-pub(crate) use tls::TlsClient;
+pub(crate) use tls::{TlsClient, connector};

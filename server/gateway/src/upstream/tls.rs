@@ -1,9 +1,10 @@
 //! TLS to upstreams: what a certificate is checked against, and sessions kept for the next connection.
 
 use model::policy::{Protocol, UpstreamTls};
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -74,9 +75,37 @@ impl std::fmt::Debug for TlsClient {
     }
 }
 
-fn read(file: Option<&str>) -> Result<Option<Vec<u8>>, TlsError> {
-    let read = |f: &str| std::fs::read(Path::new(f)).map_err(|e| TlsError::File(f.to_owned(), e));
-    file.map(read).transpose()
+fn read(file: Option<impl AsRef<Path>>) -> Result<Option<Vec<u8>>, TlsError> {
+    let read = |f: &Path| std::fs::read(f).map_err(|e| TlsError::File(f.display().to_string(), e));
+    file.map(|f| read(f.as_ref())).transpose()
+}
+
+/// What connections are made with to a server that is known by its certificate alone.
+///
+/// # Errors
+/// When the file with the authorities cannot be read or holds none.
+pub(crate) fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, TlsError> {
+    let authorities = read(ca_file)?;
+    let shown = ca_file.map_or_else(String::new, |file| file.display().to_string());
+    let config = trusting(authorities.as_deref(), &shown)?;
+    Ok(TlsConnector::from(Arc::new(config.with_no_client_auth())))
+}
+
+/// Certificates are checked against the authorities of a file (`pem`, read from `file`), or those that browsers trust.
+fn trusting(pem: Option<&[u8]>, file: &str) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    match pem {
+        Some(pem) => {
+            for certificate in certificates(pem, file)? {
+                let added = roots.add(certificate);
+                added.map_err(|e| TlsError::Pem(file.to_owned(), e.to_string()))?;
+            }
+        }
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots))
 }
 
 impl TlsClient {
@@ -131,19 +160,7 @@ impl TlsClient {
 
 fn configure(policy: &UpstreamTls, material: &Material) -> Result<ClientConfig, TlsError> {
     let shown = |file: &Option<String>| file.clone().unwrap_or_default();
-    let mut roots = RootCertStore::empty();
-    match &material.authorities {
-        Some(pem) => {
-            for certificate in certificates(pem, &shown(&policy.ca_file))? {
-                let added = roots.add(certificate);
-                added.map_err(|e| TlsError::Pem(shown(&policy.ca_file), e.to_string()))?;
-            }
-        }
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let builder = builder.with_root_certificates(roots);
+    let builder = trusting(material.authorities.as_deref(), &shown(&policy.ca_file))?;
     let Some((certificate, key)) = &material.certificate else {
         return Ok(builder.with_no_client_auth());
     };
@@ -158,7 +175,7 @@ fn certificates(pem: &[u8], file: &str) -> Result<Vec<CertificateDer<'static>>, 
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let read = read.map_err(|e| wrong(e.to_string()))?;
     if read.is_empty() {
-        return Err(wrong("no certificate".to_owned()));
+        return Err(wrong("no certificate in PEM".to_owned()));
     }
     Ok(read)
 }

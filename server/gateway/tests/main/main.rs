@@ -6,6 +6,7 @@ mod agreement;
 mod answers;
 mod bodies;
 mod cache;
+mod calls;
 mod clients;
 mod concurrency;
 mod connects;

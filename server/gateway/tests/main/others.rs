@@ -1,5 +1,6 @@
 //! Several gateways on one control plane: what one counts the others hear of, to the unit, whatever runs meanwhile.
 
+use crate::calls::statuses;
 use crate::support::*;
 use model::access::Environment;
 use model::key::PlainKey;
@@ -13,27 +14,8 @@ const PLENTY: u64 = 1_000_000;
 
 /// How many of `count` calls, eight at once, are let through.
 async fn passed(world: &World, path: &str, count: usize) -> usize {
-    let text = format!(
-        "GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\nConnection: close\r\n\r\n",
-        world.key.reveal()
-    );
-    let caller = |n: usize| {
-        let (addr, text) = (world.addr, text.clone());
-        let calls = count / 8 + usize::from(n < count % 8);
-        tokio::spawn(async move {
-            let mut passed = 0;
-            for _ in 0..calls {
-                passed += usize::from(Reply::parse(&raw(addr, text.as_bytes()).await).status == 200);
-            }
-            passed
-        })
-    };
-    let callers: Vec<_> = (0..8).map(caller).collect();
-    let mut passed = 0;
-    for caller in callers {
-        passed += caller.await.unwrap();
-    }
-    passed
+    let all = statuses(world.addr, path, &world.key, count).await;
+    all.iter().filter(|status| **status == 200).count()
 }
 
 /// What a gateway says is left of the quota, by a call that is given back.

@@ -1,5 +1,6 @@
 //! Rate limits that all gateways share through Redis: one count while it answers, a part for each gateway while it does not.
 
+use crate::calls::statuses;
 use crate::metrics::metrics;
 use crate::redis_server::RedisServer;
 use crate::support::*;
@@ -108,28 +109,9 @@ async fn passed(world: &World, path: &str, count: usize) -> usize {
 }
 
 async fn passed_with(addr: SocketAddr, path: &str, key: &PlainKey, count: usize) -> usize {
-    let text = format!(
-        "GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\nConnection: close\r\n\r\n",
-        key.reveal()
-    );
-    let caller = |n: usize| {
-        let (text, calls) = (text.clone(), count / 8 + usize::from(n < count % 8));
-        tokio::spawn(async move {
-            let mut passed = 0;
-            for _ in 0..calls {
-                let status = Reply::parse(&raw(addr, text.as_bytes()).await).status;
-                assert!(status == 200 || status == 429, "{status}");
-                passed += usize::from(status == 200);
-            }
-            passed
-        })
-    };
-    let callers: Vec<_> = (0..8).map(caller).collect();
-    let mut passed = 0;
-    for caller in callers {
-        passed += caller.await.unwrap();
-    }
-    passed
+    let all = statuses(addr, path, key, count).await;
+    assert!(all.iter().all(|status| [200, 429].contains(status)), "{all:?}");
+    all.iter().filter(|status| **status == 200).count()
 }
 
 async fn passed_at_both(first: &World, second: &World, count: usize) -> usize {

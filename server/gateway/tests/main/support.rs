@@ -388,18 +388,15 @@ pub(crate) fn meter(number: u16, included: u64, unit_minor: Option<&str>) -> Met
             unit_minor: unit.parse().unwrap(),
         }],
     });
-    MeterEntitlement {
-        meter: number,
-        terms: MeterTerms {
+    MeterEntitlement::unused(
+        number,
+        MeterTerms {
             meter: format!("meter-{number}"),
             included,
             overage,
             ..MeterTerms::default()
         },
-        used: 0,
-        settled_units: 0,
-        used_up_at: None,
-    }
+    )
 }
 
 pub(crate) fn entitlement(consumer: ConsumerId) -> Entitlement {

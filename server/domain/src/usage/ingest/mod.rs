@@ -10,8 +10,8 @@ mod rows;
 mod sums;
 
 use crate::{Domain, DomainError, Result, key_limits};
-use model::ConsumerId;
 use model::usage::{UsageBatch, UsageRecord};
+use model::{ConsumerId, Time};
 use sqlx::PgConnection;
 use std::collections::{BTreeSet, HashSet};
 pub(crate) use sums::summed;
@@ -41,13 +41,7 @@ pub async fn ship(domain: &Domain, batch: &UsageBatch) -> Result<()> {
     }
     let now = domain.clock.now();
     let mut tx = domain.pool.begin().await?;
-    sqlx::query!(
-        "INSERT INTO ledgers (id, shipped_at) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-        batch.ledger,
-        now
-    )
-    .execute(&mut *tx)
-    .await?;
+    ensure_ledger(&mut tx, &batch.ledger, now).await?;
     let known = sqlx::query!(
         "SELECT shipped_through, lease_turn FROM ledgers WHERE id = $1 FOR UPDATE",
         batch.ledger
@@ -95,6 +89,18 @@ pub async fn ship(domain: &Domain, batch: &UsageBatch) -> Result<()> {
     Ok(())
 }
 
+/// From its first word on, a ledger has a row.
+pub(super) async fn ensure_ledger(connection: &mut PgConnection, ledger: &str, now: Time) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO ledgers (id, shipped_at) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        ledger,
+        now
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// The records after `through`, which must follow it and one another.
 fn unseen(records: &[UsageRecord], through: u64) -> Result<&[UsageRecord]> {
     let seen = records.partition_point(|r| r.seq <= through);
@@ -120,11 +126,13 @@ async fn known_consumers(connection: &mut PgConnection, records: &[UsageRecord])
     Ok(known.into_iter().collect())
 }
 
-fn saturating(n: u64) -> i64 {
+/// A number as a column has it; one too large is the largest.
+pub(crate) fn saturating(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn small(n: u16) -> i16 {
+/// A small number as a column has it.
+pub(crate) fn small(n: u16) -> i16 {
     // Numbers of routes, meters and variants come from smallint columns; statuses are below 1,000.
     i16::try_from(n).unwrap_or(0)
 }
