@@ -333,6 +333,7 @@ impl Running {
             }
         };
         let _ = tokio::join!(self.shipping, sending);
+        shared.ledger.release();
         let stop = move || shared.access_log.as_ref().map(AccessLog::stop);
         let _ = tokio::task::spawn_blocking(stop).await;
     }

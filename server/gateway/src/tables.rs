@@ -256,8 +256,8 @@ impl Tables {
         self.shards.iter().map(count).sum()
     }
 
-    /// Takes changes over: entitlements first, so that a key never arrives before what it may do; routes before keys,
-    /// because keys name them.
+    /// Takes changes over: entitlements first, so that a key never arrives before what it may do; routes last, because the
+    /// gateway says that it is ready once it has some.
     ///
     /// # Errors
     /// When the ledger cannot be read; nothing is taken over then.
@@ -265,12 +265,12 @@ impl Tables {
         let through = changes.shipped_through;
         let told = changes.entitlements.into_iter().map(|e| (e, through)).collect();
         self.apply_entitlements(told, ledger, now)?;
+        let revoked = changes.keys.iter().any(|k| k.revoked);
+        self.apply_keys(changes.keys.into_iter().map(|k| (k, through)).collect(), ledger)?;
         if let Some(routing) = changes.routing {
             self.recall_foreign(&routing.issuers, &[], ledger.first() - 1, ledger);
             self.apply_routing(routing);
         }
-        let revoked = changes.keys.iter().any(|k| k.revoked);
-        self.apply_keys(changes.keys.into_iter().map(|k| (k, through)).collect(), ledger)?;
         self.version.fetch_max(changes.version, Ordering::AcqRel);
         if revoked {
             self.cut.send_modify(|n| *n += 1);

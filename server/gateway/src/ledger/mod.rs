@@ -73,7 +73,7 @@ pub(crate) struct Ledger {
     trouble: Mutex<Trouble>,
     syncer: std::sync::OnceLock<std::thread::Thread>,
     stopping: AtomicBool,
-    _lock: File,
+    held: File,
 }
 
 /// When a segment could not be made, and when that was last told.
@@ -169,7 +169,7 @@ impl Ledger {
             trouble: Mutex::default(),
             syncer: std::sync::OnceLock::new(),
             stopping: AtomicBool::new(false),
-            _lock: held,
+            held,
         }))
     }
 
@@ -305,6 +305,14 @@ impl Ledger {
         self.stopping.store(true, Ordering::Release);
         if let Some(thread) = self.syncer.get() {
             thread.unpark();
+        }
+    }
+
+    /// Lets another gateway have the folder, whoever still has this ledger in hand: nothing is written any more. A child
+    /// process that has the lock's descriptor from us holds it no longer, either.
+    pub(crate) fn release(&self) {
+        if let Err(error) = self.held.unlock() {
+            tracing::error!(%error, "the ledger's folder cannot be let go before this process ends");
         }
     }
 
