@@ -99,27 +99,44 @@ async fn used(connection: &mut PgConnection, root: KeyId, period_start: Time) ->
         .collect()
 }
 
-/// What a chain of keys may use, and has used in a period; none where it has no limits. `root` is its first key.
-pub(crate) async fn of_chain(
+/// What chains of keys may use, and have used in a period, by their first keys; those without limits are left out.
+pub(crate) async fn of_chains(
     connection: &mut PgConnection,
-    root: KeyId,
-    period_start: Time,
-) -> Result<Option<KeyLimits>> {
-    let set = sqlx::query!(
-        "SELECT quota_units, budget_minor FROM keys WHERE id = $1 AND (quota_units IS NOT NULL OR budget_minor IS NOT NULL)",
-        root as KeyId
+    chains: &BTreeSet<(KeyId, Time)>,
+) -> Result<HashMap<(KeyId, Time), KeyLimits>> {
+    if chains.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query!(
+        r#"SELECT c.root AS "root!: KeyId", c.period_start AS "period_start!: Time", r.quota_units, r.budget_minor,
+                  u.meter AS "meter?", u.units AS "units?"
+           FROM unnest($1::text[], $2::timestamptz[]) AS c (root, period_start) JOIN keys r ON r.id = c.root
+           LEFT JOIN LATERAL (
+               SELECT u.meter, sum(u.units)::bigint AS units FROM keys k JOIN usage_keys u ON u.key_id = k.id
+               WHERE (k.id = c.root OR k.root_id = c.root) AND u.period_start = c.period_start GROUP BY u.meter) u ON true
+           WHERE r.quota_units IS NOT NULL OR r.budget_minor IS NOT NULL"#,
+        &chains.iter().map(|c| c.0).collect::<Vec<_>>() as &[KeyId],
+        &chains.iter().map(|c| c.1).collect::<Vec<_>>() as &[Time],
     )
-    .fetch_optional(&mut *connection)
+    .fetch_all(connection)
     .await?;
-    let Some(set) = set else { return Ok(None) };
-    let used = used(connection, root, period_start).await?;
-    Ok(Some(KeyLimits {
-        root: None,
-        quota: set.quota_units.and_then(|n| u64::try_from(n).ok()),
-        budget_minor: set.budget_minor,
-        period_start,
-        used: used.into_iter().map(|(meter, units)| KeyUse { meter, units }).collect(),
-    }))
+    let mut all = HashMap::new();
+    for r in rows {
+        let limits = all.entry((r.root, r.period_start)).or_insert_with(|| KeyLimits {
+            root: None,
+            quota: r.quota_units.and_then(|n| u64::try_from(n).ok()),
+            budget_minor: r.budget_minor,
+            period_start: r.period_start,
+            used: Vec::new(),
+        });
+        if let Some((meter, units)) = r.meter.zip(r.units) {
+            limits.used.push(KeyUse {
+                meter: u16::try_from(meter).map_err(DomainError::internal)?,
+                units: u64::try_from(units).map_err(DomainError::internal)?,
+            });
+        }
+    }
+    Ok(all)
 }
 
 /// What gateways hold against the budget.

@@ -21,8 +21,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// A gateway may be in a period that begins at most this much later, in milliseconds: clocks do not differ by more than an
 /// hour.
 const AHEAD_MS: i64 = 3_600_000;
-/// How long it is told that somebody lacks units, in milliseconds; who still does says so again.
-const WANTED_FOR_MS: i64 = 2_000;
+/// How long it is told that somebody lacks units, in seconds; who still does says so again. By the database's clock: those
+/// of the machines that ask and of those that have differ by more.
+const WANTED_FOR_S: f64 = 2.0;
 /// Leases of periods that ended so long ago go, in milliseconds: a week.
 const KEPT_FOR_MS: i64 = 7 * 86_400_000;
 
@@ -47,8 +48,8 @@ pub async fn lease(domain: &Domain, ask: &LeaseAsk) -> Result<LeaseAnswer> {
     let mut desk = Desk::load(&mut tx, ask, now).await?;
     let told: Vec<LeaseTold> = ask.items.iter().map(|item| desk.decide(&ask.ledger, item)).collect();
     desk.write(&mut tx, &ask.ledger).await?;
-    want(&mut tx, &told, now).await?;
-    let wanted = wanted(&mut tx, &ask.ledger, now).await?;
+    want(&mut tx, &told).await?;
+    let wanted = wanted(&mut tx, &ask.ledger).await?;
     tx.commit().await?;
     Ok(LeaseAnswer {
         turn: turn + 1,
@@ -86,8 +87,8 @@ pub(super) async fn drop_old(domain: &Domain) -> Result<()> {
         .execute(&domain.pool)
         .await?;
     sqlx::query!(
-        "DELETE FROM lease_wants WHERE wanted_at < $1",
-        now.plus_ms(-KEPT_FOR_MS)
+        "DELETE FROM lease_wants WHERE wanted_at < clock_timestamp() - make_interval(secs => $1)",
+        WANTED_FOR_S
     )
     .execute(&domain.pool)
     .await?;
@@ -239,11 +240,7 @@ impl Desk {
             .iter()
             .filter_map(|i| Some((i.subject.root?, i.subject.period_start)))
             .collect();
-        for (root, period_start) in roots {
-            if let Some(limits) = key_limits::of_chain(connection, root, period_start).await? {
-                desk.keys.insert((root, period_start), limits);
-            }
-        }
+        desk.keys = key_limits::of_chains(connection, &roots).await?;
         Ok(desk)
     }
 
@@ -426,7 +423,7 @@ fn root_of(text: &str) -> Result<Option<KeyId>> {
 }
 
 /// Notes who lacks what others have.
-async fn want(connection: &mut PgConnection, told: &[LeaseTold], now: Time) -> Result<()> {
+async fn want(connection: &mut PgConnection, told: &[LeaseTold]) -> Result<()> {
     let lacking = told.iter().filter(|t| t.rest == Rest::Leased);
     let owners: BTreeSet<LeaseOwner> = lacking.map(|t| t.subject.owner()).collect();
     if owners.is_empty() {
@@ -434,13 +431,12 @@ async fn want(connection: &mut PgConnection, told: &[LeaseTold], now: Time) -> R
     }
     sqlx::query!(
         "INSERT INTO lease_wants (consumer_id, environment, period_start, root_id, wanted_at)
-         SELECT n.*, $5 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[]) AS n
+         SELECT n.*, clock_timestamp() FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[]) AS n
          ON CONFLICT (consumer_id, environment, period_start, root_id) DO UPDATE SET wanted_at = excluded.wanted_at",
         &owners.iter().map(|o| o.0).collect::<Vec<_>>() as &[ConsumerId],
         &owners.iter().map(|o| o.1).collect::<Vec<_>>() as &[Environment],
         &owners.iter().map(|o| o.3).collect::<Vec<_>>() as &[Time],
         &owners.iter().map(|o| root_text(o.2)).collect::<Vec<_>>(),
-        now,
     )
     .execute(connection)
     .await?;
@@ -448,15 +444,15 @@ async fn want(connection: &mut PgConnection, told: &[LeaseTold], now: Time) -> R
 }
 
 /// Owners of which this ledger has leases that others lack.
-async fn wanted(connection: &mut PgConnection, ledger: &str, now: Time) -> Result<Vec<LeaseOwner>> {
+async fn wanted(connection: &mut PgConnection, ledger: &str) -> Result<Vec<LeaseOwner>> {
     let rows = sqlx::query!(
         r#"SELECT w.consumer_id AS "consumer: ConsumerId", w.environment AS "environment: Environment",
                   w.period_start AS "period_start: Time", w.root_id
-           FROM lease_wants w WHERE w.wanted_at > $2 AND EXISTS (
+           FROM lease_wants w WHERE w.wanted_at > clock_timestamp() - make_interval(secs => $2) AND EXISTS (
                SELECT FROM leases l WHERE l.ledger = $1 AND l.consumer_id = w.consumer_id AND l.environment = w.environment
                    AND l.period_start = w.period_start AND l.root_id = w.root_id AND l.ceiling > l.used)"#,
         ledger,
-        now.plus_ms(-WANTED_FOR_MS),
+        WANTED_FOR_S,
     )
     .fetch_all(connection)
     .await?;

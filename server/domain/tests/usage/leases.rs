@@ -367,6 +367,12 @@ async fn who_lacks_is_told_to_those_who_have() {
     let ends = changes_since(&world.domain, "a", i64::MAX).await.unwrap().others;
     assert_eq!(ends.iter().map(|e| e.leases).collect::<Vec<_>>(), [Some(true)]);
     world.clock.advance_s(3);
+    let told = one.send(None, Vec::new()).await.wanted;
+    assert_eq!(told, [calls.owner()], "by the database's clock, whatever machines say");
+    sqlx::query("UPDATE lease_wants SET wanted_at = wanted_at - interval '3 s'")
+        .execute(world.database.pool())
+        .await
+        .unwrap();
     assert!(one.send(None, Vec::new()).await.wanted.is_empty(), "long ago");
 }
 

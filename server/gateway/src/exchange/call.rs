@@ -247,7 +247,7 @@ async fn wait_for_answer(desk: &Desk, lack: &Lack, units: u32, deadline: Instant
         let told = held.told().notified();
         tokio::pin!(told);
         told.as_mut().enable();
-        if let Some(rest) = held.answer(number) {
+        if let Some(rest) = held.answer(number, units.into()) {
             return Some(rest);
         }
         tokio::time::timeout_at(deadline.into(), told).await.ok()?;

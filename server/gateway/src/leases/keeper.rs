@@ -3,15 +3,12 @@
 //! An answer that is lost costs nothing: the control plane has granted more than is known here, and hears with the next
 //! question of the same subject what is held in fact. A question that comes too late is refused by its turn.
 
-use super::{Desk, Held, own};
-use crate::ledger::Ledger;
+use super::{Desk, Held, install, own};
 use crate::limit::Slot;
 use crate::source::SnapshotSource;
 use crate::worker::Shared;
 use model::lease::{LEASES_MOST, LeaseAnswer, LeaseAsk, LeaseItem, LeaseOwner, LeaseSubject, LeaseTold, Rest};
-use model::{KeyId, Time};
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -27,6 +24,12 @@ const RETRY_MOST: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Otherwise so often, to say that this gateway leases.
 const SAY_EVERY: Duration = Duration::from_secs(10);
+/// Longest time in which everything is given back at the end, so that other gateways need not wait for the last shipping.
+const LEAVES_WITHIN: Duration = Duration::from_secs(1);
+/// Least that a question is about, however many failed. A part of it is for what is given back: other gateways wait for it.
+const SIZE_LEAST: usize = 4;
+/// Which part, as a divisor.
+const GIVES_BACK: usize = 4;
 
 /// A counter that something is leased for.
 struct Entry {
@@ -51,10 +54,14 @@ struct Keeper {
     held: HashMap<LeaseSubject, Entry>,
     /// The control plane may think that more is held of these than is.
     unsure: HashSet<LeaseSubject>,
-    wanted: Vec<LeaseOwner>,
+    wanted: HashSet<LeaseOwner>,
     turn: Option<i64>,
     /// Whether a question was answered since the start.
     begun: bool,
+    /// Most subjects of a question: fewer after each that failed, because a slow database answers those.
+    size: usize,
+    /// There was more to give back than the last question had room for.
+    full: bool,
 }
 
 /// Runs until the last request is over.
@@ -69,9 +76,11 @@ pub(crate) async fn run(
         desk: Arc::clone(&desk),
         held: HashMap::new(),
         unsure: HashSet::new(),
-        wanted: Vec::new(),
+        wanted: HashSet::new(),
         turn: None,
         begun: false,
+        size: LEASES_MOST,
+        full: false,
     };
     let mut retry = RETRY_FIRST;
     loop {
@@ -91,18 +100,20 @@ pub(crate) async fn run(
         tokio::select! {
             () = desk.wake.notified(), if !failed => {}
             () = tokio::time::sleep(pause) => {}
-            _ = through.changed() => return,
+            _ = through.changed() => break,
         }
+    }
+    let left = timeout(LEAVES_WITHIN, keeper.leave(&*source)).await;
+    if !matches!(left, Ok(Ok(()))) {
+        tracing::warn!("what is leased was not given back: it is free once the last usage is shipped");
     }
 }
 
 impl Keeper {
     fn pause(&self) -> Duration {
-        // What is in flight may come back, and nothing else would tell.
-        let is_open = |e: &Entry| e.slot.is_in_flight() || e.slot.held().room(e.slot.taken()) > 0;
-        match super::lock(&self.desk.queue).is_empty() {
+        match super::lock(&self.desk.queue).is_empty() && !self.full {
             false => Duration::ZERO,
-            true if !self.unsure.is_empty() || self.held.values().any(is_open) => LOOK_EVERY,
+            true if !self.unsure.is_empty() || self.held.values().any(Entry::is_open) => LOOK_EVERY,
             true => SAY_EVERY,
         }
     }
@@ -129,12 +140,17 @@ impl Keeper {
         if answered.is_err() {
             self.turn = None;
             self.unsure.extend(question.items.iter().map(|i| i.subject));
+            self.size = (self.size / 2).max(SIZE_LEAST);
+        } else {
+            self.size = (self.size * 2).min(LEASES_MOST);
         }
         for slot in &question.slots {
             slot.held().close(answered.is_err());
         }
         for subject in question.gone.iter().filter(|_| answered.is_ok()) {
-            if !self.unsure.contains(subject) {
+            // A call may have taken a unit before the rest was given back.
+            let is_over = self.held.get(subject).is_none_or(|e| !e.is_open());
+            if is_over && !self.unsure.contains(subject) {
                 self.held.remove(subject);
             }
         }
@@ -147,17 +163,7 @@ impl Keeper {
     /// What to ask for, and what to give back.
     fn question(&mut self) -> Question {
         let mut question = Question::default();
-        let mut waiting = HashMap::new();
-        {
-            let mut queue = super::lock(&self.desk.queue);
-            let next: Vec<LeaseSubject> = queue.keys().take(LEASES_MOST).copied().collect();
-            for subject in next {
-                if let Some(slot) = queue.remove(&subject) {
-                    waiting.insert(subject, slot);
-                }
-            }
-        }
-        for (subject, slot) in waiting {
+        for (subject, slot) in self.desk.next(self.size - self.size / GIVES_BACK) {
             let entry = self.held.entry(subject).or_insert_with(|| Entry::new(&slot));
             if !Arc::ptr_eq(&entry.slot, &slot) {
                 // Another counter took its place: what the old one had is given back, and is the new one's to ask for.
@@ -166,73 +172,88 @@ impl Keeper {
             }
             let (ceiling, own, more) = slot.held().open(slot.taken());
             self.unsure.remove(&subject);
-            question.items.push(LeaseItem {
-                subject,
-                holds: ceiling,
-                own,
-                more,
-            });
+            question.items.push(item(subject, (ceiling, own), more));
             question.slots.push(slot);
         }
         self.give_back(&mut question);
         question
     }
 
-    /// Adds what is not used: all of it after a while, and at once where others lack it; of what is in use then half.
+    /// Adds what is not used: all of it after a while, and at once where others lack it; of what is in use then half. What
+    /// others wait for comes first.
     fn give_back(&mut self, question: &mut Question) {
-        let (now, idle) = (Instant::now(), self.desk.idle);
         let asked: HashSet<LeaseSubject> = question.items.iter().map(|i| i.subject).collect();
-        for (subject, entry) in &mut self.held {
-            if asked.contains(subject) {
-                continue;
+        let waited_for = |s: &LeaseSubject| self.wanted.contains(&s.owner());
+        let (first, then): (Vec<_>, Vec<_>) = self.held.keys().copied().partition(waited_for);
+        let others = first.into_iter().chain(then);
+        let others: Vec<LeaseSubject> = others.filter(|s| !asked.contains(s)).collect();
+        let now = Instant::now();
+        self.full = false;
+        for subject in others {
+            if question.items.len() >= self.size {
+                self.full = true;
+                break;
             }
-            let in_use = entry.look(now);
-            let (held, taken) = (entry.slot.held(), entry.slot.taken());
-            let is_wanted = self.wanted.contains(&subject.owner());
-            let room = held.room(taken);
-            let keep = match (is_wanted, in_use) {
-                (true, true) => room / 2,
-                (true, false) => 0,
-                (false, _) if now - entry.since >= idle => 0,
-                _ => room,
-            };
-            // With requests in flight something may come back yet.
-            let is_over = keep == 0 && now - entry.since >= idle && !entry.slot.is_in_flight();
-            let is_unsure = self.unsure.contains(subject);
-            if question.items.len() >= LEASES_MOST {
-                continue;
-            }
-            if is_over {
-                question.gone.push(*subject);
-            }
-            if keep == room && !is_unsure {
-                continue;
-            }
-            let Some((holds, own)) = held.shrink(entry.slot.taken_units(), keep) else {
-                // The first answer of all was lost.
-                question.items.push(LeaseItem {
-                    subject: *subject,
-                    holds: 0,
-                    own: 0,
-                    more: 0,
-                });
-                continue;
-            };
-            question.items.push(LeaseItem {
-                subject: *subject,
-                holds,
-                own,
-                more: 0,
-            });
+            self.give_back_of(subject, now, question);
         }
         self.unsure.retain(|s| !question.items.iter().any(|i| i.subject == *s));
+    }
+
+    /// Adds what is not used of one subject, if it is time.
+    fn give_back_of(&mut self, subject: LeaseSubject, now: Instant, question: &mut Question) {
+        let Some(entry) = self.held.get_mut(&subject) else {
+            return;
+        };
+        let in_use = entry.look(now);
+        let (held, taken) = (entry.slot.held(), entry.slot.taken());
+        let is_wanted = self.wanted.contains(&subject.owner());
+        let room = held.room(taken);
+        let is_idle = now - entry.since >= self.desk.idle;
+        let keep = match (is_wanted, in_use) {
+            (true, true) => room / 2,
+            (true, false) => 0,
+            (false, _) if is_idle => 0,
+            _ => room,
+        };
+        // With requests in flight something may come back yet.
+        if keep == 0 && is_idle && !entry.slot.is_in_flight() {
+            question.gone.push(subject);
+        }
+        if keep != room || self.unsure.contains(&subject) {
+            // Nothing is held where the first answer of all was lost.
+            let shrunk = held.shrink(entry.slot.taken_units(), keep);
+            question.items.push(item(subject, shrunk.unwrap_or_default(), 0));
+        }
+    }
+
+    /// Gives everything back at the end, when nothing is in flight any more. With the turn of the last answer alone: another
+    /// process may speak for this ledger by now.
+    async fn leave(&mut self, source: &dyn SnapshotSource) -> Result<(), String> {
+        let items: Vec<LeaseItem> = self
+            .held
+            .iter()
+            .map(|(subject, entry)| {
+                let shrunk = entry.slot.held().shrink(entry.slot.taken_units(), 0);
+                item(*subject, shrunk.unwrap_or_default(), 0)
+            })
+            .collect();
+        for items in items.chunks(LEASES_MOST) {
+            let ask = LeaseAsk {
+                ledger: self.shared.ledger.id().to_owned(),
+                turn: Some(self.turn.ok_or("the last question failed")?),
+                begins_after: None,
+                items: items.to_vec(),
+            };
+            self.turn = Some(answer(source, &ask).await?.turn);
+        }
+        Ok(())
     }
 
     async fn take_over(&mut self, question: &Question, answer: LeaseAnswer) -> Result<(), String> {
         self.desk.answered.fetch_add(1, Ordering::Relaxed);
         self.turn = Some(answer.turn);
         self.begun = true;
-        self.wanted = answer.wanted;
+        self.wanted = answer.wanted.into_iter().collect();
         let asked: HashSet<LeaseSubject> = question
             .items
             .iter()
@@ -261,7 +282,7 @@ impl Keeper {
             .filter(|(_, told)| matches!(told.rest, Rest::UsedUp(_)))
             .map(|(_, told)| told.subject)
             .collect();
-        let install = move || install(&granted, through, &shared);
+        let install = move || install::install(&granted, through, &shared);
         let installed = tokio::task::spawn_blocking(install).await.map_err(|e| e.to_string())?;
         installed.map_err(|e| e.to_string())?;
         for subject in used_up {
@@ -286,6 +307,12 @@ impl Entry {
         }
     }
 
+    /// Whether something is held that is not used, or may not be used in the end: what is in flight may come back, and
+    /// nothing else would tell.
+    fn is_open(&self) -> bool {
+        self.slot.is_in_flight() || self.slot.held().room(self.slot.taken()) > 0
+    }
+
     /// Whether it was used since it was last looked at.
     fn look(&mut self, now: Instant) -> bool {
         let part = self.slot.held().own_part(self.slot.taken());
@@ -299,7 +326,7 @@ impl Entry {
 
 impl Held {
     /// Begins a question: the ceiling, units of ours in it, and how many more are lacking.
-    fn open(&self, taken: u64) -> (u64, u64, u64) {
+    pub(super) fn open(&self, taken: u64) -> (u64, u64, u64) {
         let mut state = super::lock(&self.state);
         state.queued = false;
         state.sent += 1;
@@ -330,93 +357,19 @@ impl Held {
     }
 }
 
+/// `(holds, own)` units of a subject, and so many more to be had.
+fn item(subject: LeaseSubject, (holds, own): (u64, u64), more: u64) -> LeaseItem {
+    LeaseItem {
+        subject,
+        holds,
+        own,
+        more,
+    }
+}
+
 async fn answer(source: &dyn SnapshotSource, ask: &LeaseAsk) -> Result<LeaseAnswer, String> {
     let asked = timeout(ASK_TIMEOUT, source.lease(ask)).await;
     asked
         .map_err(|_| "no answer in time".to_owned())?
         .map_err(|e| e.to_string())
-}
-
-/// A counter as it was at one instant.
-struct Then {
-    recorded: u64,
-    seq: u64,
-    raised: u64,
-    /// Units of our records that the answer does not know.
-    unshipped: u64,
-}
-
-/// Sets the edges by what is told. What our ledger holds beyond `through` is not in what is told as used.
-fn install(granted: &[(Arc<Slot>, LeaseTold)], through: u64, shared: &Shared) -> io::Result<()> {
-    let ledger: &Ledger = &shared.ledger;
-    let mut then: HashMap<LeaseSubject, Then> = HashMap::new();
-    let mut chains: HashMap<KeyId, KeyId> = HashMap::new();
-    for (slot, told) in granted {
-        let state = super::lock(&slot.held().state);
-        let (values, seq) = ledger.agreed(&[&slot.recorded]);
-        let at = Then {
-            recorded: values.first().copied().unwrap_or(0),
-            seq,
-            raised: state.raised,
-            unshipped: 0,
-        };
-        drop(state);
-        then.insert(told.subject, at);
-        if let Some(root) = told.subject.root {
-            chains.extend(shared.tables.keys_of(root).into_iter().map(|key| (key, root)));
-        }
-    }
-    // Of what is gone from the ledger nothing can be added: it was shipped once, and the control plane lost it.
-    let after = through.max(ledger.first().saturating_sub(1));
-    ledger.each_counted_after(after, |r| {
-        let account = LeaseSubject {
-            consumer: r.consumer,
-            environment: r.environment,
-            root: None,
-            meter: r.meter,
-            period_start: r.period_start,
-        };
-        let of_key = chains.get(&r.key).map(|root| LeaseSubject {
-            root: Some(*root),
-            ..account
-        });
-        for subject in [Some(account), of_key].into_iter().flatten() {
-            if let Some(at) = then.get_mut(&subject).filter(|at| r.seq <= at.seq) {
-                at.unshipped = at.unshipped.saturating_add(u64::from(r.units));
-            }
-        }
-    })?;
-    for (slot, told) in granted {
-        if let Some(at) = then.get(&told.subject) {
-            slot.held().install(told, at, slot.taken(), shared.clock.now());
-        }
-    }
-    Ok(())
-}
-
-impl Held {
-    fn install(&self, told: &LeaseTold, then: &Then, taken: u64, now: Time) {
-        let mut state = super::lock(&self.state);
-        let own = told.used.saturating_add(then.unshipped);
-        let raised = state.raised.saturating_sub(then.raised);
-        let edge = then.recorded.saturating_add(raised).saturating_add(told.ceiling);
-        let edge = edge.saturating_sub(own);
-        self.edge.store(edge, Ordering::SeqCst);
-        let until_ms = told.until.map_or(i64::MAX, Time::unix_ms);
-        self.until_ms.store(until_ms, Ordering::Relaxed);
-        let room = edge.saturating_sub(taken);
-        let low = match told.rest {
-            // Where nothing is left to be granted, more is asked for once this is used up.
-            Rest::Granted if now.unix_ms() < until_ms && Some(told.ceiling) > state.ceiling => edge - room / 2,
-            _ => u64::MAX,
-        };
-        self.low.store(low, Ordering::Relaxed);
-        state.ceiling = Some(told.ceiling);
-        state.rest = told.rest;
-        state.shut_until = match told.rest {
-            Rest::UsedUp(_) => Some(Instant::now() + super::USED_UP_FOR),
-            Rest::Granted => None,
-            Rest::Leased => state.shut_until,
-        };
-    }
 }

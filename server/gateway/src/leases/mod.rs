@@ -5,11 +5,12 @@
 //! more comparison, and what others count moves counter and edge alike. Beyond [`Held::low`] more is asked for while there
 //! is some; a request that finds none waits for the answer. One task asks, with one question at a time ([`keeper`]).
 
+mod install;
 pub(crate) mod keeper;
 
 use crate::limit::Slot;
 use model::lease::{LeaseSubject, Limiting, Rest};
-use std::collections::HashMap;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -118,10 +119,15 @@ impl Held {
         self.low.store(low.saturating_add(units), Ordering::Relaxed);
     }
 
-    /// What the last answer said, where the one with this number came.
-    pub(crate) fn answer(&self, number: u64) -> Option<Rest> {
+    /// What the last answer said, where the one with this number came. That more was used up than these units says nothing
+    /// of them.
+    pub(crate) fn answer(&self, number: u64, units: u64) -> Option<Rest> {
         let state = lock(&self.state);
-        (state.answered >= number).then_some(state.rest)
+        let rest = match state.rest {
+            Rest::UsedUp(_) if units < state.asked => Rest::Leased,
+            rest => rest,
+        };
+        (state.answered >= number).then_some(rest)
     }
 
     /// Tells when an answer comes.
@@ -168,7 +174,8 @@ fn own(ceiling: u64, edge: u64, taken: u64) -> u64 {
 
 /// Where requests say what they lack.
 pub(crate) struct Desk {
-    queue: Mutex<HashMap<LeaseSubject, Arc<Slot>>>,
+    /// In the order of asking, each counter once.
+    queue: Mutex<VecDeque<(LeaseSubject, Arc<Slot>)>>,
     wake: Notify,
     /// The last record of the ledger from before this process.
     begins_after: u64,
@@ -225,13 +232,32 @@ impl Desk {
         }
     }
 
+    /// Takes so many from the queue, in its order: each of another subject, because an answer is about a subject.
+    fn next(&self, most: usize) -> Vec<(LeaseSubject, Arc<Slot>)> {
+        let mut queue = lock(&self.queue);
+        let (mut taken, mut later) = (Vec::new(), Vec::new());
+        let mut subjects = HashSet::new();
+        while taken.len() < most {
+            let Some(next) = queue.pop_front() else { break };
+            if subjects.insert(next.0) {
+                taken.push(next);
+            } else {
+                later.push(next);
+            }
+        }
+        for next in later.into_iter().rev() {
+            queue.push_front(next);
+        }
+        taken
+    }
+
     fn push(&self, subject: LeaseSubject, slot: &Arc<Slot>, units: u64) {
         let mut state = lock(&slot.held().state);
         state.more = state.more.max(units);
         let queued = std::mem::replace(&mut state.queued, true);
         drop(state);
         if !queued {
-            lock(&self.queue).insert(subject, Arc::clone(slot));
+            lock(&self.queue).push_back((subject, Arc::clone(slot)));
             self.wake.notify_one();
         }
     }
@@ -242,5 +268,50 @@ pub(crate) fn limiting(rest: Rest) -> Option<Limiting> {
     match rest {
         Rest::UsedUp(by) => Some(by),
         Rest::Granted | Rest::Leased => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::access::Environment;
+    use model::{ConsumerId, Time};
+
+    fn subject(n: u128) -> LeaseSubject {
+        LeaseSubject {
+            consumer: ConsumerId::from_bits(n),
+            environment: Environment::Live,
+            root: None,
+            meter: 1,
+            period_start: Time::from_unix_s(0),
+        }
+    }
+
+    /// Whoever asks again and again waits behind those that asked before.
+    #[test]
+    fn who_asks_first_is_served_first() {
+        let desk = Desk::new(0, Duration::ZERO, Duration::ZERO);
+        let slots: Vec<_> = (0..5).map(|_| Slot::starting_at(0)).collect();
+        let ask = |n: usize, subject| desk.push(subject, &slots[n], 1);
+        for n in 0..3 {
+            ask(n, subject(n as u128));
+        }
+        // A counter that took the place of another is asked for in a question of its own.
+        ask(3, subject(0));
+        ask(0, subject(0));
+        let next = |most| -> Vec<(LeaseSubject, usize)> {
+            let place = |slot: &Arc<Slot>| slots.iter().position(|s| Arc::ptr_eq(s, slot)).unwrap();
+            let begun = desk.next(most).into_iter().map(|(subject, slot)| {
+                slot.held().open(0);
+                (subject, place(&slot))
+            });
+            begun.collect()
+        };
+        assert_eq!(next(2), [(subject(0), 0), (subject(1), 1)]);
+        ask(0, subject(0));
+        ask(4, subject(4));
+        assert_eq!(next(9), [(subject(2), 2), (subject(0), 3), (subject(4), 4)]);
+        assert_eq!(next(9), [(subject(0), 0)]);
+        assert_eq!(next(9), []);
     }
 }

@@ -1,8 +1,12 @@
-//! Many calls at once.
+//! Many calls at once, and one that does not end.
 
 use crate::support::*;
 use model::key::PlainKey;
 use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 /// Calls under way at the same time.
 const AT_ONCE: usize = 8;
@@ -29,4 +33,21 @@ pub(crate) async fn statuses(addr: SocketAddr, path: &str, key: &PlainKey, count
         all.extend(caller.await.unwrap());
     }
     all
+}
+
+/// A call through `at` that its upstream, `first`'s, never answers: it ends when it is aborted. Returns when it is there.
+pub(crate) async fn hang(at: &World, first: &World) -> JoinHandle<()> {
+    let mut table = routing(first.upstream.addr);
+    table.upstreams[0].first_byte_timeout_ms = 600_000;
+    first.plane.put_routing(table);
+    at.synced().await;
+    let (addr, key) = (at.addr, at.key.reveal().to_owned());
+    let hanging = tokio::spawn(async move {
+        let text = format!("GET /v1/hang HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nConnection: close\r\n\r\n");
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(600)).await;
+    });
+    until(|| first.upstream.requests().iter().any(|r| r.contains("/v1/hang"))).await;
+    hanging
 }

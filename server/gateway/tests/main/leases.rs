@@ -1,18 +1,20 @@
 //! Several gateways that spend hard limits from leases: never more than one would let through, all of it, and soon after
 //! whatever went wrong is over.
 
+use crate::calls::{hang, statuses};
 use crate::support::*;
 use gateway::{Limits, ship_rest};
 use model::Time;
 use model::access::Environment;
+use model::key::PlainKey;
 use model::lease::LeaseSubject;
-use model::snapshot::{Entitlement, KeyLimits};
+use model::snapshot::{Entitlement, KeyLimits, KeyRecord};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Time in which everything is well again after the control plane is heard.
-const HEALS_IN: Duration = Duration::from_secs(10);
+const HEALS_IN: Duration = Duration::from_secs(60);
 
 /// What became of calls of one gateway.
 #[derive(Debug, Default)]
@@ -23,10 +25,17 @@ struct Calls {
 }
 
 /// How long a gateway may find no lease before it counts as refused for good.
-const GIVES_UP_AFTER: Duration = Duration::from_secs(5);
+const GIVES_UP_AFTER: Duration = Duration::from_secs(30);
+/// The same where it cannot get one.
+const SOON: Duration = Duration::from_secs(3);
 
-/// Calls, a few at once, until that is refused for good, or no more is leased for longer than it takes to heal.
+/// Calls, a few at once, until that is refused for good.
 async fn use_up(world: &World, paths: &[&str]) -> Calls {
+    use_up_within(world, paths, GIVES_UP_AFTER).await
+}
+
+/// The same, or until no more is leased for so long.
+async fn use_up_within(world: &World, paths: &[&str], gives_up_after: Duration) -> Calls {
     let caller = |n: usize| async move {
         let mut calls = Calls::default();
         let mut lacking: Option<Instant> = None;
@@ -43,7 +52,7 @@ async fn use_up(world: &World, paths: &[&str]) -> Calls {
                     calls.problem = reply.problem();
                     assert_eq!(calls.problem, "limit-leased");
                     assert_eq!(reply.header("retry-after"), Some("1"));
-                    if lacking.get_or_insert_with(Instant::now).elapsed() > GIVES_UP_AFTER {
+                    if lacking.get_or_insert_with(Instant::now).elapsed() > gives_up_after {
                         break;
                     }
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -60,6 +69,14 @@ async fn use_up(world: &World, paths: &[&str]) -> Calls {
     let last = all.3.problem.clone();
     let passed = [all.0, all.1, all.2, all.3].iter().map(|c| c.passed).sum();
     Calls { passed, problem: last }
+}
+
+/// What two gateways have by themselves, where one of them is not heard or hears nothing.
+async fn use_up_both(first: &World, second: &World) -> (Calls, Calls) {
+    tokio::join!(
+        use_up_within(first, &["/v1/ok"], SOON),
+        use_up_within(second, &["/v1/ok"], SOON)
+    )
 }
 
 /// So many calls that pass.
@@ -190,7 +207,7 @@ async fn a_partition_lets_nothing_more_through() {
     pass(&first, 5).await;
     pass(&second, 5).await;
     cut_off(&second);
-    let (a, b) = tokio::join!(use_up(&first, &["/v1/ok"]), use_up(&second, &["/v1/ok"]));
+    let (a, b) = use_up_both(&first, &second).await;
     assert!(a.passed + b.passed + 10 <= 200, "{a:?} {b:?}");
     assert!(b.passed > 0, "it serves what it has");
     assert_eq!(b.problem, "limit-leased");
@@ -212,7 +229,7 @@ async fn lost_answers_let_nothing_more_through() {
     let (first, second) = two(quota(200)).await;
     pass(&second, 5).await;
     second.plane.deaf.lock().unwrap().insert(ledger(&second));
-    let (a, b) = tokio::join!(use_up(&first, &["/v1/ok"]), use_up(&second, &["/v1/ok"]));
+    let (a, b) = use_up_both(&first, &second).await;
     assert!(a.passed + b.passed + 5 <= 200, "{a:?} {b:?}");
     heal(&second);
     let healed = Instant::now();
@@ -231,7 +248,7 @@ async fn who_died_keeps_what_it_had_until_it_is_back() {
     cut_off(&second);
     pass(&second, 4).await;
     second.stop().await;
-    let a = use_up(&first, &["/v1/ok"]).await;
+    let a = use_up_within(&first, &["/v1/ok"], SOON).await;
     assert!(a.passed < 93, "{a:?}");
     assert_eq!(a.problem, "limit-leased");
     heal(&first);
@@ -266,11 +283,15 @@ async fn what_a_dead_gateway_had_is_free_when_its_ledger_is_shipped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_not_used_comes_back() {
-    let (first, mut second) = two(quota(100)).await;
+    let (mut first, mut second) = two(quota(100)).await;
     pass(&second, 3).await;
     assert!(first.plane.leased(&subject(&first)) > 3);
     second.stop().await;
     assert_eq!(first.plane.leased(&subject(&first)), 0, "at a stop, all of it");
+    first.stop().await;
+    first.leases = Some(Duration::from_secs(1));
+    first.start();
+    first.synced().await;
     pass(&first, 2).await;
     until_settled(&first, 5).await;
     pass(&first, 1).await;
@@ -298,12 +319,7 @@ async fn a_lease_in_hand_needs_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_call_in_flight_keeps_its_unit() {
     let (first, second) = two(quota(10)).await;
-    let (addr, key) = (second.addr, second.key.reveal().to_owned());
-    let hanging = tokio::spawn(async move {
-        let text = format!("GET /v1/hang HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nConnection: close\r\n\r\n");
-        raw(addr, text.as_bytes()).await
-    });
-    until(|| first.upstream.requests().iter().any(|r| r.contains("/v1/hang"))).await;
+    let hanging = hang(&second, &first).await;
     let mut passed = 0;
     let begun = Instant::now();
     while passed < 9 && begun.elapsed() < HEALS_IN {
@@ -327,6 +343,98 @@ async fn each_period_has_leases_of_its_own() {
     }
     let all = tokio::join!(use_up(&first, &["/v1/ok"]), use_up(&second, &["/v1/ok"]));
     assert_eq!(all.0.passed + all.1.passed, 20);
+}
+
+/// What is asked for a heavy call that is too much says nothing of a light one that asks with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_light_call_is_not_refused_with_a_heavy_one() {
+    let (first, mut second) = two(quota(8)).await;
+    let plane = Arc::clone(&first.plane);
+    let asked = || plane.leases_asked.load(Ordering::SeqCst);
+    // The first does not hear that only three units are left.
+    plane.counts_away.store(true, Ordering::SeqCst);
+    assert_eq!(second.get("/heavy").await.status, 200);
+    second.stop().await;
+    plane.leases_held.store(true, Ordering::SeqCst);
+    let before = asked();
+    let later = async |path: &'static str| {
+        until(|| asked() > before).await;
+        first.get(path).await
+    };
+    let release = async {
+        until(|| asked() > before).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        plane.leases_held.store(false, Ordering::SeqCst);
+    };
+    let (heavy, _, light, ()) = tokio::join!(first.get("/heavy"), later("/heavy"), later("/v1/ok"), release);
+    assert!(heavy.status != 200);
+    assert!(light.status == 200 || light.problem() == "limit-leased", "{light:?}");
+    let rest = use_up(&first, &["/v1/ok"]).await;
+    assert_eq!(rest.passed + usize::from(light.status == 200), 3);
+}
+
+/// A control plane that answers small questions only is asked smaller ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn questions_get_smaller_until_they_are_answered() {
+    const KEYS: usize = 40;
+    let world = World::leasing(quota(1_000)).await;
+    let limits = KeyLimits {
+        root: None,
+        quota: Some(1),
+        budget_minor: None,
+        period_start: Time::from_unix_ms(START_MS),
+        used: Vec::new(),
+    };
+    let keys: Vec<PlainKey> = (0..KEYS)
+        .map(|_| PlainKey::generate("tp", Environment::Live, &*world.random))
+        .collect();
+    for key in &keys {
+        world.plane.put_key(KeyRecord {
+            limits: Some(limits.clone()),
+            ..key_record(key, world.consumer)
+        });
+    }
+    world.synced().await;
+    world.plane.leases_held.store(true, Ordering::SeqCst);
+    let calls = keys.iter().map(|key| {
+        let (addr, key) = (world.addr, key.clone());
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            loop {
+                let status = statuses(addr, "/v1/ok", &key, 1).await[0];
+                if status == 200 || begun.elapsed() > HEALS_IN {
+                    return status;
+                }
+                assert_eq!(status, 503);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+    });
+    let calls: Vec<_> = calls.collect();
+    // They wait together, and then are too many for one question.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    world.plane.leases_most.store(6, Ordering::SeqCst);
+    world.plane.leases_held.store(false, Ordering::SeqCst);
+    for call in calls {
+        assert_eq!(call.await.unwrap(), 200);
+    }
+}
+
+/// What a gateway does not need any more is free before its last usage is shipped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_gateway_that_stops_gives_back_before_it_ships() {
+    let (first, mut second) = two(quota(100)).await;
+    first.plane.ships_held.store(true, Ordering::SeqCst);
+    pass(&second, 3).await;
+    assert!(first.plane.leased(&subject(&first)) > 3);
+    let plane = Arc::clone(&first.plane);
+    let asked = subject(&first);
+    let given_back = async {
+        until(|| plane.leased(&asked) == 3).await;
+        plane.ships_held.store(false, Ordering::SeqCst);
+    };
+    tokio::join!(second.stop(), given_back);
+    assert_eq!(use_up(&first, &["/v1/ok"]).await.passed, 97);
 }
 
 /// What is leased under a quota that is lowered is given back when that is heard.

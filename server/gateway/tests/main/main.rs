@@ -42,6 +42,7 @@ mod others;
 mod overload;
 mod overrides;
 mod pages;
+mod plane;
 mod process;
 mod rates;
 mod recorder;

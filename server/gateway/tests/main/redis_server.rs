@@ -4,12 +4,25 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 /// Tries to find a port that nobody takes meanwhile.
 const TRIES: usize = 10;
+
+/// An address that nobody listens at, below the ports that the kernel gives: a server that is killed has it again later.
+fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 300).unwrap() * 30;
+    loop {
+        let port = 10_000 + (start + NEXT.fetch_add(1, Ordering::SeqCst)) % 10_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
 
 /// A running `redis-server`.
 pub(crate) struct RedisServer {
@@ -39,7 +52,7 @@ impl RedisServer {
             options: options.iter().map(|o| (*o).to_owned()).collect(),
         };
         for _ in 0..TRIES {
-            server.addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            server.addr = free_address();
             if server.try_run() {
                 return server;
             }

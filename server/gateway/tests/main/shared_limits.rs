@@ -7,6 +7,7 @@ use crate::support::*;
 use gateway::{Question, RedisConfig, StartError, Verdict};
 use model::KeyId;
 use model::access::Environment;
+use model::catalogue::RateLimit;
 use model::key::PlainKey;
 use model::policy::RateRule;
 use std::net::SocketAddr;
@@ -21,8 +22,6 @@ use tokio::net::{TcpListener, TcpStream};
 const PATIENT: Duration = Duration::from_secs(20);
 /// As by default.
 const BRISK: Duration = Duration::from_millis(30);
-/// Longest that a server which is there again may be left alone, and some more.
-const HEALING: Duration = Duration::from_secs(10);
 
 fn rule(text: &str) -> RateRule {
     let json = text.replace('\'', "\"");
@@ -61,9 +60,18 @@ fn questions(world: &World, outcome: &str) -> f64 {
 
 /// Waits until every thread asks.
 async fn until_shared(world: &World) {
-    let begun = Instant::now();
-    until(|| circuit(world) == 0.0 || begun.elapsed() > HEALING).await;
-    assert_eq!(circuit(world), 0.0);
+    until(|| circuit(world) == 0.0).await;
+}
+
+/// Calls until the server has let so many more through.
+async fn until_asked_again(world: &World, wanted: f64) {
+    let (before, begun) = (questions(world, "passes"), Instant::now());
+    while questions(world, "passes") < before + wanted {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is asked again");
+        passed(world, "/v1/ok", 8).await;
+        // Late answers on a busy machine open the circuit anew: it is left alone for a while then.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Two gateways that share limits of a plan there.
@@ -287,8 +295,8 @@ async fn a_server_that_is_silent_is_not_asked_for_long() {
     let server = RedisServer::start();
     let rules = ["'name': 'x', 'routes': ['all'], 'requests': 100, 'per': 'day'"];
     let (first, second) = two(&rules, &server.url(), BRISK).await;
-    until_shared(&first).await;
     until_acquainted(&first, &second).await;
+    until_shared(&first).await;
     let before = questions(&first, "late") + questions(&first, "failed");
     server.freeze();
     let passed_apart = passed(&first, "/v1/ok", 100).await;
@@ -298,10 +306,7 @@ async fn a_server_that_is_silent_is_not_asked_for_long() {
     assert!((5.0..=16.0).contains(&failed), "{failed}");
     assert!(questions(&first, "nobody") >= 35.0);
     server.thaw();
-    until_shared(&first).await;
-    let before = questions(&first, "passes");
-    assert!(passed(&first, "/v1/ok", 30).await >= 20);
-    assert!(questions(&first, "passes") >= before + 10.0, "it is asked again");
+    until_asked_again(&first, 10.0).await;
 }
 
 /// What each of so many requests on one connection takes, from the shortest.
@@ -347,6 +352,7 @@ async fn few_requests_notice_a_silent_server() {
     until_shared(&world).await;
     said("shared", &times(&world, COUNT).await);
     let waited = || questions(&world, "late") + questions(&world, "failed");
+    until_shared(&world).await;
     let before = waited();
     server.freeze();
     let silent = times(&world, COUNT).await;
@@ -423,8 +429,15 @@ async fn pass(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + 
 async fn a_slow_server_and_one_that_comes_and_goes_cost_little() {
     let server = RedisServer::start();
     let proxy = Proxy::before(server.addr()).await;
-    let rules = ["'name': 'x', 'routes': ['all'], 'requests': 100000, 'per': 'day'"];
+    let rules = ["'name': 'x', 'routes': ['all'], 'requests': 10000000, 'per': 'day'"];
     let (first, _second) = two(&rules, &format!("redis://{}", proxy.addr), BRISK).await;
+    // As many as a quick machine can make.
+    let plenty = RateLimit {
+        per_second: 1_000_000,
+        burst: 1_000_000,
+    };
+    first.plane.edit_entitlement(first.consumer, |e| e.rate_limit = plenty);
+    first.synced().await;
     until_shared(&first).await;
     proxy.set(SLOW);
     assert_eq!(passed(&first, "/v1/ok", 200).await, 200);
@@ -444,10 +457,7 @@ async fn a_slow_server_and_one_that_comes_and_goes_cost_little() {
     }
     // At every change at most those wait that are on their way then, and five.
     assert!(waited(&first) <= 24.0 * changes, "{} of {asked}", waited(&first));
-    let before = questions(&first, "passes");
-    until_shared(&first).await;
-    assert_eq!(passed(&first, "/v1/ok", 100).await, 100);
-    assert!(questions(&first, "passes") >= before + 50.0);
+    until_asked_again(&first, 50.0).await;
 }
 
 /// A wrong password, and nobody there: said, and requests are served.

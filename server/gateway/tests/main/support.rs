@@ -1,26 +1,22 @@
 //! A gateway between a raw client and a recording upstream, and a control plane that can go away.
 
-use crate::granting::{Granting, Known};
-use async_trait::async_trait;
-use gateway::{Config, Gateway, Peppers, Running, SnapshotSource, SourceError, UsageSink};
+pub(crate) use crate::plane::Plane;
+use gateway::{Config, Gateway, Peppers, Running, SnapshotSource, UsageSink};
 use model::access::{Environment, Method};
 use model::catalogue::{CacheHits, MeterTerms, RateLimit};
 use model::key::PlainKey;
-use model::lease::{LeaseAnswer, LeaseAsk, LeaseSubject};
 use model::policy::{RoutePolicy, UpstreamPolicy};
 use model::price::{Overage, OverageTier, TierModel};
 use model::snapshot::*;
-use model::usage::{UsageBatch, UsageRecord};
+use model::usage::UsageRecord;
 use model::*;
-use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 
 /// 2026-11-01 00:00 UTC: the first period's start.
 pub(crate) const START_MS: i64 = 1_793_491_200_000;
@@ -71,292 +67,6 @@ impl Random for Seeded {
             z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
             *b = (z ^ (z >> 31)).to_le_bytes()[0];
         }
-    }
-}
-
-#[derive(Default)]
-struct State {
-    version: i64,
-    routing: (i64, Routing),
-    keys: HashMap<u64, (i64, KeyRecord)>,
-    entitlements: HashMap<(ConsumerId, Environment), (i64, Entitlement)>,
-    purges: Vec<(i64, Purge)>,
-    ledgers: HashMap<String, Vec<UsageRecord>>,
-    leases: Granting,
-}
-
-impl State {
-    fn shipped_through(&self, ledger: &str) -> u64 {
-        let rows = self.ledgers.get(ledger);
-        rows.and_then(|rows| rows.last()).map_or(0, |r| r.seq)
-    }
-    /// Units in the records of all ledgers that `include` takes.
-    fn units(&self, include: impl FnMut(&&UsageRecord) -> bool) -> u64 {
-        let rows = self.ledgers.values().flatten();
-        rows.filter(include).map(|r| u64::from(r.units)).sum()
-    }
-}
-
-/// Whether both count in the same meter and period.
-fn is_like(one: &UsageRecord, other: &UsageRecord) -> bool {
-    (one.meter, one.period_start) == (other.meter, other.period_start)
-}
-
-/// Control plane and usage store in memory. Each ledger's rows are kept; a gap or a repeat fails the test.
-#[derive(Default)]
-pub(crate) struct Plane {
-    state: Mutex<State>,
-    pub(crate) away: AtomicBool,
-    /// Take the batch, then claim to have failed: an answer lost on the way.
-    pub(crate) lose_answers: AtomicBool,
-    /// Most keys and entitlements in an answer; 0 for any number.
-    pub(crate) most: AtomicUsize,
-    /// Answers given.
-    pub(crate) answers: AtomicUsize,
-    /// It goes away after so many answers; 0 for never.
-    pub(crate) away_after: AtomicUsize,
-    /// What an answer takes, in milliseconds.
-    pub(crate) slow_ms: AtomicU64,
-    /// Fail to say what others count.
-    pub(crate) counts_away: AtomicBool,
-    /// Questions for what others count.
-    pub(crate) counts_asked: AtomicU64,
-    /// Ledgers whose gateways it does not hear.
-    pub(crate) cut_off: Mutex<HashSet<String>>,
-    /// Ledgers whose gateways do not hear its answers for leases.
-    pub(crate) deaf: Mutex<HashSet<String>>,
-    hint: Notify,
-}
-
-impl Plane {
-    fn here(&self) -> Result<(), SourceError> {
-        if self.away.load(Ordering::SeqCst) {
-            Err(SourceError("away".to_owned()))
-        } else {
-            Ok(())
-        }
-    }
-    fn hears(&self, ledger: &str) -> Result<(), SourceError> {
-        self.here()?;
-        if self.cut_off.lock().unwrap().contains(ledger) {
-            return Err(SourceError("cut off".to_owned()));
-        }
-        Ok(())
-    }
-    /// What a subject's ceilings let happen, with what is used.
-    pub(crate) fn leased(&self, subject: &LeaseSubject) -> u64 {
-        self.state.lock().unwrap().leases.open(subject)
-    }
-    fn change(&self, f: impl FnOnce(&mut State, i64)) {
-        let mut state = self.state.lock().unwrap();
-        state.version += 1;
-        let version = state.version;
-        f(&mut state, version);
-        drop(state);
-        self.hint.notify_one();
-    }
-    pub(crate) fn put_routing(&self, routing: Routing) {
-        self.change(|s, v| s.routing = (v, routing));
-    }
-    pub(crate) fn put_key(&self, key: KeyRecord) {
-        self.change(|s, v| drop(s.keys.insert(key.lookup, (v, key))));
-    }
-    pub(crate) fn put_entitlement(&self, e: Entitlement) {
-        self.change(|s, v| drop(s.entitlements.insert((e.consumer, e.environment), (v, e))));
-    }
-    pub(crate) fn purge(&self, purge: Purge) {
-        self.change(|s, v| s.purges.push((v, purge)));
-    }
-    pub(crate) fn edit_key(&self, lookup: u64, f: impl FnOnce(&mut KeyRecord)) {
-        self.change(|s, v| {
-            let slot = s.keys.get_mut(&lookup).unwrap();
-            slot.0 = v;
-            f(&mut slot.1);
-        });
-    }
-    pub(crate) fn edit_entitlement(&self, consumer: ConsumerId, f: impl FnOnce(&mut Entitlement)) {
-        self.change(|s, v| {
-            let slot = s.entitlements.get_mut(&(consumer, Environment::Live)).unwrap();
-            slot.0 = v;
-            f(&mut slot.1);
-        });
-    }
-    /// Another gateway counts units; that makes no new version.
-    pub(crate) fn count_elsewhere(&self, consumer: ConsumerId, units: u64) {
-        let mut state = self.state.lock().unwrap();
-        let told = state.entitlements.get_mut(&(consumer, Environment::Live)).unwrap();
-        told.1.meters[0].used += units;
-    }
-    /// What was shipped is gone, as when a database is set back.
-    pub(crate) fn lose_usage(&self) {
-        self.state.lock().unwrap().ledgers.clear();
-    }
-    pub(crate) fn key_id(&self, lookup: u64) -> KeyId {
-        let state = self.state.lock().unwrap();
-        state.keys.get(&lookup).unwrap().1.id
-    }
-    pub(crate) fn version(&self) -> i64 {
-        self.state.lock().unwrap().version
-    }
-    /// All rows of all ledgers.
-    pub(crate) fn rows(&self) -> Vec<UsageRecord> {
-        self.state.lock().unwrap().ledgers.values().flatten().cloned().collect()
-    }
-}
-
-#[async_trait]
-impl SnapshotSource for Plane {
-    async fn changes_since(&self, ledger: &str, version: i64) -> Result<Changes, SourceError> {
-        self.hears(ledger)?;
-        let last = self.away_after.load(Ordering::SeqCst);
-        if last > 0 && self.answers.load(Ordering::SeqCst) >= last {
-            return Err(SourceError("away".to_owned()));
-        }
-        let slow = Duration::from_millis(self.slow_ms.load(Ordering::SeqCst));
-        tokio::time::sleep(slow).await;
-        self.answers.fetch_add(1, Ordering::SeqCst);
-        let s = self.state.lock().unwrap();
-        let mut versions: Vec<i64> = s.keys.values().map(|k| k.0).collect();
-        versions.extend(s.entitlements.values().map(|e| e.0));
-        versions.retain(|v| *v > version);
-        versions.sort_unstable();
-        let most = self.most.load(Ordering::SeqCst);
-        let left_out = versions.get(most).filter(|_| most > 0);
-        let through = left_out.map_or(s.version, |v| v - 1);
-        let told = |v: i64| v > version && v <= through;
-        let mut entitlements: Vec<Entitlement> = s
-            .entitlements
-            .values()
-            .filter(|e| told(e.0))
-            .map(|e| e.1.clone())
-            .collect();
-        for e in &mut entitlements {
-            for m in &mut e.meters {
-                let mine = |r: &&UsageRecord| {
-                    r.consumer == e.consumer
-                        && r.environment == e.environment
-                        && r.meter == m.meter
-                        && r.period_start == e.period.start
-                };
-                m.used += s.units(mine);
-            }
-        }
-        let others = s.ledgers.keys().filter(|name| *name != ledger);
-        let others = others.map(|name| LedgerEnd {
-            ledger: name.clone(),
-            shipped_through: s.shipped_through(name),
-            leases: None,
-        });
-        Ok(Changes {
-            version: through,
-            more: left_out.is_some(),
-            routing: told(s.routing.0).then(|| s.routing.1.clone()),
-            keys: s.keys.values().filter(|k| told(k.0)).map(|k| k.1.clone()).collect(),
-            entitlements,
-            purges: s.purges.iter().filter(|p| told(p.0)).map(|p| p.1.clone()).collect(),
-            shipped_through: s.shipped_through(ledger),
-            others: others.collect(),
-        })
-    }
-    async fn counts(&self, ledger: &str, parts: &[LedgerPart]) -> Result<Counts, SourceError> {
-        self.hears(ledger)?;
-        self.counts_asked.fetch_add(1, Ordering::SeqCst);
-        if self.counts_away.load(Ordering::SeqCst) {
-            return Err(SourceError("no counts".to_owned()));
-        }
-        let s = self.state.lock().unwrap();
-        let told = |p: &LedgerPart| {
-            let rows = s.ledgers.get(&p.ledger).into_iter().flatten();
-            let (after, through) = (p.after, p.through);
-            rows.filter(move |r| r.units > 0 && after < r.seq && r.seq <= through)
-        };
-        let mut counts = Counts {
-            shipped_through: s.shipped_through(ledger),
-            ..Counts::default()
-        };
-        for r in parts.iter().flat_map(told) {
-            let base = s.entitlements.get(&(r.consumer, r.environment));
-            let base = base.filter(|(_, e)| e.period.start == r.period_start);
-            let base = base.and_then(|(_, e)| e.meters.iter().find(|m| m.meter == r.meter));
-            let of_consumer =
-                |o: &&UsageRecord| is_like(o, r) && o.consumer == r.consumer && o.environment == r.environment;
-            counts.meters.push(MeterCount {
-                consumer: r.consumer,
-                environment: r.environment,
-                meter: r.meter,
-                period_start: r.period_start,
-                used: base.map_or(0, |m| m.used) + s.units(of_consumer),
-            });
-            let root = |k: &KeyRecord| k.limits.as_ref().map(|limits| limits.root.unwrap_or(k.id));
-            if let Some((lookup, root_id)) = s.keys.values().find_map(|(_, k)| {
-                let root = root(k).filter(|_| k.id == r.key)?;
-                Some((k.lookup, root))
-            }) {
-                let of_chain = |id: KeyId| s.keys.values().any(|(_, k)| k.id == id && root(k) == Some(root_id));
-                counts.keys.push(KeyCount {
-                    root: root_id,
-                    lookup,
-                    meter: r.meter,
-                    period_start: r.period_start,
-                    used: s.units(|o| is_like(o, r) && of_chain(o.key)),
-                });
-            }
-        }
-        Ok(counts)
-    }
-    async fn lease(&self, ask: &LeaseAsk) -> Result<LeaseAnswer, SourceError> {
-        self.hears(&ask.ledger)?;
-        let mut s = self.state.lock().unwrap();
-        let mut leases = std::mem::take(&mut s.leases);
-        let known = Known {
-            ledgers: &s.ledgers,
-            entitlements: &s.entitlements,
-            keys: &s.keys,
-        };
-        let answer = leases.answer(&known, ask);
-        s.leases = leases;
-        if self.deaf.lock().unwrap().contains(&ask.ledger) {
-            return Err(SourceError("the answer was lost".to_owned()));
-        }
-        answer.map_err(SourceError::new)
-    }
-    async fn hint(&self) {
-        self.hint.notified().await;
-    }
-}
-
-#[async_trait]
-impl UsageSink for Plane {
-    async fn end_leases(&self, ledger: &str, seq: u64) -> Result<(), SourceError> {
-        self.hears(ledger)?;
-        let mut s = self.state.lock().unwrap();
-        let through = s.shipped_through(ledger);
-        s.leases.end(ledger, seq);
-        s.leases.reached(ledger, through);
-        Ok(())
-    }
-    async fn ship(&self, batch: UsageBatch) -> Result<(), SourceError> {
-        self.hears(&batch.ledger)?;
-        let mut s = self.state.lock().unwrap();
-        let rows = s.ledgers.entry(batch.ledger.clone()).or_default();
-        for r in &batch.records {
-            let last = rows.last().map_or(0, |r| r.seq);
-            assert_eq!(r.seq, last + 1, "records come in order, without gaps and repeats");
-            rows.push(r.clone());
-        }
-        let through = s.shipped_through(&batch.ledger);
-        let keys = std::mem::take(&mut s.keys);
-        s.leases.count(&batch.ledger, &batch.records, &keys);
-        s.keys = keys;
-        s.leases.reached(&batch.ledger, through);
-        if self.lose_answers.swap(false, Ordering::SeqCst) {
-            return Err(SourceError("the answer was lost".to_owned()));
-        }
-        Ok(())
-    }
-    async fn shipped_through(&self, ledger: &str) -> Result<u64, SourceError> {
-        self.hears(ledger)?;
-        Ok(self.state.lock().unwrap().shipped_through(ledger))
     }
 }
 
@@ -521,7 +231,8 @@ pub(crate) struct World {
     pub(crate) consumer: ConsumerId,
     pub(crate) random: Arc<Seeded>,
     /// Whether its gateways lease limits.
-    leases: bool,
+    /// How long a lease is kept that is not used, where limits are leased.
+    pub(crate) leases: Option<Duration>,
 }
 
 impl World {
@@ -531,15 +242,15 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Entitlement)) -> Self {
-        Self::made(change, false).await
+        Self::made(change, None).await
     }
 
-    /// With a gateway that leases limits.
+    /// With a gateway that leases limits, and gives nothing back for idleness alone.
     pub(crate) async fn leasing(change: impl FnOnce(&mut Entitlement)) -> Self {
-        Self::made(change, true).await
+        Self::made(change, Some(Duration::from_secs(600))).await
     }
 
-    async fn made(change: impl FnOnce(&mut Entitlement), leases: bool) -> Self {
+    async fn made(change: impl FnOnce(&mut Entitlement), leases: Option<Duration>) -> Self {
         let random = Arc::new(Seeded(AtomicU64::new(7)));
         let consumer = ConsumerId::from_bits(1 << 80);
         let key = PlainKey::generate("tp", Environment::Live, &*random);
@@ -594,7 +305,8 @@ impl World {
     pub(crate) fn start(&mut self) {
         let mut config = config(&self.folder.0);
         config.limits.segment_records = 64;
-        config.leases = self.leases;
+        config.leases = self.leases.is_some();
+        config.limits.lease_idle = self.leases.unwrap_or(config.limits.lease_idle);
         self.start_with(config);
     }
 
@@ -655,13 +367,12 @@ pub(crate) fn config(folder: &Path) -> Config {
     config.limits.poll_interval = Duration::from_millis(500);
     config.limits.counts_interval = Duration::from_millis(50);
     config.limits.ship_interval = Duration::from_millis(20);
-    config.limits.lease_idle = Duration::from_secs(1);
     config
 }
 
 /// Waits for a condition, failing after a time that no healthy run needs.
 pub(crate) async fn until(mut done: impl FnMut() -> bool) {
-    for _ in 0..3_000 {
+    for _ in 0..12_000 {
         if done() {
             return;
         }
@@ -675,7 +386,7 @@ pub(crate) async fn raw(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut out = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut out)).await;
+    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut out)).await;
     if read.is_err() {
         panic!("the connection stayed open: {}", String::from_utf8_lossy(&out));
     }
@@ -750,7 +461,12 @@ impl Upstream {
         let tick = Arc::new(tokio::sync::broadcast::Sender::new(64));
         let (kept, ticks) = (Arc::clone(&seen), Arc::clone(&tick));
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                // Descriptors may be short for a moment where tests open thousands.
+                let Ok((stream, _)) = listener.accept().await else {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                };
                 tokio::spawn(answer(stream, Arc::clone(&kept), Arc::clone(&ticks)));
             }
         });
