@@ -1,12 +1,14 @@
 //! A worker's connection to the server, and its questions on it.
 
-use super::Sharing;
 use super::server::{Connection, Driver};
+use super::{FAILURES_MOST, Sharing};
 use crate::metrics::{Asked, Metrics};
 use crate::rate::{Question, Stand};
 use arc_swap::ArcSwapOption;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 /// First wait before connecting again; it doubles with each connection that could not be made, or did not last.
@@ -19,7 +21,16 @@ const LASTING: Duration = Duration::from_secs(30);
 pub(crate) struct Link {
     pub(crate) sharing: Arc<Sharing>,
     /// One that answered; none while there is nobody to ask.
-    connection: ArcSwapOption<Connection>,
+    open: ArcSwapOption<Open>,
+}
+
+/// A connection that requests ask on.
+struct Open {
+    connection: Connection,
+    /// Questions in a row that were not answered on it. Others may be while this one's packets get lost on the way.
+    failures: AtomicU32,
+    /// Told when those are too many.
+    is_silent: Notify,
 }
 
 impl Link {
@@ -27,13 +38,13 @@ impl Link {
     pub(crate) fn new(sharing: Arc<Sharing>) -> Self {
         Self {
             sharing,
-            connection: ArcSwapOption::empty(),
+            open: ArcSwapOption::empty(),
         }
     }
 
     /// Whether the server can be asked.
     pub(crate) fn stand(&self) -> Stand {
-        match &*self.connection.load() {
+        match &*self.open.load() {
             Some(_) => Stand::Together,
             None => Stand::Apart(self.sharing.gateways()),
         }
@@ -67,29 +78,40 @@ impl Link {
         (connection, driver): (Connection, Driver),
         trouble: &mut tokio::sync::watch::Receiver<Arc<str>>,
     ) {
-        self.connection.store(Some(Arc::new(connection)));
+        let open = Arc::new(Open {
+            connection,
+            failures: AtomicU32::new(0),
+            is_silent: Notify::new(),
+        });
+        self.open.store(Some(Arc::clone(&open)));
         self.sharing.connected();
         let why = tokio::select! {
             () = driver => "the connection was closed".into(),
+            () = open.is_silent.notified() => format!("{FAILURES_MOST} questions in a row failed on a connection").into(),
             _ = trouble.changed() => Arc::clone(&trouble.borrow_and_update()),
         };
-        self.connection.store(None);
+        self.open.store(None);
         self.sharing.disconnected(&why);
     }
 
     /// Asks, and takes over what is answered; of the part that is this gateway's own when nothing is.
     pub(crate) async fn ask(&self, question: &mut Question<'_>, metrics: &Metrics) -> Result<(), ()> {
-        let Some(connection) = self.connection.load_full() else {
+        let Some(open) = self.open.load_full() else {
             metrics.asked(Asked::Nobody, None);
             return question.unanswered(self.sharing.gateways());
         };
         let began = Instant::now();
         let limits: smallvec::SmallVec<[_; 6]> = question.lines().collect();
-        let answer = timeout(self.sharing.answer_most, connection.ask(limits.iter().copied(), None)).await;
+        let answer = timeout(
+            self.sharing.answer_most,
+            open.connection.ask(limits.iter().copied(), None),
+        )
+        .await;
         let took = Some(began.elapsed());
         drop(limits);
         let (outcome, why) = match answer {
             Ok(Ok(leads_ns)) => {
+                open.succeeded();
                 self.sharing.succeeded();
                 let taken = question.answered(&leads_ns);
                 metrics.asked(if taken.is_ok() { Asked::Passes } else { Asked::Refuses }, took);
@@ -102,16 +124,30 @@ impl Link {
             ),
         };
         metrics.asked(outcome, took);
-        self.note_failure(&connection, &why);
+        self.note_failure(&open, &why);
         question.unanswered(self.sharing.gateways())
     }
 
     /// A failure on a connection that is given up already says nothing new.
-    fn note_failure(&self, connection: &Arc<Connection>, why: &str) {
-        let current = self.connection.load();
-        let is_current = current.as_ref().is_some_and(|c| Arc::ptr_eq(c, connection));
-        if is_current && self.sharing.failed(why) {
-            self.connection.store(None);
+    fn note_failure(&self, open: &Arc<Open>, why: &str) {
+        let current = self.open.load();
+        if !current.as_ref().is_some_and(|c| Arc::ptr_eq(c, open)) {
+            return;
+        }
+        if self.sharing.failed(why) {
+            self.open.store(None);
+        } else if open.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MOST {
+            self.open.store(None);
+            open.is_silent.notify_one();
+        }
+    }
+}
+
+impl Open {
+    /// A question was answered on it.
+    fn succeeded(&self) {
+        if self.failures.load(Ordering::Relaxed) > 0 {
+            self.failures.store(0, Ordering::Relaxed);
         }
     }
 }

@@ -6,7 +6,8 @@
 //! over one connection, behind one another and without waiting for each other's answers.
 //!
 //! Nobody waits long for it. A question has [`ANSWER_MOST`]; after [`FAILURES_MOST`] in a row that were not answered, all
-//! workers drop their connections, what still waits is told at once, and nobody asks. A task of each worker then connects
+//! workers drop their connections, what still waits is told at once, and nobody asks. A worker whose own questions alone
+//! are not answered drops its own: something on the way may swallow one connection. A task of each worker then connects
 //! again in the background, at intervals that double, and lets requests ask only on a connection that has answered a trial
 //! in time: no request is ever the trial. Meanwhile, and for a question that failed, each gateway lets a part of each limit
 //! through by itself ([`crate::rate::Gcra::narrowed`]). It goes on from what was last heard of the shared count.

@@ -370,8 +370,10 @@ async fn few_requests_notice_a_silent_server() {
 const PASSES: u8 = 0;
 const SLOW: u8 = 1;
 const CUTS: u8 = 2;
+const SWALLOWS_FIRST: u8 = 3;
 
-/// Stands before a server: passes bytes on, passes them on five seconds later, or cuts connections.
+/// Stands before a server: passes bytes on, passes them on five seconds later, cuts connections, or drops what comes on
+/// the first one.
 struct Proxy {
     addr: SocketAddr,
     mood: Arc<AtomicU8>,
@@ -384,15 +386,18 @@ impl Proxy {
         let mood = Arc::new(AtomicU8::new(PASSES));
         let told = Arc::clone(&mood);
         tokio::spawn(async move {
+            let mut number = 0;
             while let Ok((client, _)) = listener.accept().await {
+                number += 1;
+                let is_first = number == 1;
                 let (mood, mood_back) = (Arc::clone(&told), Arc::clone(&told));
                 tokio::spawn(async move {
                     let server = TcpStream::connect(server).await.unwrap();
                     let ((from_client, to_client), (from_server, to_server)) =
                         (client.into_split(), server.into_split());
                     tokio::select! {
-                        () = pass(from_client, to_server, mood) => {}
-                        () = pass(from_server, to_client, mood_back) => {}
+                        () = pass(from_client, to_server, mood, is_first) => {}
+                        () = pass(from_server, to_client, mood_back, is_first) => {}
                     }
                 });
             }
@@ -405,13 +410,19 @@ impl Proxy {
     }
 }
 
-async fn pass(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin, mood: Arc<AtomicU8>) {
+async fn pass(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+    mood: Arc<AtomicU8>,
+    is_first: bool,
+) {
     let mut bytes = [0u8; 4096];
     loop {
         let read = tokio::time::timeout(Duration::from_millis(20), from.read(&mut bytes)).await;
         match (read, mood.load(Ordering::SeqCst)) {
             (Ok(Ok(0) | Err(_)), _) | (_, CUTS) => return,
             (Err(_), _) => {}
+            (_, SWALLOWS_FIRST) if is_first => {}
             (Ok(Ok(count)), mood) => {
                 if mood == SLOW {
                     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -458,6 +469,30 @@ async fn a_slow_server_and_one_that_comes_and_goes_cost_little() {
     // At every change at most those wait that are on their way then, and five.
     assert!(waited(&first) <= 24.0 * changes, "{} of {asked}", waited(&first));
     until_asked_again(&first, 50.0).await;
+}
+
+/// One connection of several that nothing comes through any more is given up by itself, though others are answered on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_connection_that_is_swallowed_is_made_anew() {
+    const COUNT: usize = 200;
+    let server = RedisServer::start();
+    let proxy = Proxy::before(server.addr()).await;
+    let mut world = World::with(|e| e.rate_limit.burst = 100_000).await;
+    // Long enough for a busy machine, and no more than the calls that meet it are worth.
+    share(
+        &mut world,
+        &format!("redis://{}", proxy.addr),
+        Duration::from_millis(500),
+    )
+    .await;
+    until_shared(&world).await;
+    proxy.set(SWALLOWS_FIRST);
+    for _ in 0..COUNT {
+        assert_eq!(world.get("/v1/ok").await.status, 200);
+    }
+    let late = questions(&world, "late");
+    assert!((5.0..=20.0).contains(&late), "{late} of {COUNT}");
+    until_shared(&world).await;
 }
 
 /// A wrong password, and nobody there: said, and requests are served.
