@@ -226,7 +226,7 @@ pub(crate) fn load(dir: &Path, tables: &Tables, ledger: &Ledger, now: Time) -> i
                     key.limits = known.map(|(told, _)| told);
                     (key, through)
                 };
-                tables.apply_keys(keys.into_iter().map(with_limits).collect(), ledger)?;
+                tables.apply_keys(keys.into_iter().map(with_limits).collect(), ledger, now)?;
                 tables.set_version(stored.version);
                 return Ok(true);
             }

@@ -76,10 +76,16 @@ impl Chains {
 
     /// The limits of a key as told; `own` gives the units of this gateway's ledger that are not in what is told of a
     /// chain, by its first key, meter and period start.
-    pub(crate) fn limit(&mut self, id: KeyId, told: &KeyLimits, own: impl Fn(KeyId, u16, Time) -> u64) -> KeyLimit {
+    pub(crate) fn limit(
+        &mut self,
+        id: KeyId,
+        told: &KeyLimits,
+        now: Time,
+        own: impl Fn(KeyId, u16, Time) -> u64,
+    ) -> KeyLimit {
         let root = root(id, told);
         let counts = Arc::clone(&self.of(root, told).counts);
-        KeyLimit::told(told, counts, |meter, start| own(root, meter, start))
+        KeyLimit::told(told, counts, now, |meter, start| own(root, meter, start))
     }
 }
 
@@ -156,7 +162,7 @@ impl Counts {
 
 impl KeyLimit {
     /// As told; `own` gives the units of this gateway's ledger that are not in what is told, by meter and period start.
-    fn told(told: &KeyLimits, counts: Arc<Mutex<Counts>>, own: impl Fn(u16, Time) -> u64) -> Self {
+    fn told(told: &KeyLimits, counts: Arc<Mutex<Counts>>, now: Time, own: impl Fn(u16, Time) -> u64) -> Self {
         let limit = Self {
             root: told.root,
             quota: told.quota,
@@ -164,6 +170,10 @@ impl KeyLimit {
             counts,
         };
         let mut counts = limit.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.period_start < counts.period_start && now < counts.period_start {
+            // A clock that was ahead for a while took it there.
+            *counts = Counts::starting_at(told.period_start);
+        }
         counts.enter(told.period_start);
         if told.period_start == counts.period_start {
             for used in &told.used {
@@ -334,8 +344,9 @@ mod tests {
         let own = |root, meter, _| if (root, meter) == (id(1), 4) { 3 } else { 0 };
         let mut told = record.limits.unwrap();
         told.used = vec![KeyUse { meter: 4, units: 2 }];
-        let new = chains.limit(id(3), &told, own);
-        let old = chains.limit(id(1), &KeyLimits { root: None, ..told }, |_, _, _| 0);
+        let now = Time::from_unix_s(0);
+        let new = chains.limit(id(3), &told, now, own);
+        let old = chains.limit(id(1), &KeyLimits { root: None, ..told }, now, |_, _, _| 0);
         for limit in [new, old] {
             let (_, slots) = limit.slots();
             let taken: Vec<_> = slots.iter().map(|(meter, slot)| (*meter, slot.taken())).collect();

@@ -438,7 +438,8 @@
 //! that all of them and what is used stay within the limit ([`model::lease`] has the rule). What a limit means stays as it
 //! is, and the counts above go on beside. More is asked for when half of a lease is gone; a call that finds none waits up
 //! to [`Limits::lease_wait`] for an answer, then gets 503 `limit-leased` with `Retry-After`, or 429 and 402 as ever where
-//! the control plane says that the limit is used up everywhere. So the first call on a limit costs a question to the
+//! the control plane says that the limit is used up everywhere. Calls are asked for in their order, many counters in one
+//! question, and in fewer after one that was not answered. So the first call on a limit costs a question to the
 //! database, and while it is away calls go on as far as leases in hand reach. What is not used for
 //! [`Limits::lease_idle`] is given back, sooner where others lack it, and all of it at a stop; the control plane keeps what a
 //! gateway had that died until one starts on its folder or another ships its ledger ([`ship_rest`]), or the period ends.

@@ -11,6 +11,7 @@ use crate::others::{self, Others};
 use crate::source::SnapshotSource;
 use crate::stop::Stop;
 use crate::worker::Shared;
+use model::Time;
 use model::snapshot::Routing;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +39,10 @@ const SAVE_AT_LEAST_NS: u64 = 3_600_000_000_000;
 const CONFIRM_EVERY: Duration = Duration::from_secs(10);
 /// A copy may take this part of the time at most: one that takes long is made seldom.
 const SAVE_SHARE: u32 = 20;
+
+/// A clock that went back by more than this, in milliseconds, was set: one that is kept right moves by less. What it said
+/// before may have begun periods that have not begun.
+const SET_BACK_MS: i64 = 60_000;
 
 /// Runs until the requests are through, so that a key revoked while they drain ends what it still has open; makes a last
 /// copy then.
@@ -118,6 +123,8 @@ struct Course {
     patience: Duration,
     long: Option<Long>,
     others: Others,
+    /// What the clock said last, and at which steady time.
+    clock: (Time, u64),
 }
 
 /// Everything is told again, up to what was known when that began; what is newer is news.
@@ -151,11 +158,24 @@ impl Course {
             patience: ASK_TIMEOUT,
             long: None,
             others: Others::default(),
+            clock: (shared.clock.now(), shared.clock.steady_ns()),
         }
+    }
+
+    /// By how much the clock was set back since the last time this was asked, in milliseconds; none where it was not.
+    fn set_back_ms(&mut self, shared: &Shared) -> Option<i64> {
+        let (then, then_ns) = std::mem::replace(&mut self.clock, (shared.clock.now(), shared.clock.steady_ns()));
+        let passed_ms = i64::try_from(self.clock.1.saturating_sub(then_ns) / 1_000_000).unwrap_or(i64::MAX);
+        let back_ms = passed_ms.saturating_sub(then.ms_until(self.clock.0));
+        (back_ms > SET_BACK_MS).then_some(back_ms)
     }
 
     /// Begins to ask for everything again, where that is wanted. At the first time everything is asked for as it is.
     fn look_for_wishes(&mut self, shared: &Shared) {
+        if let Some(ms) = self.set_back_ms(shared) {
+            tracing::warn!(ms, "the machine's clock was set back: everything is asked for again");
+            shared.tables.ask_all_anew(true);
+        }
         if !self.first && shared.tables.all_anew() {
             shared.tables.ask_all_anew(false);
             self.again = Some(Again {

@@ -266,7 +266,7 @@ impl Tables {
         let told = changes.entitlements.into_iter().map(|e| (e, through)).collect();
         self.apply_entitlements(told, ledger, now)?;
         let revoked = changes.keys.iter().any(|k| k.revoked);
-        self.apply_keys(changes.keys.into_iter().map(|k| (k, through)).collect(), ledger)?;
+        self.apply_keys(changes.keys.into_iter().map(|k| (k, through)).collect(), ledger, now)?;
         if let Some(routing) = changes.routing {
             self.recall_foreign(&routing.issuers, &[], ledger.first() - 1, ledger);
             self.apply_routing(routing);
@@ -468,22 +468,22 @@ impl Tables {
     }
 
     /// Keys, each with the last sequence number of our ledger that is in what is told of its use.
-    pub(crate) fn apply_keys(&self, keys: Vec<(KeyRecord, u64)>, ledger: &Ledger) -> std::io::Result<()> {
+    pub(crate) fn apply_keys(&self, keys: Vec<(KeyRecord, u64)>, ledger: &Ledger, now: Time) -> std::io::Result<()> {
         let chains = lock(&self.chains).note(&keys);
         let own = ledger.key_units_after(&chains)?;
         for (key, _) in keys {
-            self.apply_key(key, |root, meter, start| {
+            self.apply_key(key, now, |root, meter, start| {
                 own.get(&(root, meter, start)).copied().unwrap_or(0)
             });
         }
         Ok(())
     }
 
-    fn apply_key(&self, key: KeyRecord, own: impl Fn(KeyId, u16, Time) -> u64) {
+    fn apply_key(&self, key: KeyRecord, now: Time, own: impl Fn(KeyId, u16, Time) -> u64) {
         let limit = key
             .limits
             .as_ref()
-            .map(|told| Arc::new(lock(&self.chains).limit(key.id, told, own)));
+            .map(|told| Arc::new(lock(&self.chains).limit(key.id, told, now, own)));
         let entry = KeyEntry {
             id: key.id,
             mac: key.mac,

@@ -32,11 +32,12 @@ pub(crate) struct Known<'a> {
     pub(crate) keys: &'a HashMap<u64, (i64, KeyRecord)>,
 }
 
-fn root(key: &KeyRecord) -> KeyId {
+/// The first key of a key's chain.
+pub(crate) fn root(key: &KeyRecord) -> KeyId {
     key.limits.as_ref().and_then(|l| l.root).unwrap_or(key.id)
 }
 
-fn root_of(keys: &HashMap<u64, (i64, KeyRecord)>, id: KeyId) -> KeyId {
+pub(crate) fn root_of(keys: &HashMap<u64, (i64, KeyRecord)>, id: KeyId) -> KeyId {
     keys.values().find(|(_, k)| k.id == id).map_or(id, |(_, k)| root(k))
 }
 

@@ -237,7 +237,7 @@ async fn a_rotation_renews_no_quota() {
     // A third one, after the first was revoked; what another gateway let both use is told of all.
     world.plane.edit_key(world.key.lookup().0, |k| k.revoked = true);
     let mut more = limits(Some(30), None);
-    more.used = vec![KeyUse { meter: 1, units: 25 }];
+    more.used = vec![KeyUse { meter: 1, units: 5 }];
     world.shipped().await;
     let third = rotated(&world, more).await;
     assert_eq!(at_once_with(&world, &[&third], "/v1/ok", 20).await, 5);

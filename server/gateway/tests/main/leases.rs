@@ -345,6 +345,42 @@ async fn each_period_has_leases_of_its_own() {
     assert_eq!(all.0.passed + all.1.passed, 20);
 }
 
+/// F11: the clock is far ahead for a while. What began meanwhile is over when it is right again, and what was used before is
+/// known as ever, of the account as of its key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_clock_that_is_set_back_brings_its_period_back() {
+    const AHEAD_MS: i64 = 40 * DAY_MS;
+    for world in [World::with(quota(12)).await, World::leasing(quota(12)).await] {
+        let limits = KeyLimits {
+            root: None,
+            quota: Some(8),
+            budget_minor: None,
+            period_start: Time::from_unix_ms(START_MS),
+            used: Vec::new(),
+        };
+        world.plane.edit_key(world.key.lookup().0, |k| k.limits = Some(limits));
+        world.synced().await;
+        pass(&world, 3).await;
+        world.shipped().await;
+        let answers = || world.plane.answers.load(Ordering::SeqCst);
+        // The first answer from now on may be to a question from before.
+        let polled = async || {
+            let before = answers();
+            until(|| answers() >= before + 4).await;
+        };
+        world.clock.jump(AHEAD_MS);
+        pass(&world, 1).await;
+        polled().await;
+        world.clock.jump(-AHEAD_MS);
+        polled().await;
+        let rest = use_up(&world, &["/v1/ok"]).await;
+        assert_eq!((rest.passed, rest.problem.as_str()), (5, "key-quota-reached"));
+        let rows = world.shipped().await;
+        let of_it = rows.iter().filter(|r| r.period_start == Time::from_unix_ms(START_MS));
+        assert_eq!(of_it.map(|r| r.units).sum::<u32>(), 8);
+    }
+}
+
 /// What is asked for a heavy call that is too much says nothing of a light one that asks with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_light_call_is_not_refused_with_a_heavy_one() {

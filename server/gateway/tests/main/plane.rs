@@ -1,6 +1,6 @@
 //! Control plane and usage store in memory, which can go away, be slow, and be heard by some only.
 
-use crate::granting::{Granting, Known};
+use crate::granting::{Granting, Known, root, root_of};
 use async_trait::async_trait;
 use gateway::{SnapshotSource, SourceError, UsageSink};
 use model::access::Environment;
@@ -29,6 +29,24 @@ impl State {
     fn shipped_through(&self, ledger: &str) -> u64 {
         let rows = self.ledgers.get(ledger);
         rows.and_then(|rows| rows.last()).map_or(0, |r| r.seq)
+    }
+    /// A key with what its chain used, beside what it was put with.
+    fn with_use(&self, key: &KeyRecord) -> KeyRecord {
+        let mut key = key.clone();
+        let root = root(&key);
+        let Some(limits) = &mut key.limits else { return key };
+        let rows = self.ledgers.values().flatten();
+        let of_it = rows.filter(|r| r.period_start == limits.period_start && root_of(&self.keys, r.key) == root);
+        for r in of_it.filter(|r| r.units > 0) {
+            match limits.used.iter_mut().find(|u| u.meter == r.meter) {
+                Some(used) => used.units += u64::from(r.units),
+                None => limits.used.push(KeyUse {
+                    meter: r.meter,
+                    units: r.units.into(),
+                }),
+            }
+        }
+        key
     }
     /// Units in the records of all ledgers that `include` takes.
     fn units(&self, include: impl FnMut(&&UsageRecord) -> bool) -> u64 {
@@ -205,7 +223,12 @@ impl SnapshotSource for Plane {
             version: through,
             more: left_out.is_some(),
             routing: told(s.routing.0).then(|| s.routing.1.clone()),
-            keys: s.keys.values().filter(|k| told(k.0)).map(|k| k.1.clone()).collect(),
+            keys: s
+                .keys
+                .values()
+                .filter(|k| told(k.0))
+                .map(|k| s.with_use(&k.1))
+                .collect(),
             entitlements,
             purges: s.purges.iter().filter(|p| told(p.0)).map(|p| p.1.clone()).collect(),
             shipped_through: s.shipped_through(ledger),
