@@ -113,7 +113,7 @@ async fn answer_to_drip(answer: ResponseFuture, mut up: SendStream<Bytes>) -> Re
             tokio::time::sleep(PAUSE).await;
         }
         // It is refused: what is left is its answer.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let answered = async {
         tokio::select! {
@@ -121,8 +121,10 @@ async fn answer_to_drip(answer: ResponseFuture, mut up: SendStream<Bytes>) -> Re
             () = dripping => unreachable!(),
         }
     };
-    let answer = tokio::time::timeout(Duration::from_secs(20), answered).await;
-    answer.expect("a slow body is taken without an end").unwrap()
+    let Ok(answer) = tokio::time::timeout(Duration::from_secs(20), answered).await else {
+        panic!("a slow body is taken without an end");
+    };
+    answer.unwrap()
 }
 
 /// A call with its first message, whose answer has begun. An ordinary body has little time until then: where this machine

@@ -151,13 +151,8 @@ impl Server {
                 stream.send_trailers(trailers).unwrap();
             }
             "slow" => {
-                // It takes until some are open at a time. Whoever never has so many is not answered in time.
-                for _ in 0..4_000 {
-                    if self.most.load(Ordering::SeqCst) > TOGETHER {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
+                // It takes until some are open at a time: until then none is answered.
+                until(|| self.most.load(Ordering::SeqCst) > TOGETHER).await;
                 drop(respond.send_response(ok("slow").body(()).unwrap(), true));
             }
             _ => {
