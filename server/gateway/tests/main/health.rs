@@ -2,6 +2,7 @@
 
 use crate::stub::{Deed, Stub};
 use crate::support::*;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -21,36 +22,53 @@ fn policy(stubs: &[&Stub], rest: &str) -> String {
     )
 }
 
+/// How long a target is left out first, in milliseconds, where it is to be tried again.
+const OPEN_MS: u32 = 150;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_fails_is_left_alone_tried_and_taken_back() {
     let a = Stub::start("a", Deed::Status(503)).await;
-    let breaker = r#""breaker": {"consecutive_failures": 3, "open_ms": 150, "max_open_ms": 300}"#;
-    let world = world(&[&a], breaker).await;
-    for _ in 0..3 {
-        assert_eq!(
-            world.ask().await,
-            (503, "a".to_owned()),
-            "its own answers are passed on"
-        );
-    }
-    let reply = world.get("/v1/a").await;
+    let breaker = |open_ms: u32, most_ms: u32| {
+        let times = format!(r#""open_ms": {open_ms}, "max_open_ms": {most_ms}"#);
+        format!(r#""breaker": {{"consecutive_failures": 3, {times}}}"#)
+    };
+    let trip = async |world: &World| {
+        for _ in 0..3 {
+            assert_eq!(
+                world.ask().await,
+                (503, "a".to_owned()),
+                "its own answers are passed on"
+            );
+        }
+        assert_eq!(world.target("ejections_total", 0), 1);
+    };
+    // Left alone for longer than this takes.
+    let leaving = world(&[&a], &breaker(600_000, 600_000)).await;
+    trip(&leaving).await;
+    let reply = leaving.get("/v1/a").await;
     assert_eq!((reply.status, reply.problem().as_str()), (503, "upstream-unavailable"));
     assert!(reply.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
-    assert_eq!(world.target("ejections_total", 0), 1);
+    assert_eq!(a.count(), 3);
     // It is asked again from time to time, once at a time, however many requests come.
-    let before = a.count();
+    let world = world(&[&a], &breaker(OPEN_MS, 300)).await;
+    trip(&world).await;
+    let (before, begun) = (a.count(), Instant::now());
     let mut refused = 0;
-    while a.count() < before + 3 {
+    while a.count() < before + 3 || refused <= 3 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{refused} refused");
         refused += usize::from(world.get("/v1/a").await.header("retry-after").is_some());
     }
-    assert!(refused > 3, "{refused} refused between three tries");
-    assert_eq!(world.target("ejections_total", 0), 4);
+    let tries = u64::try_from(a.count() - before).unwrap();
+    // A fifth of the time is drawn by lot.
+    let time = u64::try_from(begun.elapsed().as_millis()).unwrap() / u64::from(OPEN_MS * 4 / 5);
+    assert!(tries <= 1 + time, "{tries} tries, and time for {time} and one");
+    assert_eq!(world.target("ejections_total", 0), 1 + tries);
     a.set(OK);
     loop {
         if world.ask().await == (200, "a".to_owned()) {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for _ in 0..10 {
         assert_eq!(world.ask().await.0, 200);
@@ -107,7 +125,7 @@ async fn a_clients_own_failure_is_not_the_targets() {
         );
         let mut stream = TcpStream::connect(world.addr).await.unwrap();
         stream.write_all(text.as_bytes()).await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         drop(stream);
     }
     // Nor is it theirs when a client takes its time over its request or its answer.
@@ -119,6 +137,7 @@ async fn a_clients_own_failure_is_not_the_targets() {
     assert_eq!(Reply::parse(&answer).status, 504);
     until(|| world.target("in_flight", 0) == 0).await;
     assert_eq!(world.target("failures_total", 0), 0);
+    world.policy(&policy(&[&a], breaker)).await;
     assert_eq!(world.ask().await.0, 200);
 }
 

@@ -1,5 +1,6 @@
 //! HTTP/2 to upstreams: many requests on a connection, bodies both ways, trailers, and upstreams that go away.
 
+use crate::recorder::accept;
 use crate::support::*;
 use crate::tls::Authority;
 use bytes::Bytes;
@@ -16,6 +17,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+
+/// More requests than these are open at a time before `slow` is answered.
+const TOGETHER: usize = 5;
 
 /// An upstream that speaks HTTP/2 and does as the path says.
 #[derive(Clone)]
@@ -41,7 +45,8 @@ impl Server {
         };
         let serving = server.clone();
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let stream = accept(&listener).await;
                 serving.connections.fetch_add(1, Ordering::SeqCst);
                 let (server, tls) = (serving.clone(), tls.clone());
                 tokio::spawn(async move {
@@ -146,7 +151,8 @@ impl Server {
                 stream.send_trailers(trailers).unwrap();
             }
             "slow" => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                // It takes until some are open at a time: until then none is answered.
+                until(|| self.most.load(Ordering::SeqCst) > TOGETHER).await;
                 drop(respond.send_response(ok("slow").body(()).unwrap(), true));
             }
             _ => {
@@ -174,11 +180,22 @@ async fn world(server: &Server) -> World {
     let mut config = config(&world.folder.0);
     config.threads = 1;
     world.start_with(config);
+    world.policy(&policy(server)).await;
+    world
+}
+
+fn policy(server: &Server) -> String {
     let url = format!("http://{}", server.addr);
-    world
-        .policy(&format!(r#"{{"targets": [{{"url": "{url}"}}], "protocol": "http2"}}"#))
-        .await;
-    world
+    format!(r#"{{"targets": [{{"url": "{url}"}}], "protocol": "http2"}}"#)
+}
+
+/// From now on the first byte of an answer is waited for so long.
+async fn patient_for(world: &World, server: &Server, first_byte_timeout_ms: u32) {
+    let mut told = routing(world.upstream.addr);
+    told.upstreams[0].first_byte_timeout_ms = first_byte_timeout_ms;
+    told.upstreams[0].policy = serde_json::from_str(&policy(server)).unwrap();
+    world.plane.put_routing(told);
+    world.synced().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,7 +212,11 @@ async fn requests_share_a_connection() {
         assert_eq!(ask.await.unwrap(), 200);
     }
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
-    assert!(server.most.load(Ordering::SeqCst) > 5, "{:?} at a time", server.most);
+    assert!(
+        server.most.load(Ordering::SeqCst) > TOGETHER,
+        "{:?} at a time",
+        server.most
+    );
     let reply = world.get("/v1/a/b?c=%20d").await;
     assert_eq!((reply.status, reply.header("x-path")), (200, Some("ok")));
     let seen = server.seen.lock().unwrap().pop().unwrap();
@@ -274,14 +295,9 @@ async fn upstreams_that_stop_are_told_apart_from_the_end() {
         "{reply:?}"
     );
     assert_eq!(world.get("/v1/empty").await.header("content-length"), Some("0"));
-    let mut routing = routing(world.upstream.addr);
-    routing.upstreams[0].first_byte_timeout_ms = 100;
-    let url = format!("http://{}", server.addr);
-    let policy = format!(r#"{{"targets": [{{"url": "{url}"}}], "protocol": "http2"}}"#);
-    routing.upstreams[0].policy = serde_json::from_str(&policy).unwrap();
-    world.plane.put_routing(routing);
-    world.synced().await;
+    patient_for(&world, &server, 100).await;
     assert_eq!(world.get("/v1/hang").await.problem(), "upstream-timeout");
+    patient_for(&world, &server, 10_000).await;
     assert_eq!(world.get("/v1/a").await.status, 200, "on another connection");
 }
 
@@ -289,18 +305,11 @@ async fn upstreams_that_stop_are_told_apart_from_the_end() {
 async fn an_upstream_that_takes_a_body_and_says_nothing_is_given_up() {
     let server = Server::start(None).await;
     let world = world(&server).await;
-    let mut routing = routing(world.upstream.addr);
-    routing.upstreams[0].first_byte_timeout_ms = 200;
-    let policy = format!(
-        r#"{{"targets": [{{"url": "http://{}"}}], "protocol": "http2"}}"#,
-        server.addr
-    );
-    routing.upstreams[0].policy = serde_json::from_str(&policy).unwrap();
-    world.plane.put_routing(routing);
-    world.synced().await;
+    patient_for(&world, &server, 200).await;
     let key = world.key.reveal();
     let head = format!("POST /v1/hang HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nContent-Length: 4\r\n");
     assert_eq!(world.send(&head, "body").await.problem(), "upstream-timeout");
+    patient_for(&world, &server, 10_000).await;
     assert_eq!(world.get("/v1/a").await.status, 200);
 }
 
@@ -368,6 +377,8 @@ async fn over_tls_http2_is_agreed_on_or_not_spoken() {
     for (server, status) in [(&able, 200), (&unable, 502)] {
         let tls = format!(r#""tls": {{"ca_file": "{file}", "server_name": "orders.internal"}}"#);
         let url = format!("https://{}", server.addr);
+        // A connection is not there before the handshake, which needs this machine on both sides.
+        let tls = format!(r#"{tls}, "connect_timeout_ms": 10000"#);
         world
             .policy(&format!(
                 r#"{{"targets": [{{"url": "{url}"}}], "protocol": "http2", {tls}}}"#

@@ -389,11 +389,7 @@ async fn who_floods_with_keys_pushes_out_nobody_else() {
 /// It may be at it still.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_the_upstream_did_not_answer_in_time_is_not_done_again() {
-    let upstream = Scripted::start(|_| {
-        tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(600)));
-        whole("201 Created", "", "done")
-    })
-    .await;
+    let (upstream, gate) = gated_upstream().await;
     let routes = [("once", "/o/{*rest}", r#"{"idempotency": {}}"#)];
     let world = upstream.world_with(&routes, |u| u.first_byte_timeout_ms = 100).await;
     let once = Once { world, upstream };
@@ -401,12 +397,14 @@ async fn what_the_upstream_did_not_answer_in_time_is_not_done_again() {
     assert_eq!((first.status, first.problem().as_str()), (504, "upstream-timeout"));
     let again = once.post("/o/a", "one").await;
     assert_eq!((again.status, again.problem().as_str()), (409, "idempotency-lost"));
+    until(|| once.done() > 0).await;
+    gate.store(10, Ordering::SeqCst);
     assert_eq!(once.done(), 1);
     assert!(once.world.shipped().await.iter().all(|r| r.units == 0));
 }
 
 /// An upstream that answers each request only when it is let.
-async fn gated() -> (Once, Arc<AtomicUsize>) {
+async fn gated_upstream() -> (Scripted, Arc<AtomicUsize>) {
     let gate = Arc::new(AtomicUsize::new(0));
     let (seen, open) = (AtomicUsize::new(0), Arc::clone(&gate));
     let upstream = Scripted::start(move |_| {
@@ -422,6 +420,12 @@ async fn gated() -> (Once, Arc<AtomicUsize>) {
         whole("201 Created", "", &format!("#{n}"))
     })
     .await;
+    (upstream, gate)
+}
+
+/// What it answers is kept.
+async fn gated() -> (Once, Arc<AtomicUsize>) {
+    let (upstream, gate) = gated_upstream().await;
     (Once::behind(upstream, "{}").await, gate)
 }
 

@@ -8,6 +8,20 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+/// Pause before the next connection is taken, where one could not be.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The next connection of an upstream. While the tests beside this one hold every descriptor that the process may have, it
+/// is waited for.
+pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
 /// What an upstream sends for a request.
 pub(crate) type Answer = dyn Fn(&Request) -> Vec<u8> + Send + Sync;
 
@@ -37,7 +51,8 @@ impl Recorder {
         let whole = Arc::new(Mutex::new(Vec::new()));
         let (kept, log) = (Arc::clone(&connections), Arc::clone(&whole));
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let stream = accept(&listener).await;
                 let number = {
                     let mut all = kept.lock().unwrap();
                     all.push(Vec::new());
@@ -153,9 +168,22 @@ pub(crate) fn with_key(world: &World, bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A silence of the gateway after which nothing more is waited for.
+pub(crate) const SILENCE: Duration = Duration::from_millis(250);
+/// Longest wait for the first byte of an answer that is sure to come, on a machine with other things to do.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+
 /// Sends bytes and returns what came until the gateway closed, or was silent for a while.
 pub(crate) async fn exchange(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    const SILENCE: Duration = Duration::from_millis(250);
+    talk(addr, bytes, SILENCE).await
+}
+
+/// The same where an answer is sure to come: its first byte may take its time.
+pub(crate) async fn answered(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    talk(addr, bytes, ANSWERED_WITHIN).await
+}
+
+async fn talk(addr: SocketAddr, bytes: &[u8], first_within: Duration) -> Vec<u8> {
     let stream = TcpStream::connect(addr).await.unwrap();
     let (mut reading, mut writing) = stream.into_split();
     let sent = bytes.to_vec();
@@ -166,14 +194,20 @@ pub(crate) async fn exchange(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     });
     let mut out = Vec::new();
     let mut chunk = [0u8; 16 << 10];
-    while let Ok(Ok(n)) = tokio::time::timeout(SILENCE, reading.read(&mut chunk)).await {
-        if n == 0 {
-            break;
-        }
+    let mut within = first_within;
+    while let Ok(Ok(n @ 1..)) = tokio::time::timeout(within, reading.read(&mut chunk)).await {
         out.extend_from_slice(&chunk[..n]);
+        within = SILENCE;
     }
     sending.abort();
     out
+}
+
+/// An answer with these header lines and a body of so many bytes. It is made once and copied: to fill it anew for each
+/// request would take a test build long enough to starve the tests beside it.
+pub(crate) fn large_answer(lines: &str, length: usize) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: {length}\r\n\r\n");
+    [head.into_bytes(), vec![b'z'; length]].concat()
 }
 
 /// The statuses of the answers in some bytes; bodies must not contain `HTTP/1.1 `.

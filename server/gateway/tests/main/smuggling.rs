@@ -25,7 +25,7 @@ async fn refused(world: &World, recorder: &Recorder, bytes: &[u8]) {
 /// At most one request comes of it, with this body if it comes, and never the smuggled one.
 async fn one_or_none(world: &World, recorder: &Recorder, bytes: &[u8], body: &[u8]) {
     let before = recorder.requests().len();
-    exchange(world.addr, &with_key(world, bytes)).await;
+    answered(world.addr, &with_key(world, bytes)).await;
     let requests = recorder.requests();
     let (new, sent) = (&requests[before.min(requests.len())..], String::from_utf8_lossy(bytes));
     assert!(new.len() <= 1, "{sent:?} became {new:?}");
@@ -92,7 +92,7 @@ async fn a_body_on_any_method_is_a_body() {
         one_or_none(&world, &recorder, chunked.as_bytes(), inner.as_bytes()).await;
         // Without a length there is no body: what follows is a request of its own, answered after the first.
         let none = format!("{head}\r\nGET /v1/next HTTP/1.1\r\nHost: a\r\n{{key}}\r\nConnection: close\r\n\r\n");
-        exchange(world.addr, &with_key(&world, none.as_bytes())).await;
+        raw(world.addr, &with_key(&world, none.as_bytes())).await;
         assert!(
             recorder
                 .requests()
@@ -401,7 +401,7 @@ async fn a_chunk_is_a_size_and_as_many_bytes() {
         bytes.extend_from_slice(body);
         bytes.extend_from_slice(SMUGGLED.as_bytes());
         let before = recorder.requests().len();
-        let out = exchange(world.addr, &with_key(&world, &bytes)).await;
+        let out = answered(world.addr, &with_key(&world, &bytes)).await;
         let shown = String::from_utf8_lossy(body).into_owned();
         assert!(
             recorder.requests().len() == before && !recorder.saw(b"smuggled"),

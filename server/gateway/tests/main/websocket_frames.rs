@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Longest time from a frame to its close frame: it is at once, on a machine with other things to do.
-const AT_ONCE: Duration = Duration::from_secs(2);
+/// Longest time from a frame to its close frame: it is at once, on a machine with other things to do, and long before any
+/// silence ends it.
+const AT_ONCE: Duration = Duration::from_secs(20);
 
 async fn world(server: &Server, policy: WebSocketPolicy) -> World {
     let world = World::new().await;
