@@ -1,6 +1,6 @@
 //! The way to the database goes silent: nothing is refused or reset, nothing comes any more.
 
-use crate::support::{Connection, Program, Upstream, call, catalogue, until};
+use crate::support::{Connection, Program, Upstream, accepted, call, catalogue, until};
 use model::access::Environment;
 use model::key::PlainKey;
 use std::net::SocketAddr;
@@ -39,7 +39,8 @@ impl Wire {
     }
 
     async fn carry(self, listener: TcpListener, socket: PathBuf) {
-        while let Ok((client, _)) = listener.accept().await {
+        loop {
+            let client = accepted(&listener).await;
             let number = self.made.fetch_add(1, Ordering::SeqCst) + 1;
             tokio::spawn(self.clone().connection(number, client, socket.clone()));
         }
@@ -77,7 +78,7 @@ impl Wire {
     }
 }
 
-async fn accepted(gateway: SocketAddr, key: &str) {
+async fn let_in(gateway: SocketAddr, key: &str) {
     until("the key's acceptance", || async move {
         let answer = call(gateway, "/v1/data", Some(key)).await.ok()?;
         (answer.status == 200).then_some(())
@@ -98,7 +99,7 @@ async fn a_silent_wire_to_the_database_is_found_out() {
     let consumer = beside.consumer("wire@example.com").await;
     let key = beside.key(&consumer).await;
     let serving = program.serve().await;
-    accepted(program.gateway(), &key).await;
+    let_in(program.gateway(), &key).await;
 
     let gateway = program.gateway();
     // A connection each time: between two phases the gateway may have closed an idle one.
@@ -112,7 +113,7 @@ async fn a_silent_wire_to_the_database_is_found_out() {
     wire.swallow();
     ask_often().await;
     let newer = beside.key(&consumer).await;
-    accepted(program.gateway(), &newer).await;
+    let_in(program.gateway(), &newer).await;
 
     // All silent.
     wire.silent.store(true, Ordering::SeqCst);
@@ -131,7 +132,7 @@ async fn a_silent_wire_to_the_database_is_found_out() {
     wire.swallow();
     wire.silent.store(false, Ordering::SeqCst);
     let newer = beside.key(&consumer).await;
-    accepted(program.gateway(), &newer).await;
+    let_in(program.gateway(), &newer).await;
     let all = u64::try_from(upstream.seen().len()).unwrap();
     until("the usage's arrival", || async {
         let output = beside.run(&["--json", "usage", "--consumer", &consumer]).await;

@@ -1,6 +1,7 @@
 //! A process takes over from another under load: no request fails, and each one answered is counted once.
 
-use crate::support::{Connection, LIMIT, LOOK, Program, Upstream, call, catalogue, say, signal, until};
+use crate::support::{Connection, LIMIT, LOOK, Program, Serving, Upstream, call, catalogue, say, signal, until};
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use sqlx::postgres::PgPool;
 use std::collections::HashSet;
@@ -212,75 +213,94 @@ async fn a_signal_is_enough_and_the_private_database_stays() {
     .await;
 }
 
-/// F17: answers that still come when a process takes over have the drain time. Those that end within it are whole, and the
-/// others are cut at its end, not before.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn open_answers_have_the_drain_time_of_the_process_before() {
-    let long = std::env::var_os("TURNPIKE_LONG_TESTS").is_some();
-    let (count, drain) = if long { (500, 15) } else { (60, 6) };
-    let database = Database::new().await;
-    let upstream = Upstream::start().await;
-    let program = Program::new(Some(&database)).with("TURNPIKE_DRAIN_SECONDS", &drain.to_string());
-    let drain = Duration::from_secs(drain);
-    program.publish(&catalogue(upstream.address())).await;
-    let consumer = program.consumer("streams@example.com").await;
-    let key = program.key(&consumer).await;
-    let serving = program.serve().await;
-    let mut open = Vec::new();
-    for _ in 0..count {
-        let mut connection = Connection::open(program.gateway()).await.unwrap();
-        let answer = connection.begin("/v1/gated", Some(&key)).await.unwrap();
-        open.push(tokio::spawn(async move {
-            let whole = answer.into_body().collect().await.map(|b| b.to_bytes());
-            drop(connection);
-            (whole.ok(), Instant::now())
-        }));
+/// Answers that do not come to their end.
+struct Open(Vec<tokio::task::JoinHandle<(Option<Bytes>, Instant)>>);
+
+impl Open {
+    /// Begins so many.
+    async fn begin(program: &Program, key: &str, count: usize) -> Self {
+        let mut open = Vec::new();
+        for _ in 0..count {
+            let mut connection = Connection::open(program.gateway()).await.unwrap();
+            let answer = connection.begin("/v1/gated", Some(key)).await.unwrap();
+            open.push(tokio::spawn(async move {
+                let whole = answer.into_body().collect().await.map(|b| b.to_bytes());
+                drop(connection);
+                (whole.ok(), Instant::now())
+            }));
+        }
+        Self(open)
     }
+}
+
+/// Starts a process that takes over, and waits until the one before says with an answer that it ends; how many answers that
+/// took.
+async fn taken_over(program: &Program, key: &str, arguments: &[&str]) -> (Serving, usize) {
     let mut kept = Connection::open(program.gateway()).await.unwrap();
     let begun = Instant::now();
-    let next = program.spawn_with(&["serve", "--take-over"]);
-    // The one before says with an answer that it ends.
+    let next = program.spawn_with(arguments);
     let mut asked = 0;
     loop {
-        let answer = kept.get("/v1/data", Some(&key)).await.unwrap();
+        let answer = kept.get("/v1/data", Some(key)).await.unwrap();
         asked += 1;
         if answer.header("connection") == "close" {
-            break;
+            return (next, asked);
         }
         assert!(begun.elapsed() < LIMIT, "nobody takes over:\n{}", next.log());
         tokio::time::sleep(LOOK).await;
     }
-    for _ in 0..count / 2 {
+}
+
+/// F17: answers that still come when a process takes over have the drain time. Those that end within it are whole, and the
+/// others are cut at its end, not before. One process has more time than anything here takes, the next one little.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn open_answers_have_the_drain_time_of_the_process_before() {
+    const DRAIN_S: &str = "3";
+    const DRAIN: Duration = Duration::from_secs(3);
+    let long = std::env::var_os("TURNPIKE_LONG_TESTS").is_some();
+    let count: usize = if long { 250 } else { 30 };
+    let database = Database::new().await;
+    let upstream = Upstream::start().await;
+    let program = Program::new(Some(&database)).with("TURNPIKE_DRAIN_SECONDS", "120");
+    program.publish(&catalogue(upstream.address())).await;
+    let consumer = program.consumer("streams@example.com").await;
+    let key = program.key(&consumer).await;
+    let serving = program.serve().await;
+    let in_time = Open::begin(&program, &key, count).await;
+    let hurried = ["serve", "--take-over", "--drain-seconds", DRAIN_S];
+    let (next, first_asked) = taken_over(&program, &key, &hurried).await;
+    for _ in 0..count {
         upstream.open_gate();
     }
-    let (mut in_time, mut cut) = (0, 0);
-    for answer in open {
-        match answer.await.unwrap() {
-            (Some(whole), _) => {
-                assert_eq!(whole, "first last");
-                in_time += 1;
-            }
-            (None, at) => {
-                assert!(at >= begun + drain, "cut {:?} before its time", begun + drain - at);
-                cut += 1;
-            }
-        }
+    for answer in in_time.0 {
+        let whole = answer.await.unwrap().0;
+        assert_eq!(whole.as_deref(), Some(&b"first last"[..]));
     }
-    assert_eq!((in_time, cut), (count / 2, count - count / 2));
     assert!(serving.ended().await.success());
+
+    let cut = Open::begin(&program, &key, count).await;
+    let begun = Instant::now();
+    let (last, then_asked) = taken_over(&program, &key, &["serve", "--take-over"]).await;
+    for answer in cut.0 {
+        let (whole, at) = answer.await.unwrap();
+        assert_eq!(whole, None);
+        assert!(at >= begun + DRAIN, "cut {:?} before its time", begun + DRAIN - at);
+    }
+    assert!(next.ended().await.success());
     assert_eq!(
         call(program.gateway(), "/v1/data", Some(&key)).await.unwrap().status,
         200
     );
-    next.terminate();
-    assert!(next.ended().await.success());
+    last.terminate();
+    assert!(last.ended().await.success());
     let rows: (i64, i64) = sqlx::query_as("SELECT count(*), sum(units)::bigint FROM requests")
         .fetch_one(database.pool())
         .await
         .unwrap();
-    let total = i64::from(count + asked) + 1;
+    let total = i64::try_from(2 * count + first_asked + then_asked + 1).unwrap();
     assert_eq!(rows, (total, total), "one row and one unit each");
     say(&format!(
-        "{count} open answers: {in_time} ended in time, {cut} were cut at the end of the drain time"
+        "{} open answers: {count} ended in time, {count} were cut at the end of the drain time",
+        2 * count
     ));
 }

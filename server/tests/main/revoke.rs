@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 use testkit::{Database, FixedClock, SeededRandom};
 
 const REVOCATIONS: usize = 20;
-/// A bound that only a broken path exceeds: the design's target is a quarter of a second.
-const GENEROUS: Duration = Duration::from_secs(5);
 
 /// The rules over the program's database, as another process of it would hold them.
 fn beside(database: &Database) -> Domain {
@@ -81,7 +79,6 @@ async fn a_revoked_key_is_refused_soon() {
     say(&format!(
         "revoked -> refused over {REVOCATIONS}: median {median:?}, p99 {p99:?}"
     ));
-    assert!(p99 < GENEROUS, "{p99:?}");
 }
 
 /// Keys of one consumer; ten times as many with `TURNPIKE_LONG_TESTS=1`.
@@ -91,6 +88,9 @@ const ASKED: usize = 20;
 /// Memory that the news of them may take, in KiB.
 const GROWN_MOST_KIB: u64 = 50 << 10;
 
+/// The channel on which a test says that it counts.
+const SO_FAR: &str = "so_far";
+
 /// Resident memory of a process, in KiB.
 fn memory_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -98,7 +98,8 @@ fn memory_kib(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Asks with each of these keys until it gets this problem (none: until it is let in); how long it took in all.
+/// Asks with each of these keys until it gets this problem (none: until it is let in), each for [`LIMIT`] at most; how long it
+/// took in all.
 async fn all_get(program: &Program, keys: &[String], problem: Option<&str>) -> Duration {
     let begun = Instant::now();
     for key in keys {
@@ -117,10 +118,15 @@ async fn all_get(program: &Program, keys: &[String], problem: Option<&str>) -> D
     begun.elapsed()
 }
 
-/// Notifications so far.
-async fn heard(listener: &mut PgListener) -> usize {
+/// Notifications of news so far: those before one that is sent now.
+async fn heard(database: &Database, listener: &mut PgListener) -> usize {
+    sqlx::query("SELECT pg_notify($1, '')")
+        .bind(SO_FAR)
+        .execute(database.pool())
+        .await
+        .unwrap();
     let mut count = 0;
-    while let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(300), listener.recv()).await {
+    while listener.recv().await.unwrap().channel() != SO_FAR {
         count += 1;
     }
     count
@@ -173,7 +179,7 @@ async fn very_many_keys_are_refused_soon() {
     let many = if long { MANY * 10 } else { MANY };
     let database = Database::new().await;
     let upstream = Upstream::start().await;
-    let program = Program::new(Some(&database));
+    let program = Program::new(Some(&database)).with("TURNPIKE_ROLE", "gateway");
     program.publish(&catalogue(upstream.address())).await;
     let consumer: ConsumerId = program.consumer("many@example.com").await.parse().unwrap();
     let other = program.consumer("other@example.com").await;
@@ -184,7 +190,7 @@ async fn very_many_keys_are_refused_soon() {
     all_get(&program, &keys, None).await;
     let before_kib = memory_kib(serving.id());
     let mut listener = PgListener::connect_with(database.pool()).await.unwrap();
-    listener.listen("snapshot").await.unwrap();
+    listener.listen_all(["snapshot", SO_FAR]).await.unwrap();
 
     let provider = Provider::console();
     domain::consumers::suspend(&domain, &provider, consumer, "a test")
@@ -193,7 +199,7 @@ async fn very_many_keys_are_refused_soon() {
     let suspended = all_get(&program, &keys, Some("suspended")).await;
     domain::consumers::restore(&domain, &provider, consumer).await.unwrap();
     all_get(&program, &keys, None).await;
-    let of_suspension = heard(&mut listener).await;
+    let of_suspension = heard(&database, &mut listener).await;
 
     sqlx::query("UPDATE keys SET revoked_at = now() WHERE consumer_id = $1")
         .bind(consumer)
@@ -201,18 +207,14 @@ async fn very_many_keys_are_refused_soon() {
         .await
         .unwrap();
     let revoked = all_get(&program, &keys, Some("key-revoked")).await;
-    let of_revocation = heard(&mut listener).await;
+    let of_revocation = heard(&database, &mut listener).await;
     let grown_kib = memory_kib(serving.id()).saturating_sub(before_kib);
     say(&format!(
         "{many} keys: suspended -> refused {suspended:?}, {of_suspension} notifications with the restoring; revoked -> refused \
          {revoked:?}, {of_revocation} notifications; {grown_kib} KiB more"
     ));
-    assert!(suspended < GENEROUS && revoked < GENEROUS, "{suspended:?}, {revoked:?}");
-    // One for each transaction, and a few for what a worker does meanwhile.
-    assert!(
-        of_suspension <= 6 && of_revocation <= 3,
-        "{of_suspension}, {of_revocation}"
-    );
+    // One for each transaction. No worker runs here that would add its own, the more the longer this takes.
+    assert_eq!((of_suspension, of_revocation), (2, 1));
     assert!(grown_kib < GROWN_MOST_KIB, "{grown_kib} KiB");
     all_get(&program, &[other], None).await;
 }

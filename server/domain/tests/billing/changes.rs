@@ -4,6 +4,7 @@ use super::shop::{CARD, DAY, HOUR, Shop};
 use domain::DomainError;
 use domain::subscriptions::{self, Done, Effect, Target};
 use model::access::Interval;
+use std::time::{Duration, Instant};
 
 fn target(plan: &str, interval: Interval) -> Target {
     Target {
@@ -57,13 +58,35 @@ async fn an_upgrade_costs_what_the_preview_said_and_holds_at_once() {
 
 #[tokio::test]
 async fn a_slow_stripe_does_not_lose_a_change() {
-    let shop = Shop::impatient(300).await;
+    let shop = Shop::impatient().await;
     shop.publish().await;
     let buyer = shop.subscriber("buyer", "pro").await;
     shop.pass(10 * DAY).await;
-    shop.slow_stripe(400);
-    let done = subscriptions::apply(&shop.domain, &buyer, &scale(), shop.domain.clock.now()).await;
+    // The buyer's turn is kept until the change waits for it: Stripe is slow when that has it, and not before.
+    let mut kept = shop.database.pool().begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(7770004, hashtext($1))")
+        .bind(buyer.consumer().to_string())
+        .execute(&mut *kept)
+        .await
+        .unwrap();
+    let slowed = async {
+        let waits = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+                     WHERE l.locktype = 'advisory' AND l.classid = 7770004 AND NOT l.granted";
+        let begun = Instant::now();
+        while shop.count(waits).await == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the change takes no turn");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        shop.slow_once();
+        kept.rollback().await.unwrap();
+    };
+    let (now, scale) = (shop.domain.clock.now(), scale());
+    let changed = subscriptions::apply(&shop.domain, &buyer, &scale, now);
+    let (done, ()) = tokio::join!(changed, slowed);
     assert_eq!(done.unwrap(), Done::Changed);
+    let mut was_slow = false;
+    shop.stripe.set(|s| was_slow = s.faults.is_empty());
+    assert!(was_slow, "Stripe was not asked in the buyer's turn");
     assert_eq!(shop.live(&buyer).await.plan, "scale");
     let noted = "SELECT count(*) FROM audit_log WHERE action = 'subscription.change'";
     assert_eq!(shop.count(noted).await, 1);

@@ -23,6 +23,8 @@ use testkit::{Database, SeededRandom};
 
 pub(crate) const HOUR: i64 = 3_600;
 pub(crate) const DAY: i64 = 24 * HOUR;
+/// Longest pause of a transaction where PostgreSQL is impatient: longer than a machine stands still between two statements.
+const PAUSE_MS: u64 = 5_500;
 pub(crate) const CARD: &str = "4242424242424242";
 
 /// What the shop sells: a free plan, one to grow on, one above it.
@@ -165,10 +167,10 @@ impl Shop {
         shop
     }
 
-    /// Nothing published yet; PostgreSQL ends transactions that pause for longer.
-    pub(crate) async fn impatient(pause_ms: u32) -> Self {
+    /// Nothing published yet; PostgreSQL ends transactions that pause for longer than [`PAUSE_MS`].
+    pub(crate) async fn impatient() -> Self {
         let mut shop = Self::empty().await;
-        let pause = [("idle_in_transaction_session_timeout", pause_ms.to_string())];
+        let pause = [("idle_in_transaction_session_timeout", PAUSE_MS.to_string())];
         let options = shop.database.options().options(pause);
         let pool = PgPoolOptions::new().connect_with(options).await.unwrap();
         let settings = shop.domain.settings.clone();
@@ -176,12 +178,22 @@ impl Shop {
         shop
     }
 
-    /// Every answer of Stripe's takes so long from now on, in milliseconds of real time.
-    pub(crate) fn slow_stripe(&self, delay_ms: u64) {
+    /// Stripe's next answer takes longer than an impatient PostgreSQL lets a transaction pause.
+    pub(crate) fn slow_once(&self) {
+        self.slow_stripe(1, PAUSE_MS + 1_000);
+    }
+
+    /// Stripe answers nothing from now on, within the time that anybody waits for it.
+    pub(crate) fn silent_stripe(&self) {
+        self.slow_stripe(u32::MAX, 600_000);
+    }
+
+    /// So many answers of Stripe's take so long, in milliseconds of real time.
+    fn slow_stripe(&self, count: u32, delay_ms: u64) {
         self.stripe.fault(Fault {
             kind: "slow".to_owned(),
             status: 0,
-            count: u32::MAX,
+            count,
             delay_ms,
         });
     }

@@ -1,6 +1,7 @@
 //! A gateway that ends, or is followed by another: what is open has the drain time, and clients are told to go on elsewhere.
 
 use crate::duplex::{connect, is_end};
+use crate::metrics::metrics;
 use crate::streams::{open_at, read_until};
 use crate::support::*;
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 /// Another gateway takes over; the end of the one before.
@@ -51,7 +53,7 @@ fn is_goaway(error: &h2::Error) -> bool {
 
 /// Waits until the gateway has said that it goes away.
 async fn told_to_go(send: &SendRequest<Bytes>) {
-    for _ in 0..2_000 {
+    for _ in 0..12_000 {
         if let Err(error) = send.clone().ready().await {
             assert!(is_goaway(&error), "{error:?}");
             return;
@@ -75,7 +77,7 @@ async fn http2_is_told_to_go_and_what_is_in_flight_comes_to_its_end() {
         let upload = Request::post("http://api.example/v1/ok").header("x-api-key", &key);
         let (answer, mut upload) = send.send_request(upload.body(()).unwrap(), false).unwrap();
         upload.send_data(Bytes::from_static(b"first"), false).unwrap();
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        until(|| metrics(&world).sum("in_flight", &[]) == 2.0).await;
 
         let begun = Instant::now();
         let drain = Duration::from_secs(60);
@@ -276,6 +278,14 @@ async fn over_http2(answer: ResponseFuture) -> JoinHandle<Came> {
     })
 }
 
+/// Streams of each test here.
+fn streams_in_all() -> usize {
+    match std::env::var_os("TURNPIKE_LONG_TESTS") {
+        Some(_) => 500,
+        None => 100,
+    }
+}
+
 /// Opens so many streams, a fifth of them over HTTP/2.
 async fn open_streams(world: &World, path: &str, count: usize) -> Vec<JoinHandle<Came>> {
     /// Streams on one connection of HTTP/2.
@@ -301,37 +311,55 @@ impl Came {
     }
 }
 
-/// F17: streams that end within the drain time are whole; the others are ended at its end, and not before.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn open_streams_have_the_drain_time() {
-    let long = std::env::var_os("TURNPIKE_LONG_TESTS").is_some();
-    let (count, drain) = if long {
-        (500, Duration::from_secs(10))
-    } else {
-        (100, Duration::from_secs(4))
-    };
-    let mut world = World::new().await;
-    // Streams at one upstream end in time, those at the other do not.
-    let other = Upstream::start().await;
+/// A world with more than the upstream of all worlds: streams at this one end when the test says so, those at the other do
+/// not.
+async fn beside_another() -> (World, Upstream) {
+    let (world, other) = (World::new().await, Upstream::start().await);
     let mut told = routing(world.upstream.addr);
     told.upstreams[2].url = format!("http://{}", other.addr);
-    told.upstreams[2].first_byte_timeout_ms = 10_000;
+    for upstream in &mut told.upstreams {
+        (upstream.first_byte_timeout_ms, upstream.idle_timeout_ms) = (60_000, 120_000);
+    }
     world.plane.put_routing(told);
     world.synced().await;
-    let in_time = open_streams(&world, "/v1/sse", count / 2).await;
-    let late = open_streams(&world, "/slow/sse", count / 2).await;
+    (world, other)
+}
+
+/// A stream that the gateway which took over has, and how many were opened until it had one: the one before it may take
+/// some for a moment.
+async fn open_at_successor(world: &World) -> (TcpStream, usize) {
+    let has = |count: f64| metrics(world).sum("in_flight", &[]) == count;
+    let line = format!("X-API-Key: {}\r\n", world.key.reveal());
+    for opened in 1..1_000 {
+        until(|| has(0.0)).await;
+        let stream = open_at(world, "/slow/sse", &line).await;
+        if has(1.0) {
+            return (stream, opened);
+        }
+    }
+    panic!("the one before goes on accepting");
+}
+
+/// F17: streams that end within the drain time are whole, and none is ended while there is some left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn open_streams_have_the_drain_time() {
+    /// Streams that have more of the drain time before them, a fifth of them over HTTP/2.
+    const OTHERS: usize = 5;
+    let count = streams_in_all();
+    let (mut world, other) = beside_another().await;
+    let in_time = open_streams(&world, "/v1/sse", count).await;
+    let late = open_streams(&world, "/slow/sse", OTHERS).await;
     let both = [Arc::clone(&world.upstream.tick), Arc::clone(&other.tick)];
     let say = |event: &str| {
         for tick in &both {
             tick.send(event.to_owned()).unwrap();
         }
     };
-    until(|| both.iter().all(|tick| tick.receiver_count() == count / 2)).await;
+    until(|| (both[0].receiver_count(), both[1].receiver_count()) == (count, OTHERS)).await;
     say("one");
 
-    let begun = Instant::now();
-    let ending = replace(&mut world, 1, drain).await;
-    tokio::time::sleep(drain / 4).await;
+    // Far longer than anything here takes: what ends, ends by itself.
+    let ending = replace(&mut world, 1, Duration::from_secs(120)).await;
     say("two");
     for _ in 0..20 {
         assert_eq!(world.get("/v1/ok").await.status, 200, "others are served by the next");
@@ -343,18 +371,45 @@ async fn open_streams_have_the_drain_time() {
     }
     assert!(!ending.is_finished(), "the others have their time");
     // One that begins at the successor is not concerned.
-    let line = format!("X-API-Key: {}\r\n", world.key.reveal());
-    let mut young = open_at(&world, "/slow/sse", &line).await;
+    let (mut young, opened) = open_at_successor(&world).await;
+    until(|| both[1].receiver_count() == OTHERS + 1).await;
+    assert!(late.iter().all(|stream| !stream.is_finished()), "each has its time");
+    both[1].send("three".to_owned()).unwrap();
+    assert!(read_until(&mut young, "\n\n\r\n").await.contains("three"));
+    both[1].send("end".to_owned()).unwrap();
     for stream in late {
-        let came = tokio::time::timeout(drain * 3, stream)
+        let came = stream.await.unwrap();
+        let whole = came.whole && came.has_both() && came.text.contains("data: three\n\n");
+        assert!(whole, "{:?}", came.text);
+    }
+    ending.await.unwrap();
+    let rows = world.shipped().await;
+    assert_eq!(rows.len(), count + OTHERS + 20 + opened, "each is one request");
+    assert!(rows.iter().all(|r| (r.status, r.units) == (200, 1)));
+}
+
+/// F17: streams that do not end within the drain time are ended at its end, and not before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_drain_time_ends_open_streams() {
+    const DRAIN: Duration = Duration::from_secs(2);
+    let count = streams_in_all();
+    let (mut world, other) = beside_another().await;
+    let late = open_streams(&world, "/slow/sse", count).await;
+    until(|| other.tick.receiver_count() == count).await;
+
+    let begun = Instant::now();
+    let ending = replace(&mut world, 1, DRAIN).await;
+    let (mut young, opened) = open_at_successor(&world).await;
+    for stream in late {
+        let came = tokio::time::timeout(Duration::from_secs(60), stream)
             .await
             .expect("open for ever")
             .unwrap();
-        assert!(!came.whole && came.has_both(), "{:?}", came.text);
+        assert!(!came.whole, "{:?}", came.text);
         assert!(
-            came.at >= begun + drain,
+            came.at >= begun + DRAIN,
             "{:?} before its time",
-            begun + drain - came.at
+            begun + DRAIN - came.at
         );
     }
     ending.await.unwrap();
@@ -362,10 +417,11 @@ async fn open_streams_have_the_drain_time() {
         "{count} streams: the last was ended {:?} after the drain time began",
         begun.elapsed()
     );
+    // One that began at the successor is not concerned.
     until(|| other.tick.receiver_count() == 1).await;
     other.tick.send("three".to_owned()).unwrap();
     assert!(read_until(&mut young, "\n\n\r\n").await.contains("three"));
     let rows = world.shipped().await;
-    assert_eq!(rows.len(), count + 20 + 1, "each is one request");
+    assert_eq!(rows.len(), count + opened, "each is one request");
     assert!(rows.iter().all(|r| (r.status, r.units) == (200, 1)));
 }

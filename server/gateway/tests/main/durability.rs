@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 fn away(world: &World, away: bool) {
     world.plane.away.store(away, Ordering::SeqCst);
@@ -19,6 +20,14 @@ async fn passed(world: &World, count: usize) -> usize {
         passed += usize::from(world.get("/v1/ok").await.status == 200);
     }
     passed
+}
+
+/// The newest copy of the snapshot. There is none for a moment while one takes the place of the one before.
+async fn read(world: &World) -> Vec<u8> {
+    let path = world.folder.0.join("snapshot");
+    let mut copy = Vec::new();
+    until(|| std::fs::read(&path).map(|read| copy = read).is_ok()).await;
+    copy
 }
 
 /// Kept until the next copy of the snapshot surely holds what was applied.
@@ -74,7 +83,7 @@ async fn without_a_stored_snapshot_the_ledger_completes_the_control_plane() {
 async fn set_back(world: &mut World) {
     stored(world).await;
     let copy = world.folder.0.join("snapshot");
-    let old = std::fs::read(&copy).unwrap();
+    let old = read(world).await;
     assert_eq!(passed(world, 70).await, 70);
     world.shipped().await;
     world.stop().await;
@@ -96,7 +105,7 @@ async fn an_old_copy_makes_no_count_begin_too_low() {
         away(&world, is_away);
         world.start();
         if is_away {
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
             assert_eq!(world.get("/v1/ok").await.status, 503, "nothing is counted from nothing");
             away(&world, false);
         }
@@ -136,12 +145,12 @@ async fn the_copy_follows_the_counts() {
     stored(&world).await;
     assert_eq!(passed(&world, 3).await, 3);
     world.shipped().await;
-    let read = || std::fs::read(world.folder.0.join("snapshot")).unwrap();
-    let before = read();
-    tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
-    assert_eq!(read(), before, "no copy is made for nothing");
+    let before = read(&world).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(read(&world).await, before, "no copy is made for nothing");
     world.clock.advance(3_600_000);
-    until(|| read() != before).await;
+    let path = world.folder.0.join("snapshot");
+    until(|| std::fs::read(&path).is_ok_and(|copy| copy != before)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,11 +274,13 @@ async fn shutdown_lets_open_requests_finish() {
     until(|| world.upstream.tick.receiver_count() == 1).await;
     let tick = Arc::clone(&world.upstream.tick);
     let ending = tokio::spawn(async move {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         tick.send("last".to_owned()).unwrap();
         tick.send("end".to_owned()).unwrap();
     });
-    world.stop().await;
+    // Far longer than the stream, so that nothing else than the stream can end it.
+    let gateway = world.gateway.take().unwrap();
+    gateway.shutdown(Duration::from_secs(60)).await;
     ending.await.unwrap();
     let reply = slow.await.unwrap();
     assert!(

@@ -13,11 +13,24 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 const SEED: u64 = 20_261_121;
+
+/// Longest time for what happens by itself, sooner or later.
+const SOONER_OR_LATER: Duration = Duration::from_secs(60);
+
+/// The next connection. Where tests beside this one have taken all descriptors there is none, for a while.
+pub(crate) async fn accepted(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
 
 fn below(random: &Seeded, most: u64) -> u64 {
     let mut bytes = [0u8; 8];
@@ -284,10 +297,9 @@ async fn a_full_disk_stops_what_cannot_be_recorded() {
     assert_eq!(quoted.status, 200);
     assert!(String::from_utf8_lossy(&quoted.body).contains("ledger-unavailable"));
     process.bound_files("unlimited");
-    let mut tries = 0;
+    let begun = Instant::now();
     while process.get("/v1/ok").await.status != 200 {
-        tries += 1;
-        assert!(tries < 2_000, "it does not recover");
+        assert!(begun.elapsed() < SOONER_OR_LATER, "it does not recover");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     passed += 1;
@@ -343,7 +355,8 @@ async fn resets_at_every_place_bill_nothing_twice() {
     let (seen, kept) = (Arc::new(Mutex::new(Vec::<String>::new())), Arc::new(AtomicU64::new(0)));
     let (log, count) = (Arc::clone(&seen), Arc::clone(&kept));
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
+        loop {
+            let mut stream = accepted(&listener).await;
             let (log, count) = (Arc::clone(&log), Arc::clone(&count));
             tokio::spawn(async move {
                 loop {
@@ -465,7 +478,7 @@ async fn a_cold_start_knows_every_key() {
     world.synced().await;
     world.stop().await;
     world.plane.away.store(true, Ordering::SeqCst);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     world.start();
     assert!(world.gateway.as_ref().unwrap().ready(), "from disk alone");
     println!("{count} keys from disk in {:?}", began.elapsed());
@@ -540,10 +553,9 @@ async fn bad_news_leave_the_last_good() {
         let key = PlainKey::generate("tp", Environment::Live, &*world.random);
         world.plane.put_key(key_record(&key, world.consumer));
         let head = format!("GET /v1/ok HTTP/1.1\r\nHost: a\r\nX-API-Key: {}\r\n", key.reveal());
-        let mut tries = 0;
+        let begun = Instant::now();
         while world.send(&head, "").await.status != 200 {
-            tries += 1;
-            assert!(tries < 500, "bad news {n} hold up the keys");
+            assert!(begun.elapsed() < SOONER_OR_LATER, "bad news {n} hold up the keys");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -3,7 +3,7 @@
 use crate::support::*;
 use gateway::BeforeSync;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The error of a disk that is broken.
@@ -69,22 +69,55 @@ async fn what_cannot_be_synced_is_written_down_elsewhere_and_billed_once() {
     );
 }
 
+/// A disk whose syncs end when they are let.
+#[derive(Default)]
+struct Slow {
+    /// Whether syncs wait at all.
+    waits: AtomicBool,
+    begun: AtomicUsize,
+    may_end: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+impl Slow {
+    /// How long a sync that nobody lets end goes on: longer than a machine stands still.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn sync(&self) {
+        let (number, begun) = (self.begun.fetch_add(1, Ordering::SeqCst) + 1, Instant::now());
+        let may_end = || !self.waits.load(Ordering::SeqCst) || self.may_end.load(Ordering::SeqCst) >= number;
+        while !may_end() && begun.elapsed() < Self::PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_disk_slows_no_request() {
-    const SYNC: Duration = Duration::from_millis(500);
-    let world = world(BeforeSync::new(|| {
-        std::thread::sleep(SYNC);
+    let disk = Arc::new(Slow::default());
+    let syncing = Arc::clone(&disk);
+    let world = world(BeforeSync::new(move || {
+        syncing.sync();
         Ok(())
     }))
     .await;
-    let (begun, mut count) = (Instant::now(), 0u32);
-    // Time for several syncs, and fewer records than a segment has.
-    while begun.elapsed() < SYNC * 4 && count < 50 {
+    disk.waits.store(true, Ordering::SeqCst);
+    let mut count = 0;
+    // In all fewer records than a segment has.
+    for _ in 0..2 {
         assert_eq!(world.get("/v1/ok").await.status, 200);
-        count += 1;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        until(|| disk.begun.load(Ordering::SeqCst) > disk.ended.load(Ordering::SeqCst)).await;
+        let ended = disk.ended.load(Ordering::SeqCst);
+        for _ in 0..20 {
+            assert_eq!(world.get("/v1/ok").await.status, 200);
+        }
+        assert_eq!(disk.ended.load(Ordering::SeqCst), ended, "they waited for a sync");
+        disk.may_end.store(ended + 1, Ordering::SeqCst);
+        until(|| disk.ended.load(Ordering::SeqCst) > ended).await;
+        count += 21;
     }
-    assert!(count > 20, "{count} requests in the time of four syncs");
+    disk.waits.store(false, Ordering::SeqCst);
     let rows = world.shipped().await;
     assert_eq!(rows.iter().map(|r| r.units).sum::<u32>(), count);
 }

@@ -7,11 +7,12 @@ mod upstream;
 
 pub(crate) use client::{Answer, Connection, call};
 pub(crate) use folder::{Folder, signal};
-pub(crate) use program::{Output, PEPPER, Program};
+pub(crate) use program::{Output, PEPPER, Program, Serving};
 pub(crate) use upstream::Upstream;
 
 use std::io::Write as _;
 use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
 
 /// Longest wait for anything: far above what a slow machine needs, so that only a hang fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -39,6 +40,16 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut done
     tokio::time::timeout(LIMIT, looking)
         .await
         .unwrap_or_else(|_| panic!("{what} did not happen in {LIMIT:?}"))
+}
+
+/// The next connection. While there are no descriptors there is none.
+pub(crate) async fn accepted(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
 }
 
 /// A product whose routes lead to `upstream`: `/v1/data` answers at once, `/v1/chunked` in pieces, `/v1/gated` when

@@ -1,6 +1,7 @@
 //! Many at once: one request to the upstream, bounded memory, and what was cut off or forgotten.
 
 use super::*;
+use gateway::Question;
 
 /// An upstream that answers each request only when it is let.
 async fn gated(cache: &str, lines: &'static str) -> (Kept, Arc<AtomicUsize>) {
@@ -10,7 +11,8 @@ async fn gated(cache: &str, lines: &'static str) -> (Kept, Arc<AtomicUsize>) {
     let upstream = Scripted::start(move |_| {
         let n = seen.fetch_add(1, Ordering::SeqCst);
         tokio::task::block_in_place(|| {
-            for _ in 0..5_000 {
+            // Longer than any test here waits.
+            for _ in 0..60_000 {
                 if gate.load(Ordering::SeqCst) > n {
                     return;
                 }
@@ -20,10 +22,36 @@ async fn gated(cache: &str, lines: &'static str) -> (Kept, Arc<AtomicUsize>) {
         whole("200 OK", lines, &format!("#{n}"))
     })
     .await;
+    let policy = format!("{{\"cache\": {cache}}}");
     let world = upstream
-        .world(&[("kept", "/c/{*rest}", &format!("{{\"cache\": {cache}}}"))])
+        .world_with(&[("kept", "/c/{*rest}", &policy)], |told| {
+            told.first_byte_timeout_ms = 120_000;
+        })
         .await;
     (Kept { world, upstream }, let_through)
+}
+
+/// Whether the gateway has let so many requests in: each of them holds a unit.
+fn taken(kept: &Kept, count: usize) -> bool {
+    let question = Question {
+        method: "GET".to_owned(),
+        url: "/c/a".to_owned(),
+        headers: Vec::new(),
+        key: Some(kept.world.plane.key_id(kept.world.key.lookup().0)),
+        client: None,
+    };
+    let said = kept.world.gateway.as_ref().unwrap().explain(&question).unwrap();
+    let wanted = format!("{count} units taken");
+    said.decisions.iter().any(|d| d.detail.starts_with(&wanted))
+}
+
+/// The same gateway, in which a request waits so long for another that fetches the same.
+async fn waiting(kept: &mut Kept, wait: Duration) {
+    kept.world.stop().await;
+    let mut config = config(&kept.world.folder.0);
+    config.limits.cache_wait = wait;
+    kept.world.start_with(config);
+    kept.world.synced().await;
 }
 
 fn spawn(kept: &Kept, path: &str) -> tokio::task::JoinHandle<Reply> {
@@ -34,10 +62,10 @@ fn spawn(kept: &Kept, path: &str) -> tokio::task::JoinHandle<Reply> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_who_ask_at_once_make_one_request() {
-    let (kept, gate) = gated("{}", MINUTE).await;
+    let (mut kept, gate) = gated("{}", MINUTE).await;
+    waiting(&mut kept, Duration::from_secs(120)).await;
     let asking: Vec<_> = (0..50).map(|_| spawn(&kept, "/c/a")).collect();
-    until(|| kept.asked() == 1).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until(|| kept.asked() == 1 && taken(&kept, 50)).await;
     gate.store(1, Ordering::SeqCst);
     let mut collapsed = 0;
     for reply in asking {
@@ -62,11 +90,7 @@ async fn nobody_waits_for_what_is_not_kept_and_nobody_waits_for_ever() {
         assert_eq!(reply.await.unwrap().status, 200);
     }
     let (mut slow, gate) = gated("{}", MINUTE).await;
-    slow.world.stop().await;
-    let mut config = config(&slow.world.folder.0);
-    config.limits.cache_wait = Duration::from_millis(50);
-    slow.world.start_with(config);
-    slow.world.synced().await;
+    waiting(&mut slow, Duration::from_millis(50)).await;
     let first = spawn(&slow, "/c/a");
     until(|| slow.asked() == 1).await;
     let second = spawn(&slow, "/c/a");

@@ -1,7 +1,7 @@
 //! Who a token's caller is, what it may do, and what is written down.
 
 use super::*;
-use crate::streams::{open_at, read_to_close};
+use crate::streams::{SILENCE_MOST_MS, open_at, read_to_close};
 use model::ConsumerId;
 use model::access::Suspension;
 
@@ -48,7 +48,12 @@ async fn a_stream_ends_with_its_token() {
     const LEEWAY_S: i64 = 30;
     let trusted = json!({"algorithms": ["EdDSA"], "public_key": ED_PUBLIC, "leeway_s": LEEWAY_S});
     for ends_by_time in [true, false] {
-        let world = world(trusted.clone()).await;
+        let world = World::new().await;
+        set_policy(&world, r#"{"accept": ["key", "jwt"]}"#, |routing| {
+            routing.issuers = vec![record(trusted.clone())];
+            routing.upstreams[0].idle_timeout_ms = SILENCE_MOST_MS;
+        })
+        .await;
         let token = ed(ED).token(json!({}), &claims(&world));
         let line = format!("Authorization: Bearer {token}\r\n");
         let mut stream = open_at(&world, "/v1/sse", &line).await;
@@ -197,7 +202,14 @@ async fn routes_choose_between_keys_and_tokens() {
 /// An open stream of a token's caller ends when the consumer is suspended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_ends_with_its_consumer() {
-    let world = simple().await;
+    let world = World::new().await;
+    let issuer = record(json!({"algorithms": ["EdDSA"], "public_key": ED_PUBLIC}));
+    set_policy(&world, r#"{"accept": ["key", "jwt"]}"#, |routing| {
+        routing.issuers = vec![issuer];
+        // Or its silence would end it.
+        routing.upstreams[0].idle_timeout_ms = SILENCE_MOST_MS;
+    })
+    .await;
     let token = ed(ED).token(json!({}), &claims(&world));
     let head = format!("GET /v1/sse HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
     let addr = world.addr;

@@ -59,6 +59,7 @@ async fn a_secret_that_is_not_there_lets_nobody_in() {
 /// even for a token that was let in a moment ago.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_rotate() {
+    let begun = Instant::now();
     let stub = Stub::start(&[ed(ED).jwk("old")]).await;
     let world = world(json!({"algorithms": ["EdDSA"], "jwks_url": stub.url()})).await;
     let mut claims = claims(&world);
@@ -70,7 +71,10 @@ async fn keys_rotate() {
     world.clock.advance(61_000);
     assert_eq!(judged(&world, &new).await.status, 200);
     assert_eq!(call(&world, &old).await.status, 200);
-    assert_eq!(stub.asked(), 2);
+    // A fetch that a machine cuts off by standing still for three seconds is made again.
+    let asked =
+        |least: usize| (least as u64..=least as u64 + begun.elapsed().as_secs() / 3).contains(&(stub.asked() as u64));
+    assert!(asked(2), "{}", stub.asked());
     stub.publish(&[ed(OTHER).jwk("new")]);
     world.clock.advance(61_000);
     assert_eq!(
@@ -79,7 +83,7 @@ async fn keys_rotate() {
             .status,
         401
     );
-    assert_eq!(stub.asked(), 3);
+    assert!(asked(3), "{}", stub.asked());
     assert_invalid(&world, "its key is gone", &old).await;
     assert_eq!(call(&world, &new).await.status, 200);
 }
@@ -134,7 +138,7 @@ async fn a_slow_issuer_keeps_nobody_waiting() {
     stub.says.lock().unwrap().pause = Duration::from_secs(600);
     let world = world(json!({"algorithms": ["EdDSA"], "jwks_url": stub.url()})).await;
     let token = ed(ED).token(json!({"kid": "a"}), &claims(&world));
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     assert_eq!(outcome(&world, &token).await.1, "issuer-unavailable");
     assert_eq!(world.get("/v1/ok").await.status, 200, "keys go on working");
     assert!(

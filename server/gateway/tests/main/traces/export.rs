@@ -43,14 +43,16 @@ async fn a_collector_that_takes_nothing_holds_up_nobody() {
         Deed::Cut("SSH-2.0-OpenSSH\r\n\r\n"),
     ] {
         let collector = Collector(Stub::start("", deed.clone()).await);
+        let began = Instant::now();
         let mut world = traced(&collector, "1").await;
         for _ in 0..20 {
             assert_eq!(world.get("/v1/ok").await.status, 200);
         }
         until(|| metrics(&world).sum("trace_spans_dropped_total", &[]) > 0.0).await;
         assert_eq!(metrics(&world).sum("trace_spans_total", &[]), 0.0, "{deed:?}");
-        let tries = collector.0.count();
-        assert!(tries <= 2, "{tries} within its first pause: {deed:?}");
+        // Each pause is a second or longer.
+        let (tries, most) = (collector.0.count(), 2 + began.elapsed().as_secs());
+        assert!(tries as u64 <= most, "{tries} tries, {most} at most: {deed:?}");
         assert_eq!(world.shipped().await.len(), 20);
         world.stop().await;
     }
@@ -109,8 +111,8 @@ async fn a_collector_that_comes_back_is_sent_to_again() {
     assert_eq!(metrics(&world).sum("trace_spans_dropped_total", &[]), 3.0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_waits_is_sent_before_the_end() {
+/// What a collector was sent of 1200 requests by a gateway that then ended at once, and how long the end took.
+async fn sent_by_the_end() -> (Collector, Duration) {
     let collector = Collector::start().await;
     let mut world = traced(&collector, "1").await;
     let one = format!(
@@ -121,9 +123,27 @@ async fn what_waits_is_sent_before_the_end() {
     let answers = raw(world.addr, many.as_bytes()).await;
     let answers = String::from_utf8_lossy(&answers).matches("HTTP/1.1 200 OK").count();
     assert_eq!(answers, 1_200);
-    world.stop().await;
-    let spans = collector.spans();
-    assert_eq!(spans.len(), 2_400, "all of them, once");
-    let most = collector.batches().len();
-    assert!((2..=30).contains(&most), "{most} batches");
+    let began = Instant::now();
+    let running = world.gateway.take().unwrap();
+    running.shutdown(Duration::from_secs(60)).await;
+    (collector, began.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_sent_before_the_end() {
+    /// What the last spans have at the end.
+    const END_MOST: Duration = Duration::from_secs(5);
+    for _ in 0..3 {
+        let (collector, took) = sent_by_the_end().await;
+        // A machine that stood still has left them no time: that says nothing of the gateway.
+        if took >= END_MOST {
+            continue;
+        }
+        let spans = collector.spans();
+        assert_eq!(spans.len(), 2_400, "all of them, once");
+        let most = collector.batches().len();
+        assert!((2..=30).contains(&most), "{most} batches");
+        return;
+    }
+    panic!("no end came in time");
 }

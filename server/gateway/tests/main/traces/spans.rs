@@ -220,7 +220,13 @@ async fn the_access_log_and_the_trace_find_each_other() {
     world.get("/v1/ok").await;
     let spans = collector.wait(2).await;
     let server = all(&spans, SERVER)[0];
-    let text = std::fs::read_to_string(world.folder.0.join("access.log")).unwrap();
+    let log = world.folder.0.join("access.log");
+    let mut text = String::new();
+    until(|| {
+        text = std::fs::read_to_string(&log).unwrap();
+        text.ends_with('\n')
+    })
+    .await;
     let line: Value = serde_json::from_str(text.trim()).unwrap();
     assert_eq!(line["trace_id"], server.text("traceId"));
     assert_eq!(line["request_id"], server.said("turnpike.request.id").unwrap());
