@@ -1,6 +1,6 @@
 //! Answers that upstreams frame well, oddly and falsely, in whatever pieces they come.
 
-use crate::faults::accepted;
+use crate::recorder::accept;
 use crate::support::*;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ impl Scripted {
         let (scripts, connections) = (Arc::clone(&scripted.scripts), Arc::clone(&scripted.connections));
         tokio::spawn(async move {
             loop {
-                let stream = accepted(&listener).await;
+                let stream = accept(&listener).await;
                 connections.fetch_add(1, Ordering::SeqCst);
                 stream.set_nodelay(true).unwrap();
                 tokio::spawn(follow(stream, Arc::clone(&scripts)));
@@ -282,7 +282,7 @@ async fn an_answer_may_come_before_the_body_is_through() {
     world.synced().await;
     let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel::<Vec<u8>>();
     tokio::spawn(async move {
-        let mut stream = accepted(&listener).await;
+        let mut stream = accept(&listener).await;
         let mut chunk = [0u8; 4096];
         let n = stream.read(&mut chunk).await.unwrap();
         heard.send(chunk[..n].to_vec()).unwrap();

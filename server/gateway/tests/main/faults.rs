@@ -22,16 +22,6 @@ const SEED: u64 = 20_261_121;
 /// Longest time for what happens by itself, sooner or later.
 const SOONER_OR_LATER: Duration = Duration::from_secs(60);
 
-/// The next connection. Where tests beside this one have taken all descriptors there is none, for a while.
-pub(crate) async fn accepted(listener: &TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
-}
-
 fn below(random: &Seeded, most: u64) -> u64 {
     let mut bytes = [0u8; 8];
     random.fill(&mut bytes);
@@ -356,7 +346,7 @@ async fn resets_at_every_place_bill_nothing_twice() {
     let (log, count) = (Arc::clone(&seen), Arc::clone(&kept));
     tokio::spawn(async move {
         loop {
-            let mut stream = accepted(&listener).await;
+            let mut stream = accept(&listener).await;
             let (log, count) = (Arc::clone(&log), Arc::clone(&count));
             tokio::spawn(async move {
                 loop {

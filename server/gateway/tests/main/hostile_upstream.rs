@@ -134,7 +134,8 @@ async fn a_flood_of_interim_answers_is_cut_off() {
     let addr = listener.local_addr().unwrap();
     let count = Arc::clone(&sent);
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
+        loop {
+            let mut stream = accept(&listener).await;
             let count = Arc::clone(&count);
             tokio::spawn(async move {
                 let mut chunk = [0u8; 4096];

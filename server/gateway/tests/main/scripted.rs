@@ -1,5 +1,6 @@
 //! An upstream that answers as a test says, piece by piece, and keeps what it was asked.
 
+use crate::recorder::accept;
 use crate::support::{World, routing};
 use model::policy::RoutePolicy;
 use model::snapshot::{RouteRecord, Routing, UpstreamRecord};
@@ -26,7 +27,8 @@ impl Scripted {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (kept, script): (_, Arc<Script>) = (Arc::clone(&seen), Arc::new(script));
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let stream = accept(&listener).await;
                 tokio::spawn(answer(stream, Arc::clone(&kept), Arc::clone(&script)));
             }
         });

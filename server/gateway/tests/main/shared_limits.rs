@@ -2,6 +2,7 @@
 
 use crate::calls::statuses;
 use crate::metrics::metrics;
+use crate::recorder::accept;
 use crate::redis_server::RedisServer;
 use crate::support::*;
 use gateway::{Question, RedisConfig, StartError, Verdict};
@@ -387,7 +388,8 @@ impl Proxy {
         let told = Arc::clone(&mood);
         tokio::spawn(async move {
             let mut number = 0;
-            while let Ok((client, _)) = listener.accept().await {
+            loop {
+                let client = accept(&listener).await;
                 number += 1;
                 let is_first = number == 1;
                 let (mood, mood_back) = (Arc::clone(&told), Arc::clone(&told));

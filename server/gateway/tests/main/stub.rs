@@ -1,5 +1,6 @@
 //! Upstream targets that do as they are told, and change their mind when a test says so.
 
+use crate::recorder::accept;
 use crate::support::*;
 use model::policy::UpstreamPolicy;
 use std::net::SocketAddr;
@@ -50,7 +51,8 @@ impl Stub {
         };
         let serving = stub.clone();
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let stream = accept(&listener).await;
                 serving.connections.fetch_add(1, Ordering::SeqCst);
                 let stub = serving.clone();
                 tokio::spawn(async move { stub.serve(stream).await });

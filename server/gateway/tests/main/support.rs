@@ -1,6 +1,7 @@
 //! A gateway between a raw client and a recording upstream, and a control plane that can go away.
 
 pub(crate) use crate::plane::Plane;
+use crate::recorder::accept;
 use gateway::{Config, Gateway, Peppers, Running, SnapshotSource, UsageSink};
 use model::access::{Environment, Method};
 use model::catalogue::{CacheHits, MeterTerms, RateLimit};
@@ -462,11 +463,7 @@ impl Upstream {
         let (kept, ticks) = (Arc::clone(&seen), Arc::clone(&tick));
         tokio::spawn(async move {
             loop {
-                // Descriptors may be short for a moment where tests open thousands.
-                let Ok((stream, _)) = listener.accept().await else {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                    continue;
-                };
+                let stream = accept(&listener).await;
                 tokio::spawn(answer(stream, Arc::clone(&kept), Arc::clone(&ticks)));
             }
         });

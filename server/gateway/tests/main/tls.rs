@@ -1,5 +1,6 @@
 //! TLS to upstreams: certificates are always checked, and what cannot be used is never used.
 
+use crate::recorder::accept;
 use crate::stub::{Deed, Stub};
 use crate::support::*;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
@@ -74,7 +75,8 @@ async fn serve(stub: Stub, config: ServerConfig) -> (SocketAddr, Arc<Mutex<Vec<O
     let kinds = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&kinds);
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let stream = accept(&listener).await;
             let (acceptor, stub, seen) = (acceptor.clone(), stub.clone(), Arc::clone(&seen));
             tokio::spawn(async move {
                 if let Ok(stream) = acceptor.accept(stream).await {

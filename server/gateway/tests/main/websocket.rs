@@ -377,7 +377,7 @@ async fn a_tunnel_ends_with_what_it_stands_on() {
                 .edit_entitlement(world.consumer, |e| e.suspended = Some(Suspension::Provider)),
         }
         world.clock.advance(1_000);
-        let ended = tokio::time::timeout(ENDS_WITHIN * 4, closed_with(&mut stream)).await;
+        let ended = tokio::time::timeout(ENDS_WITHIN, closed_with(&mut stream)).await;
         let (code, reason) = ended.expect("the tunnel stayed open");
         let slug = match what {
             "revoked" => "key-revoked",

@@ -145,7 +145,7 @@ async fn what_is_used_up_ends_it_and_no_second_more_is_counted() {
         let began = Instant::now();
         let (reply, mut stream) = shake(&world, "/v1/a", b"").await;
         assert_eq!(reply.status, 101, "{what}");
-        let (code, reason) = timeout(ENDS_WITHIN * 4, closed_with(&mut stream))
+        let (code, reason) = timeout(ENDS_WITHIN, closed_with(&mut stream))
             .await
             .expect("it stayed open");
         assert!(code == 1008 && reason.starts_with(slug), "{what}: {code} {reason}");
@@ -176,7 +176,7 @@ async fn one_quota_is_shared_to_the_unit() {
     }
     let ends = open.iter_mut().map(closed_with);
     for end in ends.collect::<Vec<_>>() {
-        assert_eq!(timeout(ENDS_WITHIN * 4, end).await.expect("it stayed open").0, 1008);
+        assert_eq!(timeout(ENDS_WITHIN, end).await.expect("it stayed open").0, 1008);
     }
     assert_eq!(units(&world.shipped().await), 11);
     const MORE: u32 = 1_000;
@@ -217,7 +217,7 @@ async fn what_others_use_up_ends_it_soon() {
         .plane
         .edit_entitlement(world.consumer, |e| e.meters[0].used = 5_000);
     world.synced().await;
-    let (code, reason) = timeout(ENDS_WITHIN * 4, closed_with(&mut stream))
+    let (code, reason) = timeout(ENDS_WITHIN, closed_with(&mut stream))
         .await
         .expect("it stayed open");
     assert!(code == 1008 && reason.starts_with("quota-exceeded"), "{code} {reason}");

@@ -7,7 +7,7 @@ mod issuers;
 mod plans;
 
 use crate::credentials::{ask, set_policy};
-use crate::faults::accepted;
+use crate::recorder::accept;
 use crate::support::*;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -204,7 +204,7 @@ impl Stub {
         let (asked, says) = (Arc::clone(&stub.asked), Arc::clone(&stub.says));
         tokio::spawn(async move {
             loop {
-                let mut stream = accepted(&listener).await;
+                let mut stream = accept(&listener).await;
                 asked.fetch_add(1, Ordering::SeqCst);
                 let says = says.lock().unwrap().clone();
                 tokio::spawn(async move {
